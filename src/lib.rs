@@ -1,0 +1,42 @@
+//! Kernels for 4-bit finetuning: what QLoRA (Dettmers et al., arXiv 2305.14314) does, as one library.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`format`] | what the bytes mean: codebooks, blocks, double quantization; plain and exact, the oracle of all tests |
+//! | [`view`] | views of the caller's memory: tensors and quantized matrices |
+//! | [`ops`] | the operations, one file each: argument checks, choice of the backend |
+//! | `cpu` | the operations for CPUs: portable, AVX2, AVX-512, chosen at run time |
+//! | [`capi`] | the C ABI of `include/qlora_kernels.h`: converts, calls `ops`, returns a status |
+//!
+//! Imports run one way: `capi → ops → cpu`; all may use `format`, `view` and `error`.
+//!
+//! ```
+//! use qlora_kernels::{Context, QuantSpec, QuantizedMatrix, Tensor, TensorMut, ops};
+//!
+//! let (m, n, k) = (4, 32, 64);
+//! let context = Context::cpu();
+//! let weight: Vec<f32> = (0..n * k).map(|i| (i as f32 * 0.7).sin()).collect();
+//! // NF4 in blocks of 64 with FP8 double quantization: 4.127 bits a parameter for large matrices.
+//! let w = QuantizedMatrix::quantize(&context, Tensor::new(&weight, n, k)?, &QuantSpec::default())?;
+//!
+//! let x = vec![half::bf16::ONE; m * k];
+//! let mut y = vec![0f32; m * n];
+//! let mut workspace = vec![0; ops::gemm_workspace_size(&context, m, n, k, 0)?];
+//! ops::gemm_forward(&context, Tensor::new(&x, m, k)?, w.view(), None, None, TensorMut::new(&mut y, m, n)?, &mut workspace)?;
+//! # assert!(y.iter().any(|&y| y != 0.0));
+//! # Ok::<(), qlora_kernels::Error>(())
+//! ```
+
+#![warn(missing_docs)]
+
+pub mod capi;
+mod cpu;
+mod error;
+pub mod format;
+pub mod ops;
+pub mod view;
+
+pub use error::{Error, Result, Status};
+pub use format::{Codebook, Constants, QuantSpec};
+pub use ops::{AdamW, Context, Lora, QuantizedMatrix};
+pub use view::{DType, Element, Quantized, QuantizedMut, Tensor, TensorMut};
