@@ -1,0 +1,76 @@
+//! Reading tensors as f32 and writing f32 into tensors, whatever their element type and row stride.
+
+use super::simd::Simd;
+use crate::view::{DType, Tensor, TensorMut};
+use half::{bf16, f16};
+
+/// `out` = the elements of row `row` from column `col` on.
+pub fn read_row(simd: &Simd, tensor: &Tensor<'_>, row: usize, col: usize, out: &mut [f32]) {
+    assert!(row < tensor.rows() && out.len() <= tensor.cols() - col);
+    let from = tensor.at(row, col);
+    // SAFETY: the elements lie inside the tensor, which the view's maker vouched for, aligned for their type.
+    unsafe {
+        match tensor.dtype() {
+            DType::F32 => out.copy_from_slice(std::slice::from_raw_parts(from.cast::<f32>(), out.len())),
+            DType::F16 => simd.widen_f16(std::slice::from_raw_parts(from.cast::<f16>(), out.len()), out),
+            DType::Bf16 => simd.widen_bf16(std::slice::from_raw_parts(from.cast::<bf16>(), out.len()), out),
+        }
+    }
+}
+
+/// A writable tensor that threads share, each writing its own elements.
+pub struct Output<'a>(TensorMut<'a>);
+
+impl<'a> Output<'a> {
+    pub fn new(tensor: TensorMut<'a>) -> Self {
+        Self(tensor)
+    }
+
+    /// The elements of row `row` from column `col` on = `values`, rounded once.
+    ///
+    /// # Safety
+    /// No other thread uses these elements now.
+    pub unsafe fn write_row(&self, simd: &Simd, row: usize, col: usize, values: &[f32]) {
+        assert!(row < self.0.rows() && values.len() <= self.0.cols() - col);
+        let to = self.0.at(row, col);
+        // SAFETY: the elements lie inside the tensor, which the view's maker vouched for, aligned for their type.
+        unsafe {
+            match self.0.dtype() {
+                DType::F32 => {
+                    std::slice::from_raw_parts_mut(to.cast::<f32>(), values.len()).copy_from_slice(values)
+                }
+                DType::F16 => {
+                    simd.narrow_f16(values, std::slice::from_raw_parts_mut(to.cast::<f16>(), values.len()))
+                }
+                DType::Bf16 => {
+                    simd.narrow_bf16(values, std::slice::from_raw_parts_mut(to.cast::<bf16>(), values.len()))
+                }
+            }
+        }
+    }
+
+    /// Reads back what [`Self::write_row`] writes.
+    ///
+    /// # Safety
+    /// No other thread writes to these elements now.
+    pub unsafe fn read_row(&self, simd: &Simd, row: usize, col: usize, out: &mut [f32]) {
+        read_row(simd, &self.0.as_tensor(), row, col, out);
+    }
+}
+
+/// Calls `piece(row, col, start, len)` for the pieces of rows that elements `start..end` of a flattened matrix lie in;
+/// `start` there counts from the first element of the range.
+pub fn for_each_row_piece(
+    cols: usize,
+    start: usize,
+    end: usize,
+    mut piece: impl FnMut(usize, usize, usize, usize),
+) {
+    let mut at = start;
+    while at < end {
+        let (row, col) = (at / cols, at % cols);
+        let len = (cols - col).min(end - at);
+        piece(row, col, at - start, len);
+        at += len;
+    }
+}

@@ -1,0 +1,255 @@
+//! The inner loops for AVX2 with FMA and F16C.
+
+use super::{AdamWScalars, Simd, Tile, portable};
+use crate::format::CodebookTable;
+use half::{bf16, f16};
+use std::arch::x86_64::*;
+
+pub static SIMD: Simd = Simd {
+    name: "avx2",
+    tile_cols: 16,
+    tiles: &[tile::<1> as Tile, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>],
+    widen_f16,
+    widen_bf16,
+    narrow_f16,
+    narrow_bf16,
+    max_abs_bits,
+    encode4,
+    decode4,
+    transpose,
+    adamw,
+};
+
+#[target_feature(enable = "avx2,f16c")]
+pub fn widen_f16(from: &[f16], to: &mut [f32]) {
+    let whole = from.len() / 8 * 8;
+    for i in (0..whole).step_by(8) {
+        // SAFETY: 8 elements from i on lie within both slices.
+        unsafe {
+            _mm256_storeu_ps(
+                to.as_mut_ptr().add(i),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().add(i).cast())),
+            )
+        };
+    }
+    portable::widen_f16(&from[whole..], &mut to[whole..]);
+}
+
+#[target_feature(enable = "avx2")]
+fn widen_bf16(from: &[bf16], to: &mut [f32]) {
+    portable::widen_bf16(from, to);
+}
+
+#[target_feature(enable = "avx2,f16c")]
+pub fn narrow_f16(from: &[f32], to: &mut [f16]) {
+    let whole = from.len() / 8 * 8;
+    for i in (0..whole).step_by(8) {
+        // SAFETY: as in `widen_f16`.
+        unsafe {
+            let half = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(from.as_ptr().add(i)));
+            _mm_storeu_si128(to.as_mut_ptr().add(i).cast(), half);
+        }
+    }
+    portable::narrow_f16(&from[whole..], &mut to[whole..]);
+}
+
+#[target_feature(enable = "avx2")]
+fn narrow_bf16(from: &[f32], to: &mut [bf16]) {
+    portable::narrow_bf16(from, to);
+}
+
+#[target_feature(enable = "avx2")]
+fn max_abs_bits(x: &[f32]) -> u32 {
+    portable::max_abs_bits(x)
+}
+
+/// Ranks of eight scaled values by bisection over the midpoints. A comparison with NaN is false, as in the reference.
+#[target_feature(enable = "avx2")]
+fn ranks(t: __m256, m: &Bisection) -> __m256i {
+    let above = |m: __m256| _mm256_cmp_ps::<_CMP_GT_OQ>(t, m);
+    // A mask is -1: subtracting it appends a 1 to the rank's bits.
+    let append =
+        |rank, mask: __m256| _mm256_sub_epi32(_mm256_add_epi32(rank, rank), _mm256_castps_si256(mask));
+    let first = above(m.eighth);
+    let rank = append(_mm256_setzero_si256(), first);
+    let rank = append(rank, above(_mm256_blendv_ps(m.fourth, m.twelfth, first)));
+    let rank = append(rank, above(_mm256_permutevar8x32_ps(m.twos, rank)));
+    append(rank, above(_mm256_permutevar8x32_ps(m.ones, rank)))
+}
+
+/// The midpoints in the order in which a bisection of 16 ranks meets them.
+struct Bisection {
+    eighth: __m256,
+    fourth: __m256,
+    twelfth: __m256,
+    /// Midpoints 1, 5, 9, 13, by the upper two bits of the rank.
+    twos: __m256,
+    /// Midpoints 0, 2, … 14, by the upper three bits.
+    ones: __m256,
+}
+
+#[target_feature(enable = "avx2")]
+pub fn encode4(table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8]) {
+    let m = &table.midpoints;
+    let bisection = Bisection {
+        eighth: _mm256_set1_ps(m[7]),
+        fourth: _mm256_set1_ps(m[3]),
+        twelfth: _mm256_set1_ps(m[11]),
+        twos: _mm256_setr_ps(m[1], m[5], m[9], m[13], 0.0, 0.0, 0.0, 0.0),
+        ones: _mm256_setr_ps(m[0], m[2], m[4], m[6], m[8], m[10], m[12], m[14]),
+    };
+    let scale = _mm256_set1_ps(inverse);
+    // SAFETY: the table has 16 bytes.
+    let code_of_rank = unsafe { _mm_loadu_si128(table.code_of_rank.as_ptr().cast()) };
+    let whole = x.len() / 16 * 16;
+    for i in (0..whole).step_by(16) {
+        // SAFETY: 16 elements from i on are inside x, and their 8 bytes inside codes.
+        unsafe {
+            let low = ranks(_mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(i)), scale), &bisection);
+            let high = ranks(_mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(i + 8)), scale), &bisection);
+            // 16 ranks as 16-bit numbers in order: packing interleaves the 128-bit lanes, the permutation undoes it.
+            let ranks = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let ranks = _mm_packus_epi16(_mm256_castsi256_si128(ranks), _mm256_extracti128_si256::<1>(ranks));
+            _mm_storel_epi64(
+                codes.as_mut_ptr().add(i / 2).cast(),
+                pack_nibbles(_mm_shuffle_epi8(code_of_rank, ranks)),
+            );
+        }
+    }
+    portable::encode4(table, &x[whole..], inverse, &mut codes[whole / 2..]);
+}
+
+/// 16 codes, one a byte, to 8 bytes in the low half: earlier code · 16 + later code.
+#[target_feature(enable = "avx2")]
+pub fn pack_nibbles(codes: __m128i) -> __m128i {
+    let pairs = _mm_maddubs_epi16(codes, _mm_set1_epi16(0x0110));
+    _mm_packus_epi16(pairs, pairs)
+}
+
+/// 8 bytes to their 16 codes in order, one a byte.
+#[target_feature(enable = "avx2")]
+pub fn unpack_nibbles(bytes: __m128i) -> __m128i {
+    let nibble = _mm_set1_epi8(15);
+    _mm_unpacklo_epi8(_mm_and_si128(_mm_srli_epi16::<4>(bytes), nibble), _mm_and_si128(bytes, nibble))
+}
+
+#[target_feature(enable = "avx2")]
+fn decode4(values: &[f32; 16], codes: &[u8], scale: f32, out: &mut [f32]) {
+    // SAFETY: the table has 16 values.
+    let (low, high) = unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) };
+    let scale8 = _mm256_set1_ps(scale);
+    let look_up = |codes: __m256i| {
+        let upper_half = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes)); // bit 3 into the sign
+        let value = _mm256_blendv_ps(
+            _mm256_permutevar8x32_ps(low, codes),
+            _mm256_permutevar8x32_ps(high, codes),
+            upper_half,
+        );
+        _mm256_mul_ps(value, scale8)
+    };
+    let whole = out.len() / 16 * 16;
+    for i in (0..whole).step_by(16) {
+        // SAFETY: 16 elements from i on are inside out, and their 8 bytes inside codes.
+        unsafe {
+            let codes = unpack_nibbles(_mm_loadl_epi64(codes.as_ptr().add(i / 2).cast()));
+            _mm256_storeu_ps(out.as_mut_ptr().add(i), look_up(_mm256_cvtepu8_epi32(codes)));
+            let codes = _mm_unpackhi_epi64(codes, codes);
+            _mm256_storeu_ps(out.as_mut_ptr().add(i + 8), look_up(_mm256_cvtepu8_epi32(codes)));
+        }
+    }
+    portable::decode4(values, &codes[whole / 2..], scale, &mut out[whole..]);
+}
+
+/// By 8 x 8 squares in registers.
+///
+/// # Safety
+/// The matrices reach as far as the shape says.
+#[target_feature(enable = "avx2")]
+pub unsafe fn transpose(
+    rows: usize,
+    cols: usize,
+    from: *const f32,
+    from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+) {
+    let (whole_rows, whole_cols) = (rows / 8 * 8, cols / 8 * 8);
+    unsafe {
+        for r in (0..whole_rows).step_by(8) {
+            for c in (0..whole_cols).step_by(8) {
+                transpose8(from.add(r * from_stride + c), from_stride, to.add(c * to_stride + r), to_stride);
+            }
+        }
+        let right = (from.add(whole_cols), to.add(whole_cols * to_stride));
+        portable::transpose(whole_rows, cols - whole_cols, right.0, from_stride, right.1, to_stride);
+        let bottom = (from.add(whole_rows * from_stride), to.add(whole_rows));
+        portable::transpose(rows - whole_rows, cols, bottom.0, from_stride, bottom.1, to_stride);
+    }
+}
+
+/// # Safety
+/// Both pointers start an 8 x 8 square.
+#[target_feature(enable = "avx2")]
+unsafe fn transpose8(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    let row = |r: usize| unsafe { _mm256_loadu_ps(from.add(r * from_stride)) };
+    let pair = |r: usize| {
+        let (a, b) = (row(r), row(r + 1));
+        (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b))
+    };
+    let four = |r: usize| {
+        let ((a0, a1), (b0, b1)) = (pair(r), pair(r + 2));
+        [
+            _mm256_shuffle_ps::<0x44>(a0, b0),
+            _mm256_shuffle_ps::<0xee>(a0, b0),
+            _mm256_shuffle_ps::<0x44>(a1, b1),
+            _mm256_shuffle_ps::<0xee>(a1, b1),
+        ]
+    };
+    let (top, bottom) = (four(0), four(4));
+    for i in 0..4 {
+        let left = _mm256_permute2f128_ps::<0x20>(top[i], bottom[i]);
+        let right = _mm256_permute2f128_ps::<0x31>(top[i], bottom[i]);
+        unsafe {
+            _mm256_storeu_ps(to.add(i * to_stride), left);
+            _mm256_storeu_ps(to.add((i + 4) * to_stride), right);
+        }
+    }
+}
+
+/// # Safety
+/// The matrices reach as far as the shape says.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile<const ROWS: usize>(
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    ldb: usize,
+    c: *mut f32,
+    ldc: usize,
+    add: bool,
+) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
+    unsafe {
+        for p in 0..k {
+            let b = [_mm256_loadu_ps(b.add(p * ldb)), _mm256_loadu_ps(b.add(p * ldb + 8))];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = _mm256_broadcast_ss(&*a.add(r * lda + p));
+                sums[0] = _mm256_fmadd_ps(a, b[0], sums[0]);
+                sums[1] = _mm256_fmadd_ps(a, b[1], sums[1]);
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (i, &sum) in sums.iter().enumerate() {
+                let c = c.add(r * ldc + 8 * i);
+                let sum = if add { _mm256_add_ps(_mm256_loadu_ps(c), sum) } else { sum };
+                _mm256_storeu_ps(c, sum);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
+    portable::adamw(s, param, grad, m, v);
+}

@@ -1,0 +1,133 @@
+//! The inner loops for AVX-512 (F, BW, VL): the 16 values of a codebook fill exactly one register.
+
+use super::{AdamWScalars, Simd, Tile, avx2, portable};
+use crate::format::CodebookTable;
+use half::bf16;
+use std::arch::x86_64::*;
+
+pub static SIMD: Simd = Simd {
+    name: "avx512",
+    tile_cols: 32,
+    tiles: &[
+        tile::<1> as Tile,
+        tile::<2>,
+        tile::<3>,
+        tile::<4>,
+        tile::<5>,
+        tile::<6>,
+        tile::<7>,
+        tile::<8>,
+        tile::<9>,
+        tile::<10>,
+        tile::<11>,
+        tile::<12>,
+    ],
+    widen_f16: avx2::widen_f16,
+    widen_bf16,
+    narrow_f16: avx2::narrow_f16,
+    narrow_bf16,
+    max_abs_bits,
+    encode4,
+    decode4,
+    transpose: avx2::transpose,
+    adamw,
+};
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn widen_bf16(from: &[bf16], to: &mut [f32]) {
+    portable::widen_bf16(from, to);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn narrow_bf16(from: &[f32], to: &mut [bf16]) {
+    // Not vcvtneps2bf16: it takes subnormals for zero.
+    portable::narrow_bf16(from, to);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn max_abs_bits(x: &[f32]) -> u32 {
+    portable::max_abs_bits(x)
+}
+
+/// Ranks by bisection: the rank so far picks the next midpoint from the register that holds all of them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn encode4(table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8]) {
+    // SAFETY: the tables have 16 entries.
+    let (midpoints, code_of_rank) = unsafe {
+        (_mm512_loadu_ps(table.midpoints.as_ptr()), _mm_loadu_si128(table.code_of_rank.as_ptr().cast()))
+    };
+    let scale = _mm512_set1_ps(inverse);
+    let whole = x.len() / 16 * 16;
+    for i in (0..whole).step_by(16) {
+        // SAFETY: 16 elements from i on are inside x, and their 8 bytes inside codes.
+        unsafe {
+            let t = _mm512_mul_ps(_mm512_loadu_ps(x.as_ptr().add(i)), scale);
+            let mut rank = _mm512_setzero_si512();
+            for step in [8, 4, 2, 1] {
+                let next = _mm512_add_epi32(rank, _mm512_set1_epi32(step - 1));
+                let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(t, _mm512_permutexvar_ps(next, midpoints));
+                rank = _mm512_mask_add_epi32(rank, above, rank, _mm512_set1_epi32(step));
+            }
+            let codes16 = _mm_shuffle_epi8(code_of_rank, _mm512_cvtepi32_epi8(rank));
+            _mm_storel_epi64(codes.as_mut_ptr().add(i / 2).cast(), avx2::pack_nibbles(codes16));
+        }
+    }
+    portable::encode4(table, &x[whole..], inverse, &mut codes[whole / 2..]);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn decode4(values: &[f32; 16], codes: &[u8], scale: f32, out: &mut [f32]) {
+    // SAFETY: the table has 16 values.
+    let table = unsafe { _mm512_loadu_ps(values.as_ptr()) };
+    let scale16 = _mm512_set1_ps(scale);
+    let whole = out.len() / 16 * 16;
+    for i in (0..whole).step_by(16) {
+        // SAFETY: 16 elements from i on are inside out, and their 8 bytes inside codes.
+        unsafe {
+            let codes = avx2::unpack_nibbles(_mm_loadl_epi64(codes.as_ptr().add(i / 2).cast()));
+            let value = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table);
+            _mm512_storeu_ps(out.as_mut_ptr().add(i), _mm512_mul_ps(value, scale16));
+        }
+    }
+    portable::decode4(values, &codes[whole / 2..], scale, &mut out[whole..]);
+}
+
+/// 12 x 32: 24 sums, 2 registers of B and a broadcast of A fill the register file.
+///
+/// # Safety
+/// The matrices reach as far as the shape says.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn tile<const ROWS: usize>(
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    ldb: usize,
+    c: *mut f32,
+    ldc: usize,
+    add: bool,
+) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    unsafe {
+        for p in 0..k {
+            let b = [_mm512_loadu_ps(b.add(p * ldb)), _mm512_loadu_ps(b.add(p * ldb + 16))];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = _mm512_set1_ps(*a.add(r * lda + p));
+                sums[0] = _mm512_fmadd_ps(a, b[0], sums[0]);
+                sums[1] = _mm512_fmadd_ps(a, b[1], sums[1]);
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            for (i, &sum) in sums.iter().enumerate() {
+                let c = c.add(r * ldc + 16 * i);
+                let sum = if add { _mm512_add_ps(_mm512_loadu_ps(c), sum) } else { sum };
+                _mm512_storeu_ps(c, sum);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
+    portable::adamw(s, param, grad, m, v);
+}

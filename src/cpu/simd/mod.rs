@@ -1,0 +1,197 @@
+//! The inner loops, once per instruction set, chosen at run time.
+//!
+//! [`Simd`] is a table of functions. A table of an instruction set that the machine lacks cannot be had, so calling
+//! through one is sound: the constructors are private and [`Simd::available`] asks the processor first. Every
+//! function but the matrix tile gives the same bits in every table; tiles differ in whether they fuse multiply and
+//! add, which the bound of `gemm` allows.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use crate::format::CodebookTable;
+use crate::format::blockwise4::NAN_ABSMAX;
+use half::{bf16, f16};
+
+/// `C[rows, tile_cols] (+)= A[rows, k] · B[k, tile_cols]`, all row-major f32 with strides in elements.
+type Tile = unsafe fn(
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    ldb: usize,
+    c: *mut f32,
+    ldc: usize,
+    add: bool,
+);
+
+/// Scalars, parameters, gradients, first and second moments.
+type AdamWStep = unsafe fn(&AdamWScalars, &mut [f32], &[f32], &mut [f32], &mut [f32]);
+
+/// The scalars of one AdamW step, bias corrections included.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamWScalars {
+    pub grad_scale: f32,
+    pub beta1: f32,
+    pub one_minus_beta1: f32,
+    pub beta2: f32,
+    pub one_minus_beta2: f32,
+    /// `1 - lr · weight_decay`
+    pub decay: f32,
+    /// `lr / (1 - beta1^t)`
+    pub step_size: f32,
+    /// `1 / √(1 - beta2^t)`
+    pub inverse_sqrt_correction: f32,
+    pub eps: f32,
+}
+
+/// The inner loops of one instruction set.
+pub struct Simd {
+    /// Its name: `portable`, `avx2`, `avx512`.
+    pub name: &'static str,
+    /// Columns of a matrix tile; [`Self::tiles`] has one function per number of rows, from 1 on.
+    pub tile_cols: usize,
+    tiles: &'static [Tile],
+    widen_f16: unsafe fn(&[f16], &mut [f32]),
+    widen_bf16: unsafe fn(&[bf16], &mut [f32]),
+    narrow_f16: unsafe fn(&[f32], &mut [f16]),
+    narrow_bf16: unsafe fn(&[f32], &mut [bf16]),
+    max_abs_bits: unsafe fn(&[f32]) -> u32,
+    encode4: unsafe fn(&CodebookTable, &[f32], f32, &mut [u8]),
+    decode4: unsafe fn(&[f32; 16], &[u8], f32, &mut [f32]),
+    transpose: unsafe fn(usize, usize, *const f32, usize, *mut f32, usize),
+    adamw: AdamWStep,
+}
+
+impl Simd {
+    /// Every table that this machine can run, the widest first.
+    pub fn available() -> Vec<&'static Simd> {
+        let mut tables = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && has_avx2()
+            {
+                tables.push(&avx512::SIMD);
+            }
+            if has_avx2() {
+                tables.push(&avx2::SIMD);
+            }
+        }
+        tables.push(&portable::SIMD);
+        tables
+    }
+
+    /// The widest table.
+    pub fn best() -> &'static Simd {
+        Self::available()[0]
+    }
+
+    /// The largest number of rows of a matrix tile.
+    pub fn tile_rows(&self) -> usize {
+        self.tiles.len()
+    }
+
+    /// f16 to f32, exact. The slices have one length, here and below.
+    pub fn widen_f16(&self, from: &[f16], to: &mut [f32]) {
+        assert_eq!(from.len(), to.len());
+        unsafe { (self.widen_f16)(from, to) }
+    }
+
+    /// bf16 to f32, exact.
+    pub fn widen_bf16(&self, from: &[bf16], to: &mut [f32]) {
+        assert_eq!(from.len(), to.len());
+        unsafe { (self.widen_bf16)(from, to) }
+    }
+
+    /// f32 to f16, to nearest even.
+    pub fn narrow_f16(&self, from: &[f32], to: &mut [f16]) {
+        assert_eq!(from.len(), to.len());
+        unsafe { (self.narrow_f16)(from, to) }
+    }
+
+    /// f32 to bf16, to nearest even.
+    pub fn narrow_bf16(&self, from: &[f32], to: &mut [bf16]) {
+        assert_eq!(from.len(), to.len());
+        unsafe { (self.narrow_bf16)(from, to) }
+    }
+
+    /// The scale of a block and its reciprocal: [`crate::format::blockwise4::block_scale`].
+    ///
+    /// Magnitudes order like their bits, infinity above every number and NaN above infinity: one integer maximum
+    /// decides everything.
+    pub fn block_scale(&self, block: &[f32]) -> (f32, f32) {
+        let absmax = f32::from_bits(unsafe { (self.max_abs_bits)(block) });
+        if absmax.is_nan() {
+            return (NAN_ABSMAX, f32::NAN);
+        }
+        let inverse = 1.0 / absmax;
+        if inverse.is_infinite() { (0.0, 0.0) } else { (absmax, inverse) }
+    }
+
+    /// Codes of `x[i] · inverse`, packed; an odd end pads with the code of zero.
+    pub fn encode4(&self, table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8]) {
+        assert_eq!(codes.len(), x.len().div_ceil(2));
+        unsafe { (self.encode4)(table, x, inverse, codes) }
+    }
+
+    /// `out[i] = values[code i] · scale`, the first code in the high nibble of the first byte.
+    pub fn decode4(&self, values: &[f32; 16], codes: &[u8], scale: f32, out: &mut [f32]) {
+        assert!(codes.len() >= out.len().div_ceil(2));
+        unsafe { (self.decode4)(values, codes, scale, out) }
+    }
+
+    /// `to[c, r] = from[r, c]` for a `[rows, cols]` matrix `from`; strides in elements.
+    pub fn transpose(
+        &self,
+        [rows, cols]: [usize; 2],
+        from: &[f32],
+        from_stride: usize,
+        to: &mut [f32],
+        to_stride: usize,
+    ) {
+        if rows == 0 || cols == 0 {
+            return;
+        }
+        assert!(from.len() >= (rows - 1) * from_stride + cols && to.len() >= (cols - 1) * to_stride + rows);
+        unsafe { (self.transpose)(rows, cols, from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride) }
+    }
+
+    /// A matrix tile: `C[rows, tile_cols] = A[rows, k] · B[k, tile_cols]`, added to C if `add`.
+    pub fn tile(
+        &self,
+        [rows, k]: [usize; 2],
+        a: (&[f32], usize),
+        b: (&[f32], usize),
+        c: (&mut [f32], usize),
+        add: bool,
+    ) {
+        let ((a, lda), (b, ldb), (c, ldc)) = (a, b, c);
+        assert!(a.len() >= (rows - 1) * lda + k);
+        assert!(k == 0 || b.len() >= (k - 1) * ldb + self.tile_cols);
+        assert!(c.len() >= (rows - 1) * ldc + self.tile_cols);
+        unsafe { (self.tiles[rows - 1])(k, a.as_ptr(), lda, b.as_ptr(), ldb, c.as_mut_ptr(), ldc, add) }
+    }
+
+    /// One AdamW step on f32 parameters.
+    pub fn adamw(
+        &self,
+        scalars: &AdamWScalars,
+        param: &mut [f32],
+        grad: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+    ) {
+        assert!(param.len() == grad.len() && grad.len() == m.len() && m.len() == v.len());
+        unsafe { (self.adamw)(scalars, param, grad, m, v) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}

@@ -1,0 +1,139 @@
+//! The inner loops in plain Rust, for any machine. The elementwise bodies are inlined into the other tables, where the
+//! compiler vectorizes them for those targets: Rust never fuses or reorders floating point, so the bits stay.
+
+use super::{AdamWScalars, Simd, Tile};
+use crate::format::CodebookTable;
+use half::{bf16, f16};
+
+pub static SIMD: Simd = Simd {
+    name: "portable",
+    tile_cols: 8,
+    tiles: &[tile::<1> as Tile, tile::<2>, tile::<3>, tile::<4>],
+    widen_f16,
+    widen_bf16,
+    narrow_f16,
+    narrow_bf16,
+    max_abs_bits,
+    encode4,
+    decode4,
+    transpose,
+    adamw,
+};
+
+pub fn widen_f16(from: &[f16], to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.to_f32();
+    }
+}
+
+#[inline(always)]
+pub fn widen_bf16(from: &[bf16], to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.to_f32();
+    }
+}
+
+pub fn narrow_f16(from: &[f32], to: &mut [f16]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = f16::from_f32(*from);
+    }
+}
+
+#[inline(always)]
+pub fn narrow_bf16(from: &[f32], to: &mut [bf16]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = bf16::from_f32(*from);
+    }
+}
+
+#[inline(always)]
+pub fn max_abs_bits(x: &[f32]) -> u32 {
+    x.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff))
+}
+
+pub fn encode4(table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8]) {
+    for (code, pair) in codes.iter_mut().zip(x.chunks(2)) {
+        let low = if pair.len() == 2 { rank(table, pair[1] * inverse) } else { table.zero_code };
+        *code = rank(table, pair[0] * inverse) << 4 | low;
+    }
+}
+
+/// [`CodebookTable::encode`] by bisection: the midpoints ascend, so counting those exceeded is a search.
+fn rank(table: &CodebookTable, t: f32) -> u8 {
+    let mut rank = 0;
+    for step in [8, 4, 2, 1] {
+        if t > table.midpoints[rank + step - 1] {
+            rank += step;
+        }
+    }
+    table.code_of_rank[rank]
+}
+
+pub fn decode4(values: &[f32; 16], codes: &[u8], scale: f32, out: &mut [f32]) {
+    for (pair, code) in out.chunks_mut(2).zip(codes) {
+        pair[0] = values[usize::from(code >> 4)] * scale;
+        if let Some(second) = pair.get_mut(1) {
+            *second = values[usize::from(code & 15)] * scale;
+        }
+    }
+}
+
+/// # Safety
+/// The matrices reach as far as the shape says.
+pub unsafe fn transpose(
+    rows: usize,
+    cols: usize,
+    from: *const f32,
+    from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+) {
+    for r in 0..rows {
+        for c in 0..cols {
+            unsafe { *to.add(c * to_stride + r) = *from.add(r * from_stride + c) };
+        }
+    }
+}
+
+/// # Safety
+/// The matrices reach as far as the shape says.
+unsafe fn tile<const ROWS: usize>(
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    ldb: usize,
+    c: *mut f32,
+    ldc: usize,
+    add: bool,
+) {
+    const COLS: usize = 8;
+    let mut sums = [[0f32; COLS]; ROWS];
+    for p in 0..k {
+        let b: &[f32; COLS] = unsafe { &*b.add(p * ldb).cast() };
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let a = unsafe { *a.add(r * lda + p) };
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum += a * b;
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        let c: &mut [f32; COLS] = unsafe { &mut *c.add(r * ldc).cast() };
+        for (c, sum) in c.iter_mut().zip(sums) {
+            *c = if add { *c + sum } else { *sum };
+        }
+    }
+}
+
+/// Loshchilov and Hutter, arXiv 1711.05101, algorithm 2, in the order of operations of `torch.optim.AdamW`.
+#[inline(always)]
+pub fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
+    for (((p, g), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
+        let g = g * s.grad_scale;
+        *m = s.beta1 * *m + s.one_minus_beta1 * g;
+        *v = s.beta2 * *v + s.one_minus_beta2 * (g * g);
+        let denominator = v.sqrt() * s.inverse_sqrt_correction + s.eps;
+        *p = *p * s.decay - s.step_size * (*m / denominator);
+    }
+}

@@ -1,0 +1,27 @@
+//! Dequantization of a whole matrix.
+
+use super::check_shape;
+use super::context::{Context, Device};
+use super::quantize::check_constants;
+use crate::cpu;
+use crate::error::{Error, Result};
+use crate::view::{Quantized, TensorMut};
+
+/// Writes `value[code] · absmax`, rounded once to `out`'s type (f32, f16 or bf16); `out` has the matrix's shape.
+pub fn dequantize(context: &Context, matrix: Quantized<'_>, out: TensorMut<'_>) -> Result<()> {
+    check_shape(
+        "out",
+        [out.rows(), out.cols()],
+        "the quantized matrix's rows x cols",
+        [matrix.rows, matrix.cols],
+    )?;
+    check_constants(&matrix.spec.constants)?;
+    let table = matrix.spec.codebook.table().map_err(Error::invalid)?;
+    if out.is_empty() {
+        return Ok(());
+    }
+    match &context.device {
+        Device::Cpu(cpu) => cpu::dequantize::dequantize(cpu, &matrix, &table, out),
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! The operations that a user calls, one file each: they check the arguments and pick the backend.
+//!
+//! Every function may be called from several threads at once with one [`Context`]; results do not depend on that, nor
+//! on the number of threads. On an argument error nothing has been written.
+
+mod adamw;
+mod blockwise8;
+mod context;
+mod dequantize;
+mod double_quantize;
+mod gemm;
+mod lora_gradients;
+mod matrix;
+mod quantize;
+
+pub use adamw::{AdamW, adamw_step};
+pub use blockwise8::{dequantize_8bit, quantize_8bit};
+pub use context::{Context, DeviceKind};
+pub use dequantize::dequantize;
+pub use double_quantize::{double_dequantize, double_quantize};
+pub use gemm::{Lora, gemm_backward, gemm_forward, gemm_workspace_size};
+pub use lora_gradients::lora_gradients;
+pub use matrix::QuantizedMatrix;
+pub use quantize::{quantize, quantize_workspace_size};
+
+use crate::error::{Error, Result, Status, ensure};
+use crate::view::{Extent, Tensor};
+
+/// Checks a tensor's shape against what the other arguments make it.
+fn check_shape(name: &str, [rows, cols]: [usize; 2], meaning: &str, expected: [usize; 2]) -> Result<()> {
+    ensure!(
+        [rows, cols] == expected,
+        "{name} is {rows} x {cols}; it must be {meaning} = {} x {}",
+        expected[0],
+        expected[1]
+    );
+    Ok(())
+}
+
+fn shape(tensor: &Tensor<'_>) -> [usize; 2] {
+    [tensor.rows(), tensor.cols()]
+}
+
+/// Checks a workspace against what its size query says.
+fn check_workspace(len: usize, needed: usize) -> Result<()> {
+    if len >= needed {
+        return Ok(());
+    }
+    let message = format!("workspace_size is {len} bytes; this call needs {needed}");
+    Err(Error::new(Status::WorkspaceTooSmall, message))
+}
+
+/// Checks that an output shares no byte with the inputs.
+fn check_disjoint(name: &str, out: Extent, inputs: &[(&str, Extent)]) -> Result<()> {
+    match inputs.iter().find(|(_, input)| out.overlaps(input)) {
+        None => Ok(()),
+        Some((input, _)) => {
+            Err(Error::invalid(format!("{name} overlaps {input}; outputs need memory of their own")))
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! A length of memory of one type.
+
+use std::marker::PhantomData;
+
+/// A read-only run of `len` values, which may lie in device memory.
+#[derive(Debug)]
+pub struct Buffer<'a, T> {
+    ptr: *const T,
+    len: usize,
+    lifetime: PhantomData<&'a [T]>,
+}
+
+/// A writable run of `len` values, which may lie in device memory.
+#[derive(Debug)]
+pub struct BufferMut<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    lifetime: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: these are slices by another name.
+unsafe impl<T: Sync> Send for Buffer<'_, T> {}
+unsafe impl<T: Sync> Sync for Buffer<'_, T> {}
+unsafe impl<T: Send> Send for BufferMut<'_, T> {}
+unsafe impl<T: Sync> Sync for BufferMut<'_, T> {}
+
+impl<T> Clone for Buffer<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Buffer<'_, T> {}
+
+impl<'a, T> Buffer<'a, T> {
+    /// From a pointer.
+    ///
+    /// # Safety
+    /// `ptr` is aligned and valid for reads of `len` values for `'a`, on the device of the context that it is used
+    /// with, and nothing writes to it meanwhile. It may be null when `len` is 0.
+    pub unsafe fn from_raw(ptr: *const T, len: usize) -> Self {
+        Self { ptr, len, lifetime: PhantomData }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The values.
+    ///
+    /// # Safety
+    /// The memory is host memory.
+    pub(crate) unsafe fn as_slice(&self) -> &'a [T] {
+        if self.len == 0 { &[] } else { unsafe { std::slice::from_raw_parts(self.ptr, self.len) } }
+    }
+}
+
+impl<'a, T> BufferMut<'a, T> {
+    /// From a pointer.
+    ///
+    /// # Safety
+    /// `ptr` is aligned and valid for reads and writes of `len` values for `'a`, on the device of the context that it
+    /// is used with, and nothing else uses it meanwhile. It may be null when `len` is 0.
+    pub unsafe fn from_raw(ptr: *mut T, len: usize) -> Self {
+        Self { ptr, len, lifetime: PhantomData }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The values.
+    ///
+    /// # Safety
+    /// The memory is host memory.
+    pub(crate) unsafe fn into_slice(self) -> &'a mut [T] {
+        if self.len == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) } }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.ptr
+    }
+
+    /// The same memory for a shorter time.
+    pub fn reborrow(&mut self) -> BufferMut<'_, T> {
+        BufferMut { ptr: self.ptr, len: self.len, lifetime: PhantomData }
+    }
+}
+
+impl<'a, T> From<&'a [T]> for Buffer<'a, T> {
+    fn from(slice: &'a [T]) -> Self {
+        Self { ptr: slice.as_ptr(), len: slice.len(), lifetime: PhantomData }
+    }
+}
+
+impl<'a, T> From<&'a mut [T]> for BufferMut<'a, T> {
+    fn from(slice: &'a mut [T]) -> Self {
+        Self { ptr: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
+    }
+}

@@ -1,0 +1,181 @@
+//! Quantize, dequantize and double quantization have the reference's bits on every code path of this machine.
+
+mod common;
+
+use common::*;
+use proptest::prelude::*;
+use qlora_kernels::format::double_quant::{self, Encoding};
+use qlora_kernels::format::{Map256, blockwise4, blockwise8};
+use qlora_kernels::view::{Buffer, ConstantsMut};
+use qlora_kernels::{Codebook, Constants, Context, DType, QuantSpec, QuantizedMatrix, ops};
+
+/// What the library must give for `x`: codes, constants, dequantized values in f32.
+struct Expected {
+    codes: Vec<u8>,
+    absmax: Vec<f32>,
+    nested: (Vec<u8>, Vec<f32>, Vec<f32>),
+    values: Vec<f32>,
+}
+
+fn encoding(constants: &Constants) -> Option<Encoding> {
+    match constants {
+        Constants::F32 => None,
+        Constants::Fp8 => Some(Encoding::Fp8),
+        Constants::Dynamic => Some(Encoding::Map(Box::new(Map256::dynamic_signed()))),
+        Constants::Map(values) => Some(Encoding::Map(Box::new(Map256::new(values).unwrap()))),
+    }
+}
+
+fn reference(x: &[f32], spec: &QuantSpec) -> Expected {
+    let table = spec.codebook.table().unwrap();
+    let block_size = spec.block_size as usize;
+    let (codes, absmax) = blockwise4::quantize(x, &table, block_size);
+    match encoding(&spec.constants) {
+        None => {
+            let values = blockwise4::dequantize(&codes, &absmax, x.len(), &table, block_size);
+            Expected { codes, absmax, nested: Default::default(), values }
+        }
+        Some(encoding) => {
+            let nested = double_quant::quantize(&absmax, &encoding);
+            let back = double_quant::dequantize(&nested, &encoding);
+            let values = blockwise4::dequantize(&codes, &back, x.len(), &table, block_size);
+            let nested = (nested.codes, nested.scales, vec![nested.offset]);
+            Expected { codes, absmax: Vec::new(), nested, values }
+        }
+    }
+}
+
+fn check(x: &Matrix, spec: &QuantSpec, out_dtype: DType, gap: usize) -> Result<(), TestCaseError> {
+    let expected = reference(&x.values(), spec);
+    let rounded: Vec<f32> = expected.values.iter().map(|&v| round_to(out_dtype, v)).collect();
+    for context in Context::cpu_variants() {
+        let isa = context.instruction_set();
+        let q = QuantizedMatrix::quantize(&context, x.view(), spec).unwrap();
+        prop_assert!(q.codes() == expected.codes, "{isa}: codes");
+        let same = |what: &str, a: &[f32], b: &[f32]| {
+            same_bits(a, b).map_err(|e| TestCaseError::fail(format!("{isa}, {what}: {e}")))
+        };
+        same("absmax", q.absmax(), &expected.absmax)?;
+        let (codes, scales, offset) = q.nested();
+        prop_assert!(codes == expected.nested.0, "{isa}: absmax codes");
+        same("absmax scales", scales, &expected.nested.1)?;
+        same("absmax offset", offset, &expected.nested.2)?;
+
+        let mut out = Matrix::zeros(out_dtype, x.rows, x.cols, gap);
+        q.dequantize(&context, out.view_mut()).unwrap();
+        same("values", &out.values(), &rounded)?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn every_path_has_the_reference_bits(
+        codebook in any_codebook(),
+        constants in any_constants(),
+        block_size in any_block_size(),
+        (dtype, out_dtype) in (any_dtype(), any_dtype()),
+        (rows, cols) in (0usize..40, 0usize..300),
+        (gap, out_gap) in (0usize..3, 0usize..3),
+        seed: u64,
+        special in prop::collection::vec(any_number(), 0..6),
+    ) {
+        let x = Matrix::new(dtype, &numbers(rows * cols, seed, &special), rows, cols, gap);
+        let spec = QuantSpec::new(codebook, block_size).with_constants(constants);
+        check(&x, &spec, out_dtype, out_gap)?;
+    }
+
+    /// All numbers drawn one by one: mixed magnitudes, subnormals, NaN and infinities in most blocks.
+    #[test]
+    fn wild_numbers_have_the_reference_bits(
+        codebook in any_codebook(),
+        constants in any_constants(),
+        values in prop::collection::vec(any_number(), 1..500),
+    ) {
+        let x = Matrix::new(DType::F32, &values, 1, values.len(), 0);
+        check(&x, &QuantSpec::new(codebook, 32).with_constants(constants), DType::F32, 0)?;
+    }
+
+    #[test]
+    fn eight_bits_have_the_reference_bits(
+        signed: bool,
+        dtype in any_dtype(),
+        block_size in any_block_size(),
+        (rows, cols) in (0usize..20, 0usize..300),
+        seed: u64,
+        special in prop::collection::vec(any_number(), 0..6),
+    ) {
+        let map = if signed { Map256::dynamic_signed() } else { Map256::dynamic_unsigned() };
+        let x = Matrix::new(dtype, &numbers(rows * cols, seed, &special), rows, cols, 1);
+        let (codes, absmax) = blockwise8::quantize(&x.values(), &map, block_size as usize);
+        let values = blockwise8::dequantize(&codes, &absmax, &map, block_size as usize);
+        for context in Context::cpu_variants() {
+            let (mut c, mut a) = (vec![0; codes.len()], vec![0.0; absmax.len()]);
+            ops::quantize_8bit(&context, x.view(), &map, block_size, c.as_mut_slice().into(), a.as_mut_slice().into()).unwrap();
+            prop_assert_eq!(&c, &codes);
+            prop_assert_eq!(same_bits(&a, &absmax), Ok(()));
+            let mut out = Matrix::zeros(DType::F32, rows, cols, 2);
+            ops::dequantize_8bit(&context, c.as_slice().into(), a.as_slice().into(), &map, block_size, out.view_mut()).unwrap();
+            prop_assert_eq!(same_bits(&out.values(), &values), Ok(()));
+        }
+    }
+
+    #[test]
+    fn double_quantization_alone_has_the_reference_bits(
+        constants in prop::sample::select(constants()[1..].to_vec()),
+        absmax in prop::collection::vec(any_number().prop_map(f32::abs), 0..2000),
+    ) {
+        let encoding = encoding(&constants).unwrap();
+        let expected = double_quant::quantize(&absmax, &encoding);
+        let back = double_quant::dequantize(&expected, &encoding);
+        let context = Context::cpu();
+        let (mut codes, mut scales, mut offset) = (vec![0; absmax.len()], vec![0.0; expected.scales.len()], [0.0]);
+        let out = ConstantsMut::Nested {
+            codes: codes.as_mut_slice().into(),
+            scales: scales.as_mut_slice().into(),
+            offset: offset.as_mut_slice().into(),
+        };
+        ops::double_quantize(&context, Buffer::from(absmax.as_slice()), &constants, out).unwrap();
+        prop_assert_eq!(&codes, &expected.codes);
+        prop_assert_eq!(same_bits(&scales, &expected.scales), Ok(()));
+        prop_assert_eq!(same_bits(&offset, &[expected.offset]), Ok(()));
+        let nested = qlora_kernels::view::ConstantsView::Nested {
+            codes: codes.as_slice().into(),
+            scales: scales.as_slice().into(),
+            offset: offset.as_slice().into(),
+        };
+        let mut read = vec![0.0; absmax.len()];
+        ops::double_dequantize(&context, nested, &constants, read.as_mut_slice().into()).unwrap();
+        prop_assert_eq!(same_bits(&read, &back), Ok(()));
+    }
+}
+
+/// Large enough that all threads take part, with a short last block and an odd end.
+#[test]
+fn large_matrices_have_the_reference_bits() {
+    for (rows, cols) in [(1023, 1025), (1, 1_000_003)] {
+        let x = Matrix::new(DType::Bf16, &numbers(rows * cols, 7, &[0.0, 3.0]), rows, cols, 0);
+        for constants in constants() {
+            check(&x, &QuantSpec::new(Codebook::Nf4, 64).with_constants(constants), DType::F32, 0).unwrap();
+        }
+    }
+}
+
+/// Every value of every 16-bit type through every code path: widening, and narrowing after dequantization.
+#[test]
+fn all_16_bit_values() {
+    for dtype in [DType::F16, DType::Bf16] {
+        let all: Vec<f32> = (0..=u16::MAX)
+            .map(|bits| match dtype {
+                DType::F16 => half::f16::from_bits(bits).to_f32(),
+                _ => half::bf16::from_bits(bits).to_f32(),
+            })
+            .collect();
+        let x = Matrix::new(dtype, &all, 256, 256, 0);
+        for codebook in codebooks() {
+            check(&x, &QuantSpec::new(codebook, 32), dtype, 0).unwrap();
+        }
+    }
+}
