@@ -1,0 +1,208 @@
+//! The types and constants of the header.
+
+use std::ffi::{c_char, c_void};
+
+/// What a function returns: QLK_STATUS_OK, or what kind of thing went wrong.
+pub type qlk_status = u32;
+/// Done.
+pub const QLK_STATUS_OK: qlk_status = 0;
+/// An argument is wrong; nothing was written.
+pub const QLK_STATUS_INVALID_ARGUMENT: qlk_status = 1;
+/// A size does not fit 64 bits or the address space; nothing was written.
+pub const QLK_STATUS_TOO_LARGE: qlk_status = 2;
+/// The workspace is smaller than the matching `*_workspace_size` says; nothing was written.
+pub const QLK_STATUS_WORKSPACE_TOO_SMALL: qlk_status = 3;
+/// The request is valid, but this library or device cannot serve it; nothing was written.
+pub const QLK_STATUS_UNSUPPORTED: qlk_status = 4;
+/// The system refused memory or threads.
+pub const QLK_STATUS_OUT_OF_RESOURCES: qlk_status = 5;
+/// A bug in this library. Outputs may be partly written.
+pub const QLK_STATUS_INTERNAL: qlk_status = 6;
+
+/// The kind of device of a context.
+pub type qlk_device_kind = u32;
+/// The processor: all its cores, its widest instruction set.
+pub const QLK_DEVICE_CPU: qlk_device_kind = 0;
+/// An NVIDIA GPU. This version of the library has no code for it: QLK_STATUS_UNSUPPORTED.
+pub const QLK_DEVICE_CUDA: qlk_device_kind = 1;
+
+/// The type of a tensor's elements.
+pub type qlk_dtype = u32;
+/// IEEE binary32.
+pub const QLK_DTYPE_F32: qlk_dtype = 0;
+/// IEEE binary16.
+pub const QLK_DTYPE_F16: qlk_dtype = 1;
+/// bfloat16.
+pub const QLK_DTYPE_BF16: qlk_dtype = 2;
+
+/// A 4-bit data type.
+pub type qlk_codebook = u32;
+/// 4-bit NormalFloat (QLoRA, arXiv 2305.14314, section 3).
+pub const QLK_CODEBOOK_NF4: qlk_codebook = 0;
+/// FP4 with 2 exponent bits and 1 mantissa bit: {0, 1/2, 1, 3/2, 2, 3, 4, 6} / 6 and a sign in bit 3.
+pub const QLK_CODEBOOK_FP4_E2M1: qlk_codebook = 1;
+/// FP4 with 3 exponent bits: {0, 2^-6, 2^-5 ... 1} and a sign in bit 3.
+pub const QLK_CODEBOOK_FP4_E3M0: qlk_codebook = 2;
+/// bitsandbytes' "fp4": {0, 1/16, 8, 12, 4, 6, 2, 3} / 12 and a sign in bit 3.
+pub const QLK_CODEBOOK_FP4_BNB: qlk_codebook = 3;
+/// Symmetric integers -7 ... 7, over 7, stored with an offset of 8.
+pub const QLK_CODEBOOK_INT4: qlk_codebook = 4;
+/// The 16 finite, strictly ascending values at `codebook_values`; the code is the index.
+pub const QLK_CODEBOOK_USER: qlk_codebook = 5;
+
+/// How the scales ("constants") of the 4-bit blocks are stored.
+pub type qlk_constants = u32;
+/// As they are: an f32 absmax a block.
+pub const QLK_CONSTANTS_F32: qlk_constants = 0;
+/// Double quantization to FP8 E4M3 (the paper's).
+pub const QLK_CONSTANTS_FP8: qlk_constants = 1;
+/// Double quantization to an 8-bit map: the signed dynamic map (bitsandbytes' default), or `constants_map`.
+pub const QLK_CONSTANTS_MAP: qlk_constants = 2;
+
+/// A device and its threads. Made by qlk_context_create, freed by qlk_context_destroy; any number of threads may use
+/// it at once.
+pub struct qlk_context {
+    pub(super) inner: crate::ops::Context,
+}
+
+/// A row-major matrix: element (r, c) is at `data` + (r * row_stride + c) elements. The caller owns the memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct qlk_tensor {
+    /// sizeof(qlk_tensor).
+    pub struct_size: u32,
+    /// QLK_DTYPE_*.
+    pub dtype: qlk_dtype,
+    /// Aligned to the element's size; may be null when there is no element. Inputs are only read.
+    pub data: *mut c_void,
+    /// Number of rows.
+    pub rows: u64,
+    /// Number of columns.
+    pub cols: u64,
+    /// Elements from one row's start to the next one's, at least `cols`; 0 stands for `cols`.
+    pub row_stride: u64,
+}
+
+/// The format of a quantized matrix. All zero but for struct_size and block_size is NF4 with f32 constants.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct qlk_quant_spec {
+    /// sizeof(qlk_quant_spec).
+    pub struct_size: u32,
+    /// QLK_CODEBOOK_*.
+    pub codebook: qlk_codebook,
+    /// Consecutive elements that share a scale: a power of two from 32 to 4096. The paper's is 64.
+    pub block_size: u32,
+    /// QLK_CONSTANTS_*.
+    pub constants: qlk_constants,
+    /// QLK_CODEBOOK_USER: 16 values in host memory. Else null.
+    pub codebook_values: *const f32,
+    /// QLK_CONSTANTS_MAP: 256 finite, ascending values in host memory, or null for the signed dynamic map. Else null.
+    pub constants_map: *const f32,
+}
+
+/// A quantized matrix [rows, cols]; a weight is [N, K] = [out_features, in_features]. The matrix is flattened row after
+/// row; `block_size` consecutive elements share a scale; two codes a byte, the earlier element in the high nibble (the
+/// storage of bitsandbytes). The caller owns the memory; qlk_quantized_sizes says how much.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct qlk_quantized {
+    /// sizeof(qlk_quantized).
+    pub struct_size: u32,
+    /// 0.
+    pub reserved: u32,
+    /// The format.
+    pub spec: *const qlk_quant_spec,
+    /// Number of rows.
+    pub rows: u64,
+    /// Number of columns.
+    pub cols: u64,
+    /// Packed codes: `code_bytes`.
+    pub codes: *mut u8,
+    /// QLK_CONSTANTS_F32: `absmax_bytes`, one f32 a block. Else null.
+    pub absmax: *mut f32,
+    /// Double quantization: `absmax_codes_bytes`, one code a block. Else null.
+    pub absmax_codes: *mut u8,
+    /// Double quantization: `absmax_scales_bytes`, one f32 per 256 blocks. Else null.
+    pub absmax_scales: *mut f32,
+    /// Double quantization: one f32, the mean absmax. Else null. absmax = value[code] * scale + offset.
+    pub absmax_offset: *mut f32,
+}
+
+/// How many bytes the parts of a quantized matrix take.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct qlk_sizes {
+    /// sizeof(qlk_sizes); set it before the call.
+    pub struct_size: u32,
+    /// 0.
+    pub reserved: u32,
+    /// rows * cols.
+    pub elements: u64,
+    /// 4-bit blocks.
+    pub blocks: u64,
+    /// Bytes of `codes`.
+    pub code_bytes: u64,
+    /// Bytes of `absmax`.
+    pub absmax_bytes: u64,
+    /// Bytes of `absmax_codes`.
+    pub absmax_codes_bytes: u64,
+    /// Bytes of `absmax_scales`.
+    pub absmax_scales_bytes: u64,
+    /// Everything, `absmax_offset` included.
+    pub total_bytes: u64,
+}
+
+/// A low-rank adapter (LoRA, arXiv 2106.09685) of a weight [N, K]: it adds scale * B * A to it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct qlk_lora {
+    /// sizeof(qlk_lora).
+    pub struct_size: u32,
+    /// Usually alpha / rank; finite.
+    pub scale: f32,
+    /// [rank, K].
+    pub a: *const qlk_tensor,
+    /// [N, rank].
+    pub b: *const qlk_tensor,
+}
+
+/// The hyperparameters of one AdamW step (arXiv 1711.05101).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct qlk_adamw {
+    /// sizeof(qlk_adamw).
+    pub struct_size: u32,
+    /// Learning rate, at least 0.
+    pub lr: f32,
+    /// Decay of the first moment, in [0, 1).
+    pub beta1: f32,
+    /// Decay of the second moment, in [0, 1).
+    pub beta2: f32,
+    /// Added to the root of the second moment, at least 0.
+    pub eps: f32,
+    /// Decoupled weight decay, at least 0; it is multiplied by lr.
+    pub weight_decay: f32,
+    /// Multiplies the gradient first: 1, or the inverse of a loss scale, or a clipping factor.
+    pub grad_scale: f32,
+    /// 0.
+    pub reserved: u32,
+    /// The number of this step, from 1 on.
+    pub step: u64,
+}
+
+/// What a context is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct qlk_device_info {
+    /// sizeof(qlk_device_info); set it before the call.
+    pub struct_size: u32,
+    /// QLK_DEVICE_*.
+    pub device_kind: qlk_device_kind,
+    /// Threads that an operation may use.
+    pub threads: u32,
+    /// Cores that the process may use.
+    pub cores: u32,
+    /// The code path in use, zero-terminated: "portable", "avx2" or "avx512".
+    pub instruction_set: [c_char; 32],
+}

@@ -1,0 +1,301 @@
+/* A C11 trainer in small: quantizes a weight, multiplies, finetunes an adapter; then tries everything that is wrong. */
+
+#include "qlora_kernels.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(condition)                                                                     \
+    do {                                                                                     \
+        if (!(condition)) {                                                                  \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #condition,               \
+                    qlk_last_error_message());                                               \
+            exit(1);                                                                         \
+        }                                                                                    \
+    } while (0)
+#define OK(call) CHECK((call) == QLK_STATUS_OK)
+/* The call fails with this status, and the message contains this text. */
+#define FAILS(call, status, text)                                                            \
+    do {                                                                                     \
+        CHECK((call) == (status));                                                           \
+        CHECK(strstr(qlk_last_error_message(), text) != NULL);                               \
+    } while (0)
+#define INVALID QLK_STATUS_INVALID_ARGUMENT
+
+enum { M = 37, N = 65, K = 129, R = 4 };
+
+static qlk_context *context;
+
+static float noise(uint32_t *state) {
+    *state = *state * 1664525u + 1013904223u; /* Numerical Recipes' generator */
+    return (float)(*state >> 8) / 8388608.0f - 1.0f;
+}
+
+static float *random_floats(size_t count, uint32_t seed) {
+    float *values = malloc(count * sizeof *values + 1); /* + 1: no zero-sized request */
+    for (size_t i = 0; i < count; i++) values[i] = noise(&seed);
+    return values;
+}
+
+static qlk_tensor tensor(void *data, uint64_t rows, uint64_t cols) {
+    return (qlk_tensor){sizeof(qlk_tensor), QLK_DTYPE_F32, data, rows, cols, 0};
+}
+
+static qlk_quantized allocate(const qlk_quant_spec *spec, uint64_t rows, uint64_t cols) {
+    qlk_sizes sizes = {.struct_size = sizeof sizes};
+    OK(qlk_quantized_sizes(spec, rows, cols, &sizes));
+    return (qlk_quantized){
+        .struct_size = sizeof(qlk_quantized),
+        .spec = spec,
+        .rows = rows,
+        .cols = cols,
+        .codes = malloc(sizes.code_bytes + 1),
+        .absmax = sizes.absmax_bytes ? malloc(sizes.absmax_bytes) : NULL,
+        .absmax_codes = sizes.absmax_codes_bytes ? malloc(sizes.absmax_codes_bytes) : NULL,
+        .absmax_scales = sizes.absmax_scales_bytes ? malloc(sizes.absmax_scales_bytes) : NULL,
+        .absmax_offset = spec->constants != QLK_CONSTANTS_F32 ? malloc(sizeof(float)) : NULL,
+    };
+}
+
+static void release(qlk_quantized *q) {
+    free(q->codes);
+    free(q->absmax);
+    free(q->absmax_codes);
+    free(q->absmax_scales);
+    free(q->absmax_offset);
+}
+
+static void quantize(const qlk_tensor *x, const qlk_quantized *q) {
+    uint64_t size;
+    OK(qlk_quantize_workspace_size(context, q->spec, q->rows, q->cols, &size));
+    void *workspace = malloc(size + 1);
+    OK(qlk_quantize(context, x, q, workspace, size, NULL));
+    free(workspace);
+}
+
+/* Quantizes in every format and looks at the error. */
+static void formats(void) {
+    float *w = random_floats(N * K, 1), *back = malloc(N * K * sizeof *back), user[16];
+    for (int i = 0; i < 16; i++) user[i] = (float)(i - 7) / 8.0f;
+    for (uint32_t codebook = QLK_CODEBOOK_NF4; codebook <= QLK_CODEBOOK_USER; codebook++) {
+        for (uint32_t constants = QLK_CONSTANTS_F32; constants <= QLK_CONSTANTS_MAP; constants++) {
+            qlk_quant_spec spec = {sizeof spec, codebook, 64, constants, codebook == QLK_CODEBOOK_USER ? user : NULL, NULL};
+            qlk_quantized q = allocate(&spec, N, K);
+            qlk_tensor x = tensor(w, N, K), y = tensor(back, N, K);
+            quantize(&x, &q);
+            OK(qlk_dequantize(context, &q, &y, NULL));
+            double error = 0, norm = 0;
+            for (int i = 0; i < N * K; i++) {
+                error += (w[i] - back[i]) * (double)(w[i] - back[i]);
+                norm += w[i] * (double)w[i];
+            }
+            /* Uniform numbers; the coarsest type, E3M0, has a relative error of about 0.19. */
+            CHECK(sqrt(error / norm) < 0.25);
+            if (constants != QLK_CONSTANTS_F32) {
+                float absmax[(N * K + 63) / 64];
+                OK(qlk_double_dequantize(context, &q, absmax, NULL));
+                OK(qlk_double_quantize(context, absmax, &q, NULL));
+                CHECK(fabsf(absmax[0] - 1.0f) < 0.2f);
+            }
+            float values[16];
+            OK(qlk_codebook_values(&spec, values));
+            CHECK(values[15] == (codebook >= QLK_CODEBOOK_FP4_E2M1 && codebook <= QLK_CODEBOOK_FP4_BNB ? values[15] : 1.0f));
+            release(&q);
+        }
+    }
+    /* 8 bits. */
+    float map[256], absmax[(N * K + 255) / 256];
+    uint8_t *codes = malloc(N * K);
+    OK(qlk_dynamic_map(1, map));
+    CHECK(map[127] == 0.0f && map[255] == 1.0f);
+    qlk_tensor x = tensor(w, N, K), y = tensor(back, N, K);
+    OK(qlk_quantize_8bit(context, &x, map, 256, codes, absmax, NULL));
+    OK(qlk_dequantize_8bit(context, codes, absmax, NULL, 256, &y, NULL));
+    for (int i = 0; i < N * K; i++) CHECK(fabsf(w[i] - back[i]) < 0.02f);
+    free(codes);
+    free(w);
+    free(back);
+}
+
+/* Finetunes an adapter until the quantized layer maps x to a target: forward, backward, gradients, AdamW. */
+static void finetune(void) {
+    float *w = random_floats(N * K, 2), *x = random_floats(M * K, 3), *target = random_floats(M * N, 4);
+    float *a = random_floats(R * K, 5), *b = calloc(N * R, sizeof *b), *y = malloc(M * N * sizeof *y);
+    float *dx = malloc(M * K * sizeof *dx), *da = malloc(R * K * sizeof *da), *db = malloc(N * R * sizeof *db);
+    float *state = calloc(2 * (R * K + N * R), sizeof *state), *bias = random_floats(N, 6);
+    qlk_quant_spec spec = {sizeof spec, QLK_CODEBOOK_NF4, 64, QLK_CONSTANTS_FP8, NULL, NULL};
+    qlk_quantized q = allocate(&spec, N, K);
+    qlk_tensor wt = tensor(w, N, K), xt = tensor(x, M, K), yt = tensor(y, M, N), at = tensor(a, R, K), bt = tensor(b, N, R);
+    qlk_tensor dat = tensor(da, R, K), dbt = tensor(db, N, R), dxt = tensor(dx, M, K), biast = tensor(bias, 1, N);
+    qlk_lora lora = {sizeof lora, 0.5f, &at, &bt};
+    quantize(&wt, &q);
+
+    uint64_t size;
+    OK(qlk_gemm_workspace_size(context, M, N, K, R, &size));
+    void *workspace = malloc(size);
+    double first = 0, loss = 0;
+    for (uint64_t step = 1; step <= 60; step++) {
+        OK(qlk_gemm_forward(context, &xt, &q, &biast, &lora, &yt, workspace, size, NULL));
+        loss = 0;
+        for (int i = 0; i < M * N; i++) {
+            float difference = y[i] - target[i];
+            loss += difference * (double)difference / (M * N);
+            y[i] = difference * 2 / (M * N); /* now dY */
+        }
+        if (step == 1) first = loss;
+        OK(qlk_gemm_backward(context, &yt, &q, &lora, &dxt, workspace, size, NULL));
+        OK(qlk_lora_gradients(context, &xt, &yt, &lora, &dat, &dbt, 0, workspace, size, NULL));
+        qlk_adamw hyper = {sizeof hyper, 0.05f, 0.9f, 0.999f, 1e-8f, 0.0f, 1.0f, 0, step};
+        OK(qlk_adamw_step(context, &hyper, &at, &dat, state, state + R * K, NULL));
+        OK(qlk_adamw_step(context, &hyper, &bt, &dbt, state + 2 * R * K, state + 2 * R * K + N * R, NULL));
+    }
+    printf("loss %.3f -> %.3f\n", first, loss);
+    CHECK(loss < 0.7 * first && isfinite(dx[0]));
+
+    /* The bounds of every buffer are exact: one byte less of workspace is refused. */
+    FAILS(qlk_gemm_forward(context, &xt, &q, NULL, NULL, &yt, workspace, 100, NULL), QLK_STATUS_WORKSPACE_TOO_SMALL, "workspace_size is 100");
+    FAILS(qlk_gemm_forward(context, &xt, &q, NULL, NULL, &yt, NULL, size, NULL), INVALID, "workspace is null");
+    FAILS(qlk_gemm_forward(context, &yt, &q, NULL, NULL, &yt, workspace, size, NULL), INVALID, "x is 37 x 65");
+    FAILS(qlk_gemm_forward(context, &xt, &q, &xt, NULL, &yt, workspace, size, NULL), INVALID, "bias is 37 x 129");
+    qlk_tensor overlapping = tensor(x, M, N);
+    FAILS(qlk_gemm_forward(context, &xt, &q, NULL, NULL, &overlapping, workspace, size, NULL), INVALID, "y overlaps x");
+    FAILS(qlk_lora_gradients(context, &xt, &yt, &lora, &dbt, &dbt, 0, workspace, size, NULL), INVALID, "da is 65 x 4");
+    FAILS(qlk_lora_gradients(context, &xt, &yt, &lora, &dat, &dbt, 2, workspace, size, NULL), INVALID, "accumulate is 2");
+    qlk_lora infinite = {sizeof lora, INFINITY, &at, &bt}, missing = {sizeof lora, 1.0f, &at, NULL};
+    FAILS(qlk_gemm_backward(context, &yt, &q, &infinite, &dxt, workspace, size, NULL), INVALID, "lora.scale is inf");
+    FAILS(qlk_gemm_backward(context, &yt, &q, &missing, &dxt, workspace, size, NULL), INVALID, "lora.b is null");
+    qlk_adamw hyper = {sizeof hyper, 0.05f, 0.9f, 0.999f, 1e-8f, 0.0f, 1.0f, 0, 0};
+    FAILS(qlk_adamw_step(context, &hyper, &at, &dat, state, state, NULL), INVALID, "step is 0");
+    hyper.step = 1;
+    hyper.reserved = 7;
+    FAILS(qlk_adamw_step(context, &hyper, &at, &dat, state, state, NULL), INVALID, "hyper.reserved is 7");
+    hyper.reserved = 0;
+    FAILS(qlk_adamw_step(context, &hyper, &at, &dbt, state, state, NULL), INVALID, "grad is 65 x 4");
+    FAILS(qlk_adamw_step(context, &hyper, &at, &dat, NULL, state, NULL), INVALID, "m is null");
+
+    release(&q);
+    free(workspace), free(w), free(x), free(target), free(a), free(b), free(y);
+    free(dx), free(da), free(db), free(state), free(bias);
+}
+
+static void bad_input(void) {
+    qlk_context *made = NULL;
+    uint64_t size = 99;
+    uint32_t count;
+    FAILS(qlk_context_create(QLK_DEVICE_CPU, 0, NULL), INVALID, "context is null");
+    FAILS(qlk_context_create(QLK_DEVICE_CPU, 3, &made), INVALID, "ordinal is 3");
+    FAILS(qlk_context_create(17, 0, &made), INVALID, "kind is 17");
+    FAILS(qlk_device_count(17, &count), INVALID, "kind is 17");
+    CHECK(made == NULL);
+    OK(qlk_context_destroy(NULL));
+    FAILS(qlk_context_set_threads(context, 0), INVALID, "threads is 0");
+    FAILS(qlk_context_set_threads(NULL, 1), INVALID, "context is null");
+
+    /* Sizes: zero, odd, 2^40 elements, more than 64 bits. */
+    qlk_quant_spec spec = {sizeof spec, QLK_CODEBOOK_NF4, 64, QLK_CONSTANTS_FP8, NULL, NULL};
+    qlk_sizes sizes = {.struct_size = sizeof sizes};
+    OK(qlk_quantized_sizes(&spec, 0, 0, &sizes));
+    CHECK(sizes.code_bytes == 0 && sizes.blocks == 0);
+    OK(qlk_quantized_sizes(&spec, 3, 43, &sizes));
+    CHECK(sizes.code_bytes == 65 && sizes.absmax_codes_bytes == 3 && sizes.absmax_scales_bytes == 4);
+    OK(qlk_quantized_sizes(&spec, UINT64_C(1) << 20, UINT64_C(1) << 20, &sizes));
+    CHECK(sizes.elements == UINT64_C(1) << 40 && sizes.code_bytes == UINT64_C(1) << 39);
+    CHECK(sizes.total_bytes * 8.0 / sizes.elements < 4.1270);
+    FAILS(qlk_quantized_sizes(&spec, UINT64_C(1) << 33, UINT64_C(1) << 33, &sizes), QLK_STATUS_TOO_LARGE, "64 bits");
+    FAILS(qlk_gemm_workspace_size(context, UINT64_MAX, 2, 2, 2, &size), QLK_STATUS_TOO_LARGE, "m 18446744073709551615");
+    CHECK(sizes.elements == UINT64_C(1) << 40 && size == 99); /* untouched */
+    FAILS(qlk_quantized_sizes(NULL, 1, 1, &sizes), INVALID, "spec is null");
+    FAILS(qlk_quantized_sizes(&spec, 1, 1, NULL), INVALID, "sizes is null");
+    FAILS(qlk_quantized_sizes((qlk_quant_spec *)((char *)&spec + 1), 1, 1, &sizes), INVALID, "aligned to 8");
+
+    /* struct_size, enums, tables. */
+    qlk_quant_spec bad = spec;
+    bad.struct_size = 0;
+    FAILS(qlk_quantized_sizes(&bad, 1, 1, &sizes), INVALID, "spec.struct_size is 0");
+    bad.struct_size = sizeof bad - 4;
+    FAILS(qlk_quantized_sizes(&bad, 1, 1, &sizes), INVALID, "spec.struct_size is 28; it must be 32");
+    bad.struct_size = sizeof bad + 8;
+    FAILS(qlk_quantized_sizes(&bad, 1, 1, &sizes), QLK_STATUS_UNSUPPORTED, "older than the header");
+    bad = spec, bad.codebook = 6;
+    FAILS(qlk_quantized_sizes(&bad, 1, 1, &sizes), INVALID, "spec.codebook is 6");
+    bad = spec, bad.constants = 1000;
+    FAILS(qlk_quantized_sizes(&bad, 1, 1, &sizes), INVALID, "spec.constants is 1000");
+    bad = spec, bad.block_size = 48;
+    FAILS(qlk_quantized_sizes(&bad, 1, 1, &sizes), INVALID, "spec.block_size is 48");
+    bad = spec, bad.codebook = QLK_CODEBOOK_USER;
+    FAILS(qlk_quantized_sizes(&bad, 1, 1, &sizes), INVALID, "spec.codebook_values is null");
+    float user[16] = {0};
+    bad.codebook_values = user;
+    FAILS(qlk_quantized_sizes(&bad, 1, 1, &sizes), INVALID, "strictly ascend");
+
+    /* Tensors and matrices. */
+    float x[70] = {0};
+    uint16_t guard[70];
+    memset(guard, 0x5a, sizeof guard);
+    qlk_quantized q = allocate(&spec, 5, 13);
+    uint64_t needed;
+    OK(qlk_quantize_workspace_size(context, &spec, 5, 13, &needed));
+    void *workspace = malloc(needed);
+    qlk_tensor t = tensor(x, 5, 13);
+    OK(qlk_quantize(context, &t, &q, workspace, needed, NULL));
+    FAILS(qlk_quantize(context, NULL, &q, workspace, needed, NULL), INVALID, "x is null");
+    FAILS(qlk_quantize(NULL, &t, &q, workspace, needed, NULL), INVALID, "context is null");
+    FAILS(qlk_quantize(context, &t, NULL, workspace, needed, NULL), INVALID, "q is null");
+    FAILS(qlk_quantize(context, &t, &q, workspace, needed - 5, NULL), QLK_STATUS_WORKSPACE_TOO_SMALL, "needs");
+    t.dtype = 3;
+    FAILS(qlk_quantize(context, &t, &q, workspace, needed, NULL), INVALID, "x.dtype is 3");
+    t = tensor((char *)x + 2, 5, 13);
+    FAILS(qlk_quantize(context, &t, &q, workspace, needed, NULL), INVALID, "x.data is 0x");
+    t = tensor(NULL, 5, 13);
+    FAILS(qlk_quantize(context, &t, &q, workspace, needed, NULL), INVALID, "x.data is null");
+    t = tensor(x, 13, 5);
+    FAILS(qlk_quantize(context, &t, &q, workspace, needed, NULL), INVALID, "x is 13 x 5");
+    t = tensor(x, UINT64_C(1) << 40, UINT64_C(1) << 40);
+    FAILS(qlk_quantize(context, &t, &q, workspace, needed, NULL), QLK_STATUS_TOO_LARGE, "address space");
+    t = tensor(x, 5, 13), t.row_stride = 12;
+    FAILS(qlk_quantize(context, &t, &q, workspace, needed, NULL), INVALID, "x.row_stride is 12");
+    qlk_quantized hollow = q;
+    hollow.codes = NULL;
+    t = tensor(x, 5, 13);
+    FAILS(qlk_quantize(context, &t, &hollow, workspace, needed, NULL), INVALID, "q.codes is null");
+    hollow = q, hollow.absmax_offset = NULL;
+    FAILS(qlk_dequantize(context, &hollow, &t, NULL), INVALID, "q.absmax_offset is null");
+    hollow = q, hollow.reserved = 1;
+    FAILS(qlk_dequantize(context, &hollow, &t, NULL), INVALID, "q.reserved is 1");
+    hollow = q, hollow.rows = UINT64_C(1) << 62, hollow.cols = 8;
+    FAILS(qlk_dequantize(context, &hollow, &t, NULL), QLK_STATUS_TOO_LARGE, "q.rows");
+    qlk_tensor narrow = {sizeof narrow, QLK_DTYPE_BF16, guard, 5, 12, 0};
+    FAILS(qlk_dequantize(context, &q, &narrow, NULL), INVALID, "out is 5 x 12");
+    for (int i = 0; i < 70; i++) CHECK(guard[i] == 0x5a5a);
+    spec.constants = QLK_CONSTANTS_F32;
+    FAILS(qlk_double_quantize(context, x, &q, NULL), INVALID, "QLK_CONSTANTS_F32");
+    uint8_t codes[70];
+    float map[256] = {1.0f};
+    t = tensor(x, 5, 14);
+    FAILS(qlk_quantize_8bit(context, &t, NULL, 100, codes, x, NULL), INVALID, "block_size is 100");
+    FAILS(qlk_quantize_8bit(context, &t, map, 256, codes, x, NULL), INVALID, "must ascend");
+    FAILS(qlk_quantize_8bit(context, &t, NULL, 256, NULL, x, NULL), INVALID, "codes is null");
+    free(workspace);
+    release(&q);
+
+    CHECK(strcmp(qlk_status_string(QLK_STATUS_TOO_LARGE), "too large") == 0);
+    CHECK(strcmp(qlk_status_string(12345), "unknown status") == 0);
+}
+
+int main(void) {
+    OK(qlk_context_create(QLK_DEVICE_CPU, 0, &context));
+    qlk_device_info info = {.struct_size = sizeof info};
+    OK(qlk_context_info(context, &info));
+    printf("qlora-kernels %u on %u threads, %s\n", qlk_version(), info.threads, info.instruction_set);
+    CHECK(info.threads == info.cores && info.device_kind == QLK_DEVICE_CPU);
+    formats();
+    finetune();
+    OK(qlk_context_set_threads(context, 3));
+    finetune();
+    bad_input();
+    OK(qlk_context_destroy(context));
+    puts("ok");
+    return 0;
+}

@@ -1,0 +1,180 @@
+"""A Python user: the library by ctypes, arrays by numpy. Usage: consumer.py PATH_OF_LIBRARY"""
+
+import ctypes as c
+import sys
+
+import numpy as np
+
+lib = c.CDLL(sys.argv[1])
+lib.qlk_last_error_message.restype = c.c_char_p
+lib.qlk_status_string.restype = c.c_char_p
+lib.qlk_version.restype = c.c_uint32
+
+DTYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
+NF4, FP8 = 0, 1
+
+
+class Tensor(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32), ("dtype", c.c_uint32), ("data", c.c_void_p), ("rows", c.c_uint64),
+                ("cols", c.c_uint64), ("row_stride", c.c_uint64)]
+
+
+class Spec(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32), ("codebook", c.c_uint32), ("block_size", c.c_uint32),
+                ("constants", c.c_uint32), ("codebook_values", c.c_void_p), ("constants_map", c.c_void_p)]
+
+
+class Quantized(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32), ("reserved", c.c_uint32), ("spec", c.POINTER(Spec)), ("rows", c.c_uint64),
+                ("cols", c.c_uint64), ("codes", c.c_void_p), ("absmax", c.c_void_p), ("absmax_codes", c.c_void_p),
+                ("absmax_scales", c.c_void_p), ("absmax_offset", c.c_void_p)]
+
+
+class Sizes(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32), ("reserved", c.c_uint32)] + [
+        (name, c.c_uint64) for name in ("elements", "blocks", "code_bytes", "absmax_bytes", "absmax_codes_bytes",
+                                        "absmax_scales_bytes", "total_bytes")]
+
+
+class Lora(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32), ("scale", c.c_float), ("a", c.POINTER(Tensor)), ("b", c.POINTER(Tensor))]
+
+
+class AdamW(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32)] + [
+        (name, c.c_float) for name in ("lr", "beta1", "beta2", "eps", "weight_decay", "grad_scale")] + [
+        ("reserved", c.c_uint32), ("step", c.c_uint64)]
+
+
+def call(name, *args):
+    status = getattr(lib, name)(*args)
+    if status != 0:
+        raise ValueError(f"{lib.qlk_status_string(status).decode()}: {lib.qlk_last_error_message().decode()}")
+
+
+def tensor(array):
+    rows, cols = array.shape
+    assert array.strides[1] == array.itemsize
+    return Tensor(c.sizeof(Tensor), DTYPES[array.dtype], array.ctypes.data, rows, cols, array.strides[0] // array.itemsize)
+
+
+def pointer(array):
+    return c.c_void_p(array.ctypes.data if array.size else None)
+
+
+class Nf4:
+    """An NF4 matrix with double quantization."""
+
+    def __init__(self, context, x):
+        self.context = context
+        self.spec = Spec(c.sizeof(Spec), NF4, 64, FP8, None, None)
+        sizes = Sizes(c.sizeof(Sizes))
+        rows, cols = (c.c_uint64(n) for n in x.shape)
+        call("qlk_quantized_sizes", c.byref(self.spec), rows, cols, c.byref(sizes))
+        self.codes = np.zeros(sizes.code_bytes, np.uint8)
+        self.absmax_codes = np.zeros(sizes.absmax_codes_bytes, np.uint8)
+        self.scales = np.zeros(sizes.absmax_scales_bytes // 4, np.float32)
+        self.offset = np.zeros(1, np.float32)
+        self.bytes = sizes.total_bytes
+        self.q = Quantized(c.sizeof(Quantized), 0, c.pointer(self.spec), *x.shape, pointer(self.codes), None,
+                           pointer(self.absmax_codes), pointer(self.scales), pointer(self.offset))
+        size = c.c_uint64()
+        call("qlk_quantize_workspace_size", context, c.byref(self.spec), rows, cols, c.byref(size))
+        workspace = np.zeros(size.value, np.uint8)
+        call("qlk_quantize", context, c.byref(tensor(x)), c.byref(self.q), pointer(workspace), size, None)
+
+    def dequantize(self, dtype=np.float32):
+        out = np.zeros((self.q.rows, self.q.cols), dtype)
+        call("qlk_dequantize", self.context, c.byref(self.q), c.byref(tensor(out)), None)
+        return out
+
+
+def reference(x, block=64):
+    """NF4 blocks and FP8 double quantization in numpy, from the paper's description."""
+    spec, values = Spec(c.sizeof(Spec), NF4, 64, 0, None, None), np.zeros(16, np.float32)
+    call("qlk_codebook_values", c.byref(spec), pointer(values))
+    flat = x.astype(np.float32).ravel()
+    padded = np.pad(flat, (0, -flat.size % block)).reshape(-1, block)
+    absmax = np.abs(padded).max(axis=1)
+    scaled = padded * (np.float32(1) / absmax)[:, None]
+    midpoints = (values[1:] + values[:-1]) / np.float32(2)
+    codes = np.searchsorted(midpoints, scaled.ravel(), side="left").astype(np.uint8)[: flat.size]
+    if codes.size % 2:
+        codes = np.append(codes, np.uint8(7))
+    return codes[0::2] << 4 | codes[1::2], absmax
+
+
+def gemm_close(y, x, w, extra=0.0):
+    exact = x.astype(np.float64) @ w.astype(np.float64).T + extra
+    # A few hundred f32 roundings, and one to f16.
+    np.testing.assert_allclose(y.astype(np.float64), exact, rtol=2e-3 if y.dtype == np.float16 else 1e-4, atol=2e-3)
+
+
+def main():
+    context = c.c_void_p()
+    call("qlk_context_create", 0, 0, c.byref(context))
+    rng = np.random.default_rng(0)
+    m, n, k, r = 19, 67, 141, 3
+    weight = rng.standard_normal((n, k)).astype(np.float32)
+    w = Nf4(context, weight)
+
+    codes, absmax = reference(weight)
+    np.testing.assert_array_equal(w.codes, codes)
+    back = np.zeros(absmax.size, np.float32)
+    call("qlk_double_dequantize", context, c.byref(w.q), pointer(back), None)
+    # Half a step of E4M3 around the mean.
+    assert np.all(np.abs(back - absmax) <= np.abs(absmax - w.offset) / 16 + 1e-3)
+    dense = w.dequantize()
+    error = np.linalg.norm(dense - weight) / np.linalg.norm(weight)
+    assert 0.08 < error < 0.105, error  # NF4 on normal numbers: 0.09
+    np.testing.assert_array_equal(w.dequantize(np.float16), dense.astype(np.float16))
+
+    size = c.c_uint64()
+    call("qlk_gemm_workspace_size", context, *(c.c_uint64(d) for d in (m, n, k, r)), c.byref(size))
+    workspace = np.zeros(size.value, np.uint8)
+    for dtype in (np.float32, np.float16):
+        # Column ranges of wider arrays: row strides.
+        x = rng.standard_normal((m, k + 5)).astype(dtype)[:, 2:k + 2]
+        y = np.zeros((m, n + 3), dtype)[:, :n]
+        a, b = (0.1 * rng.standard_normal(s).astype(np.float32) for s in ((r, k), (n, r)))
+        at, bt = tensor(a), tensor(b)
+        lora = Lora(c.sizeof(Lora), 2.0, c.pointer(at), c.pointer(bt))
+        call("qlk_gemm_forward", context, c.byref(tensor(x)), c.byref(w.q), None, c.byref(lora), c.byref(tensor(y)),
+             pointer(workspace), size, None)
+        gemm_close(y, x, dense, 2.0 * (x.astype(np.float64) @ a.T) @ b.T)
+        dx = np.zeros((m, k), np.float32)
+        call("qlk_gemm_backward", context, c.byref(tensor(y)), c.byref(w.q), None, c.byref(tensor(dx)),
+             pointer(workspace), size, None)
+        np.testing.assert_allclose(dx, y.astype(np.float64) @ dense, rtol=1e-4, atol=1e-2)
+        da, db = np.zeros((r, k), np.float32), np.zeros((n, r), np.float32)
+        call("qlk_lora_gradients", context, c.byref(tensor(x)), c.byref(tensor(y)), c.byref(lora), c.byref(tensor(da)),
+             c.byref(tensor(db)), 0, pointer(workspace), size, None)
+        np.testing.assert_allclose(da, 2.0 * (y.astype(np.float64) @ b).T @ x, rtol=1e-4, atol=1e-2)
+        np.testing.assert_allclose(db, 2.0 * y.T.astype(np.float64) @ (x.astype(np.float64) @ a.T), rtol=1e-4, atol=1e-2)
+
+    p, g = rng.standard_normal((7, 9)).astype(np.float32), rng.standard_normal((7, 9)).astype(np.float32)
+    moments = np.zeros((2, 63), np.float32)
+    hyper = AdamW(c.sizeof(AdamW), 1e-2, 0.9, 0.999, 1e-8, 0.1, 1.0, 0, 1)
+    expected = p * (1 - 1e-3) - 1e-2 * g / (np.abs(g) + 1e-8)
+    call("qlk_adamw_step", context, c.byref(hyper), c.byref(tensor(p)), c.byref(tensor(g)), pointer(moments[0]),
+         pointer(moments[1]), None)
+    np.testing.assert_allclose(p, expected, rtol=1e-5, atol=1e-6)
+
+    for name, args, message in [
+        ("qlk_dequantize", (context, None, None, None), "q is null"),
+        ("qlk_context_create", (7, 0, c.byref(context)), "kind is 7"),
+        ("qlk_quantized_sizes", (c.byref(w.spec), c.c_uint64(2**60), c.c_uint64(2**60), c.byref(Sizes(c.sizeof(Sizes)))),
+         "64 bits"),
+        ("qlk_quantized_sizes", (c.byref(w.spec), c.c_uint64(1), c.c_uint64(1), c.byref(Sizes(3))), "struct_size is 3"),
+    ]:
+        try:
+            call(name, *args)
+        except ValueError as error:
+            assert message in str(error), error
+        else:
+            raise AssertionError(f"{name} took bad input")
+    call("qlk_context_destroy", context)
+    print(f"ok: version {lib.qlk_version()}, {w.bytes * 8 / weight.size:.3f} bits a parameter")
+
+
+main()
