@@ -127,7 +127,7 @@ typedef struct {
   uint8_t *absmax_codes;
   // Double quantization: `absmax_scales_bytes`, one f32 per 256 blocks. Else null.
   float *absmax_scales;
-  // Double quantization: one f32, the mean absmax. Else null. absmax = value[code] * scale + offset.
+  // Double quantization: one f32, the mean absmax. Else null. A constant is `value[code] * scale + offset`.
   float *absmax_offset;
 } qlk_quantized;
 
@@ -302,7 +302,7 @@ qlk_status qlk_quantize(const qlk_context *context,
                         uint64_t workspace_size,
                         void *stream);
 
-// Dequantizes `q` into `y`, of any dtype, which has its shape: value[code] * absmax in f32, rounded once. The memory of
+// Dequantizes `q` into `y`, of any dtype, which has its shape: `value[code] * absmax` in f32, rounded once. The memory of
 // the two must not overlap. `stream` is ignored on a CPU context.
 qlk_status qlk_dequantize(const qlk_context *context,
                           const qlk_quantized *q,
@@ -318,7 +318,7 @@ qlk_status qlk_double_quantize(const qlk_context *context,
                                void *stream);
 
 // Writes the constants of `q`, read back from their 8-bit form, to `absmax`, one f32 a block:
-// value[code] * scale + offset, product and sum each rounded. `codes` is not used. `stream` is ignored on a CPU context.
+// `value[code] * scale + offset`, product and sum each rounded. `codes` is not used. `stream` is ignored on a CPU context.
 qlk_status qlk_double_dequantize(const qlk_context *context,
                                  const qlk_quantized *q,
                                  float *absmax,
@@ -335,7 +335,7 @@ qlk_status qlk_quantize_8bit(const qlk_context *context,
                              float *absmax,
                              void *stream);
 
-// Writes map[code] * absmax, rounded once, to `y`, of any dtype. Arguments as for qlk_quantize_8bit.
+// Writes `map[code] * absmax`, rounded once, to `y`, of any dtype. Arguments as for qlk_quantize_8bit.
 qlk_status qlk_dequantize_8bit(const qlk_context *context,
                                const uint8_t *codes,
                                const float *absmax,

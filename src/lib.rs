@@ -2,7 +2,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`format`] | what the bytes mean: codebooks, blocks, double quantization; plain and exact, the oracle of all tests |
+//! | [`mod@format`] | what the bytes mean: codebooks, blocks, double quantization; plain and exact, the oracle of all tests |
 //! | [`view`] | views of the caller's memory: tensors and quantized matrices |
 //! | [`ops`] | the operations, one file each: argument checks, choice of the backend |
 //! | `cpu` | the operations for CPUs: portable, AVX2, AVX-512, chosen at run time |

@@ -103,7 +103,7 @@ pub unsafe extern "C" fn qlk_quantize(
     })
 }
 
-/// Dequantizes `q` into `y`, of any dtype, which has its shape: value[code] * absmax in f32, rounded once. The memory of
+/// Dequantizes `q` into `y`, of any dtype, which has its shape: `value[code] * absmax` in f32, rounded once. The memory of
 /// the two must not overlap. `stream` is ignored on a CPU context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_dequantize(
@@ -140,7 +140,7 @@ pub unsafe extern "C" fn qlk_double_quantize(
 }
 
 /// Writes the constants of `q`, read back from their 8-bit form, to `absmax`, one f32 a block:
-/// value[code] * scale + offset, product and sum each rounded. `codes` is not used. `stream` is ignored on a CPU context.
+/// `value[code] * scale + offset`, product and sum each rounded. `codes` is not used. `stream` is ignored on a CPU context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_double_dequantize(
     context: *const qlk_context,
@@ -187,7 +187,7 @@ pub unsafe extern "C" fn qlk_quantize_8bit(
     })
 }
 
-/// Writes map[code] * absmax, rounded once, to `y`, of any dtype. Arguments as for qlk_quantize_8bit.
+/// Writes `map[code] * absmax`, rounded once, to `y`, of any dtype. Arguments as for qlk_quantize_8bit.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_dequantize_8bit(
     context: *const qlk_context,

@@ -125,7 +125,7 @@ pub struct qlk_quantized {
     pub absmax_codes: *mut u8,
     /// Double quantization: `absmax_scales_bytes`, one f32 per 256 blocks. Else null.
     pub absmax_scales: *mut f32,
-    /// Double quantization: one f32, the mean absmax. Else null. absmax = value[code] * scale + offset.
+    /// Double quantization: one f32, the mean absmax. Else null. A constant is `value[code] * scale + offset`.
     pub absmax_offset: *mut f32,
 }
 

@@ -9,6 +9,7 @@ pub mod adamw;
 pub mod blockwise8;
 pub mod dequantize;
 pub mod double_quantize;
+pub mod float_environment;
 pub mod gemm;
 pub mod lora_gradients;
 pub mod quantize;

@@ -1,5 +1,6 @@
 //! One pool of threads a context.
 
+use super::float_environment::StandardModes;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -40,6 +41,7 @@ impl Threads {
             if let Some(pool) = self.pool.get_or_init(build) {
                 let next = AtomicUsize::new(0);
                 pool.broadcast(|worker| {
+                    let _modes = StandardModes::set();
                     loop {
                         let task = next.fetch_add(1, Ordering::Relaxed);
                         if task >= tasks {
@@ -51,6 +53,7 @@ impl Threads {
                 return;
             }
         }
+        let _modes = StandardModes::set();
         (0..tasks).for_each(|task| work(0, task));
     }
 

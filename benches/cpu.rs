@@ -1,0 +1,182 @@
+//! CPU speed, as ratios: `cargo bench --bench cpu`.
+//!
+//! Streams are compared with a copy of as many bytes in the same run, products with the dense f32 product of the `gemm`
+//! crate (which candle uses) on the dequantized weight, with as many threads. A line is the best of several runs, since
+//! other work on the machine only ever adds time.
+
+use half::bf16;
+use qlora_kernels::{AdamW, Constants, Context, Lora, QuantSpec, QuantizedMatrix, Tensor, TensorMut, ops};
+use std::time::Instant;
+
+/// Seconds of the fastest of the runs that fit a fifth of a second, at least three.
+fn time(mut run: impl FnMut()) -> f64 {
+    run();
+    let (start, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
+    while runs < 3 || start.elapsed().as_secs_f64() < 0.2 {
+        let begun = Instant::now();
+        run();
+        best = best.min(begun.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    best
+}
+
+fn noise(len: usize) -> Vec<f32> {
+    let mut state = 1u32;
+    let step = |s: &mut u32| *s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+    (0..len)
+        .map(|_| {
+            step(&mut state);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn streams(context: &Context) {
+    let (rows, cols) = (4096, 4096);
+    let len = rows * cols;
+    let x = noise(len);
+    let half: Vec<bf16> = x.iter().map(|&v| bf16::from_f32(v)).collect();
+    let mut out = vec![0f32; len];
+    // Reading 4 bytes and writing 4, on one thread a core through the same pool would be; one thread here.
+    let copy = 8.0 * len as f64 / time(|| out.copy_from_slice(&x));
+    println!("copy, one thread: {:.1} GB/s", copy / 1e9);
+    println!("{:<38} {:>9} {:>9} {:>14}", "4096 x 4096", "ms", "GB/s", "to copy's GB/s");
+    let row = |name: &str, bytes: f64, seconds: f64| {
+        println!(
+            "{name:<38} {:9.2} {:9.1} {:14.2}",
+            seconds * 1e3,
+            bytes / seconds / 1e9,
+            bytes / seconds / copy
+        );
+    };
+    for constants in [Constants::F32, Constants::Fp8] {
+        let name = format!("{constants:?}").to_lowercase();
+        let spec = QuantSpec::default().with_constants(constants);
+        let mut q = QuantizedMatrix::quantize(context, Tensor::new(&x, rows, cols).unwrap(), &spec).unwrap();
+        let packed = (q.code_bytes() + q.constant_bytes()) as f64;
+        let mut workspace = vec![0; ops::quantize_workspace_size(context, &spec, rows, cols).unwrap()];
+        let seconds = time(|| {
+            ops::quantize(context, Tensor::new(&x, rows, cols).unwrap(), q.view_mut(), &mut workspace)
+                .unwrap();
+        });
+        row(&format!("quantize nf4/{name} from f32"), packed + 4.0 * len as f64, seconds);
+        let seconds = time(|| {
+            ops::quantize(context, Tensor::new(&half, rows, cols).unwrap(), q.view_mut(), &mut workspace)
+                .unwrap();
+        });
+        row(&format!("quantize nf4/{name} from bf16"), packed + 2.0 * len as f64, seconds);
+        let seconds = time(|| q.dequantize(context, TensorMut::new(&mut out, rows, cols).unwrap()).unwrap());
+        row(&format!("dequantize nf4/{name} to f32"), packed + 4.0 * len as f64, seconds);
+        let mut half = half.clone();
+        let seconds = time(|| q.dequantize(context, TensorMut::new(&mut half, rows, cols).unwrap()).unwrap());
+        row(&format!("dequantize nf4/{name} to bf16"), packed + 2.0 * len as f64, seconds);
+    }
+    let (mut m, mut v) = (vec![0f32; len], vec![0f32; len]);
+    let seconds = time(|| {
+        let (param, grad) =
+            (TensorMut::new(&mut out, rows, cols).unwrap(), Tensor::new(&x, rows, cols).unwrap());
+        ops::adamw_step(context, &AdamW::default(), param, grad, m.as_mut_slice(), v.as_mut_slice()).unwrap();
+    });
+    row("adamw f32", 28.0 * len as f64, seconds);
+}
+
+fn products(context: &Context) {
+    let (n, k, rank) = (1536, 2048, 16);
+    println!(
+        "{:<38} {:>9} {:>9} {:>14}",
+        format!("N {n}, K {k}, rank {rank}, f32"),
+        "ms",
+        "GFLOP/s",
+        "to dense"
+    );
+    let (weight, a, b) = (noise(n * k), noise(rank * k), noise(n * rank));
+    let q = QuantizedMatrix::quantize(context, Tensor::new(&weight, n, k).unwrap(), &QuantSpec::default())
+        .unwrap();
+    for m in [1, 4, 16, 64, 256, 1024] {
+        let x = noise(m * k);
+        let (mut y, mut dx) = (vec![0f32; m * n], vec![0f32; m * k]);
+        let (mut da, mut db) = (vec![0f32; rank * k], vec![0f32; n * rank]);
+        let lora =
+            Lora { a: Tensor::new(&a, rank, k).unwrap(), b: Tensor::new(&b, n, rank).unwrap(), scale: 1.0 };
+        let mut workspace = vec![0; ops::gemm_workspace_size(context, m, n, k, rank).unwrap()];
+        let flops = 2.0 * (m * n * k) as f64;
+        let parallel = match context.threads() {
+            1 => gemm::Parallelism::None,
+            count => gemm::Parallelism::Rayon(count),
+        };
+        let dense = time(|| unsafe {
+            // y[m, n] = x[m, k] · weightᵀ; strides: column, row.
+            let (ni, ki) = (n as isize, k as isize);
+            let (w, x) = (weight.as_ptr(), x.as_ptr());
+            gemm::gemm(
+                m,
+                n,
+                k,
+                y.as_mut_ptr(),
+                1,
+                ni,
+                false,
+                x,
+                1,
+                ki,
+                w,
+                ki,
+                1,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallel,
+            );
+        });
+        let row = |name: &str, seconds: f64| {
+            let name = format!("M {m:<5} {name}");
+            println!(
+                "{name:<38} {:9.3} {:9.1} {:14.2}",
+                seconds * 1e3,
+                flops / seconds / 1e9,
+                dense / seconds
+            );
+        };
+        let adapter_flops = 4.0 * (m * rank * (n + k)) as f64;
+        row("dense (gemm crate)", dense);
+        let x = Tensor::new(&x, m, k).unwrap();
+        let seconds = time(|| {
+            let y = TensorMut::new(&mut y, m, n).unwrap();
+            ops::gemm_forward(context, x, q.view(), None, None, y, &mut workspace).unwrap();
+        });
+        row("forward", seconds);
+        let seconds = time(|| {
+            let y = TensorMut::new(&mut y, m, n).unwrap();
+            ops::gemm_forward(context, x, q.view(), None, Some(lora), y, &mut workspace).unwrap();
+        });
+        row("forward + LoRA", seconds);
+        let dy = Tensor::new(&y, m, n).unwrap();
+        let seconds = time(|| {
+            let dx = TensorMut::new(&mut dx, m, k).unwrap();
+            ops::gemm_backward(context, dy, q.view(), Some(lora), dx, &mut workspace).unwrap();
+        });
+        row("backward + LoRA", seconds);
+        let seconds = time(|| {
+            let (da, db) =
+                (TensorMut::new(&mut da, rank, k).unwrap(), TensorMut::new(&mut db, n, rank).unwrap());
+            ops::lora_gradients(context, x, dy, lora, da, db, false, &mut workspace).unwrap();
+        });
+        let name = format!("M {m:<5} LoRA gradients");
+        println!("{name:<38} {:9.3} {:9.1} {:>14}", seconds * 1e3, adapter_flops / seconds / 1e9, "-");
+    }
+}
+
+fn main() {
+    // `cargo test --benches` and `cargo bench -- FILTER` pass arguments; there is one thing to run.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    for context in Context::cpu_variants() {
+        println!("== {}, {} threads", context.instruction_set(), context.threads());
+        streams(&context);
+        products(&context);
+    }
+}
