@@ -1,0 +1,95 @@
+"""bitsandbytes' CPU library beside this one, in one run: the same bits, and the time of each.
+
+    cargo build --release
+    python3 benches/peers/bitsandbytes_cpu.py target/release/libqlora_kernels.so
+
+Needs numpy; gets bitsandbytes' wheel (43 MB) from PyPI and uses its native CPU library by ctypes, so no torch.
+"""
+
+import ctypes as c
+import pathlib
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "python"))
+import qlk  # noqa: E402
+from qlk import call, pointer, tensor  # noqa: E402
+
+VERSION = "0.50.2"
+CODEBOOKS = {"nf4": 0, "fp4": 3}
+BLOCK = 64
+
+
+def bitsandbytes():
+    cache = ROOT / "target" / "peers"
+    library = cache / "bitsandbytes" / "libbitsandbytes_cpu.so"
+    if not library.exists():
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", cache,
+                        f"bitsandbytes=={VERSION}"], check=True)
+        wheel = next(cache.glob(f"bitsandbytes-{VERSION}*.whl"))
+        zipfile.ZipFile(wheel).extract("bitsandbytes/libbitsandbytes_cpu.so", cache)
+    return c.CDLL(str(library))
+
+
+def best(run):
+    """Seconds of the fastest of the runs that fit half a second."""
+    run()
+    times, start = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - start < 0.5:
+        begun = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def row(name, ours, theirs, equal):
+    print(f"| {name} | {ours * 1e3:.2f} | {theirs * 1e3:.2f} | {theirs / ours:.2f} | {equal} |")
+
+
+def main():
+    qlk.load(sys.argv[1])
+    peer, context = bitsandbytes(), c.c_void_p()
+    call("qlk_context_create", 0, 0, c.byref(context))
+    rows, cols = 4096, 4096
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, cols)).astype(np.float32)
+    longlong = c.c_longlong
+    print(f"| {rows} x {cols} | ours, ms | bitsandbytes {VERSION}, ms | times faster | same values |")
+    print("|---|---|---|---|---|")
+    for name, codebook in CODEBOOKS.items():
+        spec = qlk.Spec(c.sizeof(qlk.Spec), codebook, BLOCK, 0, None, None)
+        codes, absmax = np.zeros(x.size // 2, np.uint8), np.zeros(x.size // BLOCK, np.float32)
+        q = qlk.Quantized(c.sizeof(qlk.Quantized), 0, c.pointer(spec), rows, cols, pointer(codes), pointer(absmax), None,
+                          None, None)
+        call("qlk_quantize", context, c.byref(tensor(x)), c.byref(q), None, c.c_uint64(0), None)
+        for dtype, suffix in ((np.float32, "fp32"), (np.float16, "fp16")):
+            ours, theirs = np.zeros_like(x, dtype), np.zeros_like(x, dtype)
+            function = getattr(peer, f"cdequantize_blockwise_cpu_{name}_{suffix}")
+            a = best(lambda: call("qlk_dequantize", context, c.byref(q), c.byref(tensor(ours)), None))
+            b = best(lambda: function(pointer(codes), pointer(absmax), pointer(theirs), longlong(BLOCK), longlong(rows),
+                                      longlong(cols)))
+            row(f"dequantize {name} to {suffix}", a, b, bool(np.array_equal(ours, theirs)))
+    # 8 bits: dequantization has the same bits; bitsandbytes' CPU quantization is an approximation by a table of bins.
+    table = np.zeros(256, np.float32)
+    call("qlk_dynamic_map", 1, pointer(table))
+    codes, absmax = np.zeros((2, x.size), np.uint8), np.zeros((2, x.size // 256), np.float32)
+    a = best(lambda: call("qlk_quantize_8bit", context, c.byref(tensor(x)), pointer(table), 256, pointer(codes[0]),
+                          pointer(absmax[0]), None))
+    b = best(lambda: peer.cquantize_blockwise_cpu_fp32(pointer(table), pointer(x), pointer(absmax[1]), pointer(codes[1]),
+                                                       longlong(256), longlong(x.size)))
+    same = f"{np.mean(codes[0] == codes[1]) * 100:.2f} % of codes"
+    row("quantize 8 bits from fp32", a, b, same)
+    ours, theirs = np.zeros_like(x), np.zeros_like(x)
+    a = best(lambda: call("qlk_dequantize_8bit", context, pointer(codes[0]), pointer(absmax[0]), pointer(table), 256,
+                          c.byref(tensor(ours)), None))
+    b = best(lambda: peer.cdequantize_blockwise_cpu_fp32(pointer(table), pointer(codes[0]), pointer(absmax[0]),
+                                                         pointer(theirs), longlong(256), longlong(x.size)))
+    row("dequantize 8 bits to fp32", a, b, bool(np.array_equal(ours, theirs)))
+
+
+main()

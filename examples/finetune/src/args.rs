@@ -1,0 +1,98 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+/// Finetunes a small Llama-architecture model twice, with QLoRA (its linear weights held as NF4 with
+/// double quantization) and with LoRA on the unquantized weights, and compares the two.
+#[derive(Parser, Debug, Clone)]
+#[command(version)]
+pub struct Args {
+    /// A GGUF file or a folder with config.json, *.safetensors and tokenizer.json
+    /// [default: SmolLM2-135M-Instruct, downloaded once]
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// The text to learn, UTF-8 [default: The Devil's Dictionary, part of this example]
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Optimizer steps of each of the two runs
+    #[arg(long, default_value_t = 40)]
+    pub steps: usize,
+    /// Rank r of the adapters
+    #[arg(long, default_value_t = 8)]
+    pub rank: usize,
+    /// The adapters are scaled by alpha / rank
+    #[arg(long, default_value_t = 16.0)]
+    pub alpha: f32,
+    /// Tokens of one training sequence
+    #[arg(long, default_value_t = 256)]
+    pub seq: usize,
+    /// Sequences of one step
+    #[arg(long, default_value_t = 1)]
+    pub batch: usize,
+    /// Learning rate of AdamW (constant, as in the paper)
+    #[arg(long, default_value_t = 1e-3)]
+    pub lr: f32,
+    /// Seed of the adapters' start and of the order of the data
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Held-out tokens that perplexity is measured on
+    #[arg(long, default_value_t = 4096)]
+    pub eval_tokens: usize,
+    /// Threads [default: all cores]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Folder of results.json and loss.svg [default: target/finetune]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+impl Args {
+    /// Refuses what could not be trained, before anything is loaded.
+    pub fn check(&self) -> Result<()> {
+        let least = [
+            ("--steps", self.steps, 1),
+            ("--rank", self.rank, 1),
+            ("--seq", self.seq, 8),
+            ("--batch", self.batch, 1),
+            ("--eval-tokens", self.eval_tokens, self.seq),
+            ("--threads", self.threads.unwrap_or(1), 1),
+        ];
+        for (flag, value, least) in least {
+            if value < least {
+                bail!("{flag} {value} is too small: at least {least} is needed");
+            }
+        }
+        for (flag, value) in [("--lr", self.lr), ("--alpha", self.alpha)] {
+            if !(value.is_finite() && value > 0.0) {
+                bail!("{flag} {value} is not a positive number");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(flags: &[&str]) -> String {
+        let args = Args::parse_from([&["finetune"], flags].concat());
+        args.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_are_accepted() {
+        Args::parse_from(["finetune"]).check().unwrap();
+    }
+
+    #[test]
+    fn senseless_values_are_named() {
+        assert_eq!(refusal(&["--rank", "0"]), "--rank 0 is too small: at least 1 is needed");
+        assert_eq!(refusal(&["--seq", "2"]), "--seq 2 is too small: at least 8 is needed");
+        assert!(refusal(&["--eval-tokens", "5"]).starts_with("--eval-tokens 5 is too small"));
+        assert_eq!(refusal(&["--lr", "nan"]), "--lr NaN is not a positive number");
+    }
+}
