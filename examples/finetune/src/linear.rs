@@ -75,7 +75,7 @@ impl Base {
             return Ok((Self::Dense(weight), Footprint { parameters, ..Footprint::default() }));
         };
         let plain = values(&weight)?;
-        let view = qk::Tensor::new(&*plain, rows, columns)?;
+        let view = qk::Tensor::new(&plain, rows, columns)?;
         let quantized = QuantizedMatrix::quantize(&engine.context, view, spec)?;
         let mut back = vec![0f32; parameters];
         quantized.dequantize(&engine.context, TensorMut::new(&mut back, rows, columns)?)?;
@@ -208,10 +208,10 @@ impl CustomOp3 for QLora {
         self.engine.with_workspace([m, n, k, rank], |workspace| {
             let (context, lora) = (&self.engine.context, || self.lora(&a_values, &b_values, rank));
             let out = TensorMut::new(&mut dx, m, k)?;
-            let grad = || qk::Tensor::new(&*dy, m, n);
+            let grad = || qk::Tensor::new(&dy, m, n);
             ops::gemm_backward(context, grad()?, self.weight.view(), Some(lora()?), out, workspace)?;
             let (da, db) = (TensorMut::new(&mut da, rank, k)?, TensorMut::new(&mut db, n, rank)?);
-            let x = qk::Tensor::new(&*xs, m, k)?;
+            let x = qk::Tensor::new(&xs, m, k)?;
             ops::lora_gradients(context, x, grad()?, lora()?, da, db, false, workspace)
         })?;
         let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);

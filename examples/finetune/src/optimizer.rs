@@ -46,7 +46,7 @@ impl Optimizer {
             let (rows, columns) = var.dims2()?;
             let mut parameter = values(var)?.to_vec();
             let gradient = values(gradient)?;
-            let gradient = qlora_kernels::Tensor::new(&*gradient, rows, columns)?;
+            let gradient = qlora_kernels::Tensor::new(&gradient, rows, columns)?;
             let out = TensorMut::new(&mut parameter, rows, columns)?;
             ops::adamw_step(&engine.context, &self.hyper, out, gradient, m.as_mut_slice(), v.as_mut_slice())?;
             var.set(&Tensor::from_vec(parameter, (rows, columns), var.device())?)?;
