@@ -87,7 +87,8 @@ pub fn adamw_step<'a>(
     let (m, v) = (m.into(), v.into());
     let scalars = hyper.check()?;
     check_shape("grad", [grad.rows(), grad.cols()], "param's rows x cols", [param.rows(), param.cols()])?;
-    check_disjoint("param", param.extent(), &[("grad", grad.extent())])?;
+    let outputs = [("param", param.extent()), ("m", m.extent()), ("v", v.extent())];
+    check_disjoint(&outputs, &[("grad", grad.extent())])?;
     let elements = param.rows() * param.cols();
     ensure!(m.len() == elements, "m has {} elements; param has {elements}", m.len());
     ensure!(v.len() == elements, "v has {} elements; param has {elements}", v.len());

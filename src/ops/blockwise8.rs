@@ -1,5 +1,6 @@
 //! 8-bit blockwise quantization (8-bit optimizer states, arXiv 2110.02861).
 
+use super::check_disjoint;
 use super::context::{Context, Device};
 use crate::cpu;
 use crate::error::{Error, Result, ensure};
@@ -17,6 +18,7 @@ pub fn quantize_8bit(
     absmax: BufferMut<'_, f32>,
 ) -> Result<()> {
     check(x.rows() * x.cols(), block_size, codes.len(), absmax.len())?;
+    check_disjoint(&[("codes", codes.extent()), ("absmax", absmax.extent())], &[("x", x.extent())])?;
     match &context.device {
         Device::Cpu(cpu) => {
             // SAFETY: a CPU context's memory is host memory.
@@ -37,6 +39,7 @@ pub fn dequantize_8bit(
     out: TensorMut<'_>,
 ) -> Result<()> {
     check(out.rows() * out.cols(), block_size, codes.len(), absmax.len())?;
+    check_disjoint(&[("out", out.extent())], &[("codes", codes.extent()), ("absmax", absmax.extent())])?;
     match &context.device {
         Device::Cpu(cpu) => {
             // SAFETY: a CPU context's memory is host memory.

@@ -1,8 +1,8 @@
 //! Dequantization of a whole matrix.
 
-use super::check_shape;
 use super::context::{Context, Device};
 use super::quantize::check_constants;
+use super::{check_disjoint, check_shape};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::view::{Quantized, TensorMut};
@@ -15,6 +15,7 @@ pub fn dequantize(context: &Context, matrix: Quantized<'_>, out: TensorMut<'_>) 
         "the quantized matrix's rows x cols",
         [matrix.rows, matrix.cols],
     )?;
+    check_disjoint(&[("out", out.extent())], &matrix.extents())?;
     check_constants(&matrix.spec.constants)?;
     let table = matrix.spec.codebook.table().map_err(Error::invalid)?;
     if out.is_empty() {

@@ -1,5 +1,6 @@
 //! Double quantization of block constants, by itself: for checkpoints and for changing the encoding.
 
+use super::check_disjoint;
 use super::context::{Context, Device};
 use super::quantize::check_constants;
 use crate::cpu;
@@ -17,6 +18,7 @@ pub fn double_quantize(
     out: ConstantsMut<'_>,
 ) -> Result<()> {
     check_constants(constants)?;
+    check_disjoint(&out.as_view().extents(), &[("absmax", absmax.extent())])?;
     let ConstantsMut::Nested { codes, scales, offset } = out else {
         ensure!(false, "out is plain f32 constants; double quantization writes codes, scales and an offset");
         return Ok(());
@@ -41,6 +43,7 @@ pub fn double_dequantize(
     absmax: BufferMut<'_, f32>,
 ) -> Result<()> {
     check_constants(constants)?;
+    check_disjoint(&[("absmax", absmax.extent())], &nested.extents())?;
     let ConstantsView::Nested { codes, scales, offset } = nested else {
         ensure!(false, "the constants are plain f32; there is nothing to dequantize");
         return Ok(());

@@ -2,12 +2,12 @@
 
 use super::context::{Context, Device};
 use super::quantize::check_constants;
-use super::{check_disjoint, check_shape, check_workspace, shape};
+use super::{check_disjoint, check_shape, check_workspace, shape, workspace_extent};
 use crate::cpu::dequantize::Reader;
 use crate::cpu::gemm::engine::Scratch;
 use crate::cpu::gemm::{self, Adapter};
 use crate::error::{Error, Result, ensure};
-use crate::view::{Quantized, Tensor, TensorMut};
+use crate::view::{Extent, Quantized, Tensor, TensorMut};
 
 /// A low-rank adapter (LoRA, arXiv 2106.09685) of a weight `W[N, K]`: it adds `scale · B·A` to it.
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +63,10 @@ pub fn gemm_forward(
     check_shape("y", [y.rows(), y.cols()], "M x N", [m, n])?;
     if let Some(bias) = &bias {
         check_shape("bias", shape(bias), "1 x N", [1, n])?;
-        check_disjoint("y", y.extent(), &[("bias", bias.extent())])?;
     }
-    check_disjoint("y", y.extent(), &[("x", x.extent())])?;
-    check_adapter_disjoint("y", &y, lora.as_ref())?;
-    let call = Call::check(context, m, &w, lora, workspace)?;
+    let mut inputs = vec![("x", x.extent())];
+    inputs.extend(bias.iter().map(|bias| ("bias", bias.extent())));
+    let call = Call::check(context, m, &w, lora, workspace, ("y", y.extent()), inputs)?;
     match &context.device {
         Device::Cpu(cpu) if m != 0 && n != 0 => {
             gemm::forward(cpu, &x, &call.reader, bias.as_ref(), call.adapter.as_ref(), y, call.scratch);
@@ -89,9 +88,8 @@ pub fn gemm_backward(
     let (m, n, k) = (dy.rows(), w.rows, w.cols);
     check_shape("dy", shape(&dy), "M x N", [m, n])?;
     check_shape("dx", [dx.rows(), dx.cols()], "M x K", [m, k])?;
-    check_disjoint("dx", dx.extent(), &[("dy", dy.extent())])?;
-    check_adapter_disjoint("dx", &dx, lora.as_ref())?;
-    let call = Call::check(context, m, &w, lora, workspace)?;
+    let inputs = vec![("dy", dy.extent())];
+    let call = Call::check(context, m, &w, lora, workspace, ("dx", dx.extent()), inputs)?;
     match &context.device {
         Device::Cpu(cpu) if m != 0 && k != 0 => {
             gemm::backward(cpu, &dy, &call.reader, call.adapter.as_ref(), dx, call.scratch);
@@ -99,12 +97,6 @@ pub fn gemm_backward(
         Device::Cpu(_) => {}
     }
     Ok(())
-}
-
-fn check_adapter_disjoint(name: &str, out: &TensorMut<'_>, lora: Option<&Lora<'_>>) -> Result<()> {
-    lora.map_or(Ok(()), |l| {
-        check_disjoint(name, out.extent(), &[("lora.a", l.a.extent()), ("lora.b", l.b.extent())])
-    })
 }
 
 /// What both directions need, checked.
@@ -121,8 +113,15 @@ impl<'a> Call<'a> {
         w: &Quantized<'a>,
         lora: Option<Lora<'a>>,
         workspace: &'a mut [u8],
+        out: (&str, Extent),
+        mut inputs: Vec<(&'static str, Extent)>,
     ) -> Result<Self> {
         let adapter = lora.map(|lora| lora.check(w.rows, w.cols)).transpose()?;
+        inputs.extend(w.extents());
+        if let Some(adapter) = &adapter {
+            inputs.extend([("lora.a", adapter.a.extent()), ("lora.b", adapter.b.extent())]);
+        }
+        check_disjoint(&[out, workspace_extent(workspace)], &inputs)?;
         check_constants(&w.spec.constants)?;
         let table = w.spec.codebook.table().map_err(Error::invalid)?;
         let rank = adapter.as_ref().map_or(0, |a| a.a.rows());

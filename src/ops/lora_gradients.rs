@@ -2,7 +2,7 @@
 
 use super::context::{Context, Device};
 use super::gemm::{Lora, scratch};
-use super::{check_disjoint, check_shape, shape};
+use super::{check_disjoint, check_shape, shape, workspace_extent};
 use crate::cpu;
 use crate::error::Result;
 use crate::view::{Tensor, TensorMut};
@@ -25,11 +25,10 @@ pub fn lora_gradients(
     let adapter = lora.check(n, k)?;
     check_shape("da", [da.rows(), da.cols()], "rank x K", [rank, k])?;
     check_shape("db", [db.rows(), db.cols()], "N x rank", [n, rank])?;
-    let inputs = [x.extent(), dy.extent(), lora.a.extent(), lora.b.extent()];
-    let inputs = ["x", "dy", "lora.a", "lora.b"].into_iter().zip(inputs).collect::<Vec<_>>();
-    check_disjoint("da", da.extent(), &inputs)?;
-    check_disjoint("db", db.extent(), &inputs)?;
-    check_disjoint("da", da.extent(), &[("db", db.extent())])?;
+    let inputs =
+        [("x", x.extent()), ("dy", dy.extent()), ("lora.a", lora.a.extent()), ("lora.b", lora.b.extent())];
+    let outputs = [("db", db.extent()), ("da", da.extent()), workspace_extent(workspace)];
+    check_disjoint(&outputs, &inputs)?;
     let scratch = scratch(context, [m, n, k, rank], workspace)?;
     match &context.device {
         Device::Cpu(cpu) => {

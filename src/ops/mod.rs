@@ -50,12 +50,18 @@ fn check_workspace(len: usize, needed: usize) -> Result<()> {
     Err(Error::new(Status::WorkspaceTooSmall, message))
 }
 
-/// Checks that an output shares no byte with the inputs.
-fn check_disjoint(name: &str, out: Extent, inputs: &[(&str, Extent)]) -> Result<()> {
-    match inputs.iter().find(|(_, input)| out.overlaps(input)) {
-        None => Ok(()),
-        Some((input, _)) => {
-            Err(Error::invalid(format!("{name} overlaps {input}; outputs need memory of their own")))
+/// Checks that no output shares a byte with an input or with another output.
+fn check_disjoint(outputs: &[(&str, Extent)], inputs: &[(&str, Extent)]) -> Result<()> {
+    for (i, (name, output)) in outputs.iter().enumerate() {
+        if let Some((other, _)) = inputs.iter().chain(&outputs[..i]).find(|(_, other)| output.overlaps(other))
+        {
+            return Err(Error::invalid(format!("{name} overlaps {other}; outputs need memory of their own")));
         }
     }
+    Ok(())
+}
+
+/// Where a workspace lies, as an output of that name.
+fn workspace_extent(workspace: &[u8]) -> (&'static str, Extent) {
+    ("workspace", Extent::of_bytes(workspace.as_ptr(), workspace.len()))
 }

@@ -1,7 +1,7 @@
 //! Quantization to the 4-bit block format.
 
 use super::context::{Context, Device};
-use super::{check_shape, check_workspace, shape};
+use super::{check_disjoint, check_shape, check_workspace, shape, workspace_extent};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::format::{Constants, Map256, QuantSpec};
@@ -31,6 +31,9 @@ pub fn quantize(context: &Context, x: Tensor<'_>, out: QuantizedMut<'_>, workspa
     let table = out.spec.codebook.table().map_err(Error::invalid)?;
     check_constants(&out.spec.constants)?;
     check_workspace(workspace.len(), quantize_workspace_size(context, out.spec, out.rows, out.cols)?)?;
+    let mut outputs = out.as_view()?.extents();
+    outputs.push(workspace_extent(workspace));
+    check_disjoint(&outputs, &[("x", x.extent())])?;
     let blocks = (out.rows * out.cols).div_ceil(out.spec.block_size as usize);
     match &context.device {
         Device::Cpu(cpu) => {

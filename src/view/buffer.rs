@@ -1,5 +1,6 @@
 //! A length of memory of one type.
 
+use super::Extent;
 use std::marker::PhantomData;
 
 /// A read-only run of `len` values, which may lie in device memory.
@@ -51,6 +52,11 @@ impl<'a, T> Buffer<'a, T> {
         self.len == 0
     }
 
+    /// Where the values lie.
+    pub(crate) fn extent(&self) -> Extent {
+        Extent::of_bytes(self.ptr, self.len * size_of::<T>())
+    }
+
     /// The values.
     ///
     /// # Safety
@@ -80,6 +86,11 @@ impl<'a, T> BufferMut<'a, T> {
         self.len == 0
     }
 
+    /// Where the values lie.
+    pub(crate) fn extent(&self) -> Extent {
+        Extent::of_bytes(self.ptr, self.len * size_of::<T>())
+    }
+
     /// The values.
     ///
     /// # Safety
@@ -88,8 +99,9 @@ impl<'a, T> BufferMut<'a, T> {
         if self.len == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) } }
     }
 
-    pub(crate) fn as_ptr(&self) -> *const T {
-        self.ptr
+    /// The same memory, for reading.
+    pub fn as_buffer(&self) -> Buffer<'_, T> {
+        Buffer { ptr: self.ptr, len: self.len, lifetime: PhantomData }
     }
 
     /// The same memory for a shorter time.

@@ -1,5 +1,6 @@
 //! Matrices in the 4-bit block format.
 
+use super::Extent;
 use super::buffer::{Buffer, BufferMut};
 use crate::error::{Error, Result, ensure};
 use crate::format::{QuantSpec, Sizes};
@@ -34,6 +35,34 @@ pub enum ConstantsMut<'a> {
         /// One value: the mean absmax.
         offset: BufferMut<'a, f32>,
     },
+}
+
+impl ConstantsView<'_> {
+    /// Where its parts lie, by name.
+    pub(crate) fn extents(&self) -> Vec<(&'static str, Extent)> {
+        match self {
+            ConstantsView::F32(absmax) => vec![("absmax", absmax.extent())],
+            ConstantsView::Nested { codes, scales, offset } => vec![
+                ("absmax_codes", codes.extent()),
+                ("absmax_scales", scales.extent()),
+                ("absmax_offset", offset.extent()),
+            ],
+        }
+    }
+}
+
+impl ConstantsMut<'_> {
+    /// The same memory, for reading.
+    pub fn as_view(&self) -> ConstantsView<'_> {
+        match self {
+            ConstantsMut::F32(absmax) => ConstantsView::F32(absmax.as_buffer()),
+            ConstantsMut::Nested { codes, scales, offset } => ConstantsView::Nested {
+                codes: codes.as_buffer(),
+                scales: scales.as_buffer(),
+                offset: offset.as_buffer(),
+            },
+        }
+    }
 }
 
 /// A read-only quantized matrix `[rows, cols]`; a weight is `[N, K]` = `[out_features, in_features]`.
@@ -116,6 +145,13 @@ impl<'a> Quantized<'a> {
     pub fn spec(&self) -> &'a QuantSpec {
         self.spec
     }
+
+    /// Where its parts lie, by name.
+    pub(crate) fn extents(&self) -> Vec<(&'static str, Extent)> {
+        let mut parts = self.constants.extents();
+        parts.push(("codes", self.codes.extent()));
+        parts
+    }
 }
 
 impl<'a> QuantizedMut<'a> {
@@ -134,16 +170,6 @@ impl<'a> QuantizedMut<'a> {
 
     /// The same memory, for reading.
     pub fn as_view(&self) -> Result<Quantized<'_>> {
-        // SAFETY: the borrow of `self` keeps writers away for as long as the view lives.
-        fn read<'b, T>(buffer: &'b BufferMut<'_, T>) -> Buffer<'b, T> {
-            unsafe { Buffer::from_raw(buffer.as_ptr(), buffer.len()) }
-        }
-        let constants = match &self.constants {
-            ConstantsMut::F32(absmax) => ConstantsView::F32(read(absmax)),
-            ConstantsMut::Nested { codes, scales, offset } => {
-                ConstantsView::Nested { codes: read(codes), scales: read(scales), offset: read(offset) }
-            }
-        };
-        Quantized::new(self.spec, self.rows, self.cols, read(&self.codes), constants)
+        Quantized::new(self.spec, self.rows, self.cols, self.codes.as_buffer(), self.constants.as_view())
     }
 }

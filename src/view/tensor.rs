@@ -129,6 +129,11 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
+    /// `len` bytes from `start` on.
+    pub(crate) fn of_bytes<T>(start: *const T, len: usize) -> Self {
+        Self { start: start.addr(), len, row: len, stride: len.max(1) }
+    }
+
     /// Whether two matrices share a byte. Column ranges of one wider matrix do not.
     pub(crate) fn overlaps(&self, other: &Extent) -> bool {
         if self.start > other.start {

@@ -161,6 +161,15 @@ static void finetune(void) {
     FAILS(qlk_gemm_forward(context, &xt, &q, &xt, NULL, &yt, workspace, size, NULL), INVALID, "bias is 37 x 129");
     qlk_tensor overlapping = tensor(x, M, N);
     FAILS(qlk_gemm_forward(context, &xt, &q, NULL, NULL, &overlapping, workspace, size, NULL), INVALID, "y overlaps x");
+    FAILS(qlk_gemm_forward(context, &xt, &q, NULL, NULL, &yt, y, size, NULL), INVALID, "workspace overlaps ");
+    qlk_tensor onto_codes = tensor(q.codes, 1, 1), one = tensor(x, 1, 1);
+    qlk_quantized small = q;
+    small.rows = small.cols = 1;
+    FAILS(qlk_dequantize(context, &small, &onto_codes, NULL), INVALID, "out overlaps codes");
+    FAILS(qlk_quantize(context, &onto_codes, &small, workspace, size, NULL), INVALID, "codes overlaps x");
+    FAILS(qlk_gemm_forward(context, &one, &small, NULL, NULL, &onto_codes, workspace, size, NULL), INVALID, "y overlaps codes");
+    FAILS(qlk_double_dequantize(context, &q, q.absmax_scales, NULL), INVALID, "absmax overlaps absmax_scales");
+    FAILS(qlk_dequantize_8bit(context, (uint8_t *)x, state, NULL, 256, &xt, NULL), INVALID, "out overlaps codes");
     FAILS(qlk_lora_gradients(context, &xt, &yt, &lora, &dbt, &dbt, 0, workspace, size, NULL), INVALID, "da is 65 x 4");
     FAILS(qlk_lora_gradients(context, &xt, &yt, &lora, &dat, &dbt, 2, workspace, size, NULL), INVALID, "accumulate is 2");
     qlk_lora infinite = {sizeof lora, INFINITY, &at, &bt}, missing = {sizeof lora, 1.0f, &at, NULL};
@@ -174,6 +183,7 @@ static void finetune(void) {
     hyper.reserved = 0;
     FAILS(qlk_adamw_step(context, &hyper, &at, &dbt, state, state, NULL), INVALID, "grad is 65 x 4");
     FAILS(qlk_adamw_step(context, &hyper, &at, &dat, NULL, state, NULL), INVALID, "m is null");
+    FAILS(qlk_adamw_step(context, &hyper, &at, &dat, state, state, NULL), INVALID, "v overlaps m");
 
     release(&q);
     free(workspace), free(w), free(x), free(target), free(a), free(b), free(y);

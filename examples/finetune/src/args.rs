@@ -41,6 +41,10 @@ pub struct Args {
     /// Held-out tokens that perplexity is measured on
     #[arg(long, default_value_t = 4096)]
     pub eval_tokens: usize,
+    /// Train nothing: print how well each data type keeps the weights of this safetensors file, of any
+    /// architecture
+    #[arg(long, value_name = "FILE")]
+    pub errors: Option<PathBuf>,
     /// Threads [default: all cores]
     #[arg(long)]
     pub threads: Option<usize>,

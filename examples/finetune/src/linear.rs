@@ -40,7 +40,7 @@ impl Engine {
 }
 
 /// What quantizing cost: storage and accuracy.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Footprint {
     pub parameters: usize,
     pub code_bytes: usize,
@@ -48,6 +48,22 @@ pub struct Footprint {
     /// Sums of (W - Ŵ)² and of W².
     pub squared_error: f64,
     pub squared_norm: f64,
+}
+
+impl Footprint {
+    /// ‖W - Ŵ‖ / ‖W‖.
+    pub fn relative_error(&self) -> f64 {
+        (self.squared_error / self.squared_norm.max(f64::MIN_POSITIVE)).sqrt()
+    }
+
+    /// An unquantized weight counts as 16 bits a parameter, its usual form.
+    pub fn weight_bytes(&self) -> usize {
+        if self.code_bytes == 0 { 2 * self.parameters } else { self.code_bytes }
+    }
+
+    pub fn bits_per_parameter(&self) -> f64 {
+        8.0 * (self.weight_bytes() + self.constant_bytes) as f64 / self.parameters as f64
+    }
 }
 
 impl std::ops::AddAssign for Footprint {

@@ -2,6 +2,7 @@
 //! reports memory, perplexity of each 4-bit format, and both loss curves. See `--help`.
 
 mod args;
+mod errors;
 mod evaluate;
 mod fetch;
 mod host;
@@ -63,6 +64,9 @@ fn run(args: &Args) -> Result<()> {
     args.check()?;
     let threads = set_threads(args)?;
     let engine = Engine::new(Some(threads))?;
+    if let Some(path) = &args.errors {
+        return errors::print(&engine, path, formats());
+    }
     let (text, text_name) = text::load(args.text.as_deref())?;
     let out = args.out.clone().unwrap_or_else(fetch::target_folder);
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create the folder {}", out.display()))?;

@@ -23,13 +23,11 @@ pub struct Format {
 
 impl Format {
     pub fn new(name: &str, cost: &Footprint, held_out: HeldOut) -> Self {
-        // The unquantized base counts as 16 bits a parameter, its usual form.
-        let bytes = if cost.code_bytes == 0 { 2 * cost.parameters } else { cost.code_bytes };
         Self {
             name: name.to_owned(),
-            relative_error: (cost.squared_error / cost.squared_norm.max(f64::MIN_POSITIVE)).sqrt(),
-            bits_per_parameter: 8.0 * (bytes + cost.constant_bytes) as f64 / cost.parameters as f64,
-            code_bytes: bytes,
+            relative_error: cost.relative_error(),
+            bits_per_parameter: cost.bits_per_parameter(),
+            code_bytes: cost.weight_bytes(),
             constant_bytes: cost.constant_bytes,
             held_out,
         }

@@ -62,9 +62,8 @@ pub fn encode4(table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8])
 fn rank(table: &CodebookTable, t: f32) -> u8 {
     let mut rank = 0;
     for step in [8, 4, 2, 1] {
-        if t > table.midpoints[rank + step - 1] {
-            rank += step;
-        }
+        // Arithmetic and no branch: the outcome is a coin toss.
+        rank += usize::from(t > table.midpoints[rank + step - 1]) * step;
     }
     table.code_of_rank[rank]
 }
