@@ -90,6 +90,19 @@ impl<S: Space> From<Ptr<S>> for Addr<S> {
     }
 }
 
+/// A block's own shared memory is part of its cluster's.
+impl From<Addr<Shared>> for Addr<SharedCluster> {
+    fn from(address: Addr<Shared>) -> Self {
+        Self { base: address.base, offset: address.offset }
+    }
+}
+
+impl From<Ptr<Shared>> for Addr<SharedCluster> {
+    fn from(pointer: Ptr<Shared>) -> Self {
+        pointer.at(0).into()
+    }
+}
+
 impl<S: Space> Print for Addr<S> {
     fn print(&self, out: &mut String) {
         out.push('[');

@@ -1,10 +1,11 @@
 //! Parameters and launch directives of a kernel.
 
-use crate::address::{Generic, Global, Ptr};
+use crate::address::{Global, Ptr};
 use crate::class::{B32, B64, F32};
 use crate::kernel::Kernel;
 use crate::register::Reg;
 use crate::target::{ANY, sm};
+use crate::tensor_map::TensorMap;
 
 impl Kernel {
     /// A pointer to global memory. Ask for parameters in the order in which the launch gives them.
@@ -39,13 +40,13 @@ impl Kernel {
         to
     }
 
-    /// A tensor map (`CUtensorMap`, 128 bytes) given by value; what it is, is the tensor copies' first operand.
-    pub fn param_tensor_map(&self, name: &str) -> Ptr<Generic> {
+    /// A tensor map (`CUtensorMap`, 128 bytes) given by value.
+    pub fn param_tensor_map(&self, name: &str) -> TensorMap {
         self.param(name, &format!(".param .align 64 .b8 {name}[128]"));
         let (param, generic) = (self.reg::<B64>(), self.reg());
         self.emit(None, &format!("mov.b64 $, {name}"), ANY, Some(&param), &[]);
         self.emit(None, "cvta.param.u64", ANY.ptx(7, 7), Some(&generic), &[&param]);
-        Ptr::new(generic)
+        TensorMap::new(Ptr::new(generic))
     }
 
     /// The most threads a block may have, in x, y, z.

@@ -28,13 +28,4 @@ family! {
     membar_cta "membar.cta" ();
     membar_gl "membar.gl" ();
     membar_sys "membar.sys" ();
-
-    barrier_cluster_arrive "barrier.cluster.arrive.aligned" (), sm(90);
-    barrier_cluster_arrive_release "barrier.cluster.arrive.release.aligned" (), sm(90).ptx(8, 0);
-    barrier_cluster_arrive_relaxed "barrier.cluster.arrive.relaxed.aligned" (), sm(90).ptx(8, 0);
-    barrier_cluster_wait "barrier.cluster.wait.aligned" (), sm(90);
-    barrier_cluster_wait_acquire "barrier.cluster.wait.acquire.aligned" (), sm(90).ptx(8, 0);
-
-    griddepcontrol_launch_dependents "griddepcontrol.launch_dependents" (), sm(90);
-    griddepcontrol_wait "griddepcontrol.wait" (), sm(90);
 }
