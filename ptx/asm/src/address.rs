@@ -108,7 +108,8 @@ impl<S: Space> Print for Addr<S> {
         out.push('[');
         self.base.print(out);
         if self.offset != 0 {
-            write!(out, "{:+}", self.offset).unwrap();
+            // `+-16` for a negative one: the grammar has no `-`.
+            write!(out, "+{}", self.offset).unwrap();
         }
         out.push(']');
     }

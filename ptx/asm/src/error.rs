@@ -26,6 +26,13 @@ pub enum Problem {
         /// What there is.
         target: Target,
     },
+    /// Qualifiers that do not go together.
+    Malformed {
+        /// The opcode.
+        instruction: String,
+        /// Why it is none.
+        reason: &'static str,
+    },
     /// More static shared memory than any target has.
     SharedTooLarge {
         /// The kernel's static bytes.
@@ -57,6 +64,7 @@ impl fmt::Display for Error {
             Problem::Unsupported { instruction, needs, target } => {
                 write!(f, "{instruction} needs {needs}; the target is {target}")
             }
+            Problem::Malformed { instruction, reason } => write!(f, "{instruction}: {reason}"),
             Problem::SharedTooLarge { bytes } => {
                 write!(f, "{bytes} bytes of static shared memory, at most {MAX_STATIC_SHARED} are allowed")
             }

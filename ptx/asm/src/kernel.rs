@@ -170,6 +170,13 @@ impl Kernel {
         *needed = Some(needed.map_or(version, |v| v.max(version)));
     }
 
+    /// Notes that an instruction's parts do not go together, if there is a reason.
+    pub(crate) fn check(&self, instruction: &str, fault: Option<&'static str>) {
+        if let Some(reason) = fault {
+            self.problem(Problem::Malformed { instruction: instruction.into(), reason });
+        }
+    }
+
     pub(crate) fn problem(&self, problem: Problem) {
         let state = &mut *self.state.borrow_mut();
         state.errors.push(Error { kernel: state.name.clone(), section: state.section.clone(), problem });

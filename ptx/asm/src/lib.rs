@@ -23,6 +23,7 @@
 
 mod address;
 mod class;
+mod constant;
 mod control;
 mod error;
 mod forms;
@@ -47,7 +48,7 @@ pub use hints::{Evict, Load, Prefetch, Scope, Store};
 pub use instructions::logic::lut;
 pub use instructions::wgmma::{Descriptor, Reading, Swizzle};
 pub use kernel::{Kernel, To, When};
-pub use mem::{Mem, S8, S16, U8, U16};
+pub use mem::{Mem, MemIn, S8, S16, U8, U16};
 pub use module::Module;
 pub use operand::{Imm, In, Operand};
 pub use register::{Destination, Guard, Out, Reg};

@@ -1,5 +1,6 @@
 //! What lies in memory: the type arguments of loads, stores and shared arrays.
 
+use crate::address::{Global, Space};
 use crate::class::{B16, B32, B64, Bf16, Bf16x2, F16, F16x2, F32};
 use crate::operand::{Operand, Print, Sample};
 use crate::register::{Destination, Reg};
@@ -19,6 +20,9 @@ pub trait Mem {
     #[allow(private_interfaces)]
     const NEEDS: Needs = ANY;
 }
+
+/// Types that one access can move from or to `S`.
+pub trait MemIn<S: Space>: Mem {}
 
 macro_rules! narrow {
     ($($(#[$doc:meta])* $name:ident)*) => {$(
@@ -49,8 +53,15 @@ macro_rules! mem {
             const BYTES: usize = $bytes;
         }
 
+        impl<S: Space> MemIn<S> for $name {}
+
         vector!($name $class 2 $bytes $two ANY);
-        $(vector!($name $class 4 $bytes $four ANY);)?
+        impl<S: Space> MemIn<S> for [$name; 2] {}
+
+        $(
+            vector!($name $class 4 $bytes $four ANY);
+            impl<S: Space> MemIn<S> for [$name; 4] {}
+        )?
     )*};
 }
 
@@ -82,7 +93,16 @@ mem! {
     B64 in B64, 8, "b64" "v2.b64";
 }
 
-// 256 bits at once, from and to global memory only.
-vector!(B32 B32 8 4 "v8.b32" sm(100).ptx(8, 8));
-vector!(F32 F32 8 4 "v8.f32" sm(100).ptx(8, 8));
-vector!(B64 B64 4 8 "v4.b64" sm(100).ptx(8, 8));
+/// 256 bits at once, from and to global memory only.
+macro_rules! wide {
+    ($($name:ident $n:literal $bytes:literal $type:literal;)*) => {$(
+        vector!($name $name $n $bytes $type sm(100).ptx(8, 8));
+        impl MemIn<Global> for [$name; $n] {}
+    )*};
+}
+
+wide! {
+    B32 8 4 "v8.b32";
+    F32 8 4 "v8.f32";
+    B64 4 8 "v4.b64";
+}

@@ -1,6 +1,6 @@
 //! What instructions read: registers, immediates, vectors.
 
-use crate::class::{B16, B32, B64, Class, F32};
+use crate::class::{B16, B32, B64, Class, F32, Pred};
 use crate::kernel::Kernel;
 use crate::register::Reg;
 use std::fmt::Write;
@@ -49,6 +49,12 @@ immediates! {
     B16: u16;
     B32: i32 u32;
     B64: i32 u32 i64 u64;
+}
+
+impl From<bool> for Operand<Pred> {
+    fn from(value: bool) -> Self {
+        Self(Source::Int(value.into()))
+    }
 }
 
 impl From<f32> for Operand<F32> {

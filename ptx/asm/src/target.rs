@@ -170,11 +170,8 @@ impl Needs {
 
 impl fmt::Display for Needs {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let (target, only) = (self.target(), if self.only.is_some() { " (and no other)" } else { "" });
-        write!(
-            f,
-            "{target}{only} and .version {}",
-            self.version_on(target).expect("it is a target that has it")
-        )
+        let (target, exactly) = (self.target(), if self.only.is_some() { "exactly " } else { "" });
+        let version = self.version_on(target).expect("it is a target that has it");
+        write!(f, "{exactly}{target} and .version {version}")
     }
 }

@@ -88,6 +88,21 @@ fn every_form_assembles_at_its_version() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+/// Whole kernels: declarations, directives, labels, tables.
+#[test]
+fn snapshots_assemble() {
+    let (Some(newest), Some(oldest)) = (ptxas("13.5"), ptxas("12.0")) else { return };
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots")).unwrap() {
+        let ptx = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let Some(target) = Target::ALL.into_iter().find(|t| ptx.contains(&format!(".target {t}\n"))) else {
+            continue;
+        };
+        for ptxas in [&newest, &oldest] {
+            assert_eq!(refusal(ptxas, target, &ptx), None, "{ptx}");
+        }
+    }
+}
+
 #[test]
 fn no_form_assembles_below_its_version() {
     let Some(ptxas) = ptxas("13.5") else { return };

@@ -5,12 +5,12 @@
 use crate::address::{Addr, Const, Generic, Global, Shared, SharedCluster, Space};
 use crate::class::{B16, B32, B64, F32};
 use crate::forms::{Form, family};
-use crate::hints::{Evict, Load, Prefetch, Scope, Store};
+use crate::hints::{Access, Evict, Load, Prefetch, Scope, Store};
 use crate::kernel::{Kernel, To, When};
-use crate::mem::{Mem, S8, S16, U8, U16};
+use crate::mem::{Mem, MemIn, S8, S16, U8, U16};
 use crate::operand::{Print, Sample};
 use crate::register::{Destination, Guard};
-use crate::target::sm;
+use crate::target::{Needs, sm};
 
 mod plain {
     use super::*;
@@ -34,69 +34,52 @@ mod plain {
     }
 }
 
-/// The opcode of a load.
-fn ld<M: Mem, S: Space>(how: Load) -> String {
-    let (nc, policy) =
-        (if how.nc { ".nc" } else { "" }, if how.policy.is_some() { ".L2::cache_hint" } else { "" });
-    format!(
-        "ld{}{}{}{nc}{}{policy}{}.{}",
-        how.order,
-        S::QUALIFIER,
-        how.cache,
-        how.evict.qualifier(),
-        how.prefetch.qualifier(),
-        M::TYPE
-    )
+/// What an access of `M` in `S` needs.
+fn needs<M: Mem, S: Space>(how: Access) -> Needs {
+    S::NEEDS.and(M::NEEDS).and(how.needs())
 }
 
-/// The opcode of a store.
-fn st<M: Mem, S: Space>(how: Store) -> String {
-    let policy = if how.policy.is_some() { ".L2::cache_hint" } else { "" };
-    format!("st{}{}{}{}{policy}.{}", how.order, S::QUALIFIER, how.cache, how.evict.qualifier(), M::TYPE)
+fn emit_ld<M: Mem, S: Space>(k: &Kernel, guard: Option<Guard>, to: M::Regs, how: Access, from: Addr<S>) {
+    let opcode = how.opcode("ld", S::QUALIFIER, M::TYPE);
+    k.check(&opcode, how.fault::<S>());
+    let mut operands: Vec<&dyn Print> = vec![&from];
+    operands.extend(how.policy.as_ref().map(|policy| policy as &dyn Print));
+    k.emit(guard, &opcode, needs::<M, S>(how), Some(&to), &operands);
 }
 
-fn emit_ld<M: Mem, S: Space>(k: &Kernel, guard: Option<Guard>, to: M::Regs, how: Load, from: Addr<S>) {
-    let operands: [&dyn Print; 1] = [&from];
-    let mut all = operands.to_vec();
-    if let Some(policy) = &how.policy {
-        all.push(policy);
-    }
-    k.emit(guard, &ld::<M, S>(how), S::NEEDS.and(M::NEEDS).and(how.needs()), Some(&to), &all);
-}
-
-fn emit_st<M: Mem, S: Space>(k: &Kernel, guard: Option<Guard>, how: Store, to: Addr<S>, value: M::Value) {
-    let mut all: Vec<&dyn Print> = vec![&to, &value];
-    if let Some(policy) = &how.policy {
-        all.push(policy);
-    }
-    k.emit(guard, &st::<M, S>(how), S::NEEDS.and(M::NEEDS).and(how.needs()), None, &all);
+fn emit_st<M: Mem, S: Space>(k: &Kernel, guard: Option<Guard>, how: Access, to: Addr<S>, value: M::Value) {
+    let opcode = how.opcode("st", S::QUALIFIER, M::TYPE);
+    k.check(&opcode, how.fault::<S>());
+    let mut operands: Vec<&dyn Print> = vec![&to, &value];
+    operands.extend(how.policy.as_ref().map(|policy| policy as &dyn Print));
+    k.emit(guard, &opcode, needs::<M, S>(how), None, &operands);
 }
 
 macro_rules! loads {
     ($($space:ident $ld:ident $ld_with:ident;)*) => {$(
         impl Kernel {
             #[doc = concat!("Loads an `M` from [`", stringify!($space), "`].")]
-            pub fn $ld<M: Mem>(&self, from: impl Into<Addr<$space>>) -> M::Regs {
+            pub fn $ld<M: MemIn<$space>>(&self, from: impl Into<Addr<$space>>) -> M::Regs {
                 self.$ld_with::<M>(Load::WEAK, from)
             }
 
             #[doc = concat!("Loads an `M` from [`", stringify!($space), "`], with ordering or cache hints.")]
-            pub fn $ld_with<M: Mem>(&self, how: Load, from: impl Into<Addr<$space>>) -> M::Regs {
+            pub fn $ld_with<M: MemIn<$space>>(&self, how: Load, from: impl Into<Addr<$space>>) -> M::Regs {
                 let to = M::Regs::fresh(self);
-                emit_ld::<M, $space>(self, None, to, how, from.into());
+                emit_ld::<M, $space>(self, None, to, how.0, from.into());
                 to
             }
         }
 
         impl<D: Destination> To<'_, D> {
             #[doc = concat!("Loads an `M` from [`", stringify!($space), "`].")]
-            pub fn $ld<M: Mem<Regs = D>>(self, from: impl Into<Addr<$space>>) {
+            pub fn $ld<M: MemIn<$space> + Mem<Regs = D>>(self, from: impl Into<Addr<$space>>) {
                 self.$ld_with::<M>(Load::WEAK, from);
             }
 
             #[doc = concat!("Loads an `M` from [`", stringify!($space), "`], with ordering or cache hints.")]
-            pub fn $ld_with<M: Mem<Regs = D>>(self, how: Load, from: impl Into<Addr<$space>>) {
-                emit_ld::<M, $space>(self.kernel, self.guard, self.to, how, from.into());
+            pub fn $ld_with<M: MemIn<$space> + Mem<Regs = D>>(self, how: Load, from: impl Into<Addr<$space>>) {
+                emit_ld::<M, $space>(self.kernel, self.guard, self.to, how.0, from.into());
             }
         }
     )*};
@@ -106,25 +89,25 @@ macro_rules! stores {
     ($($space:ident $st:ident $st_with:ident;)*) => {$(
         impl Kernel {
             #[doc = concat!("Stores an `M` to [`", stringify!($space), "`].")]
-            pub fn $st<M: Mem>(&self, to: impl Into<Addr<$space>>, value: impl Into<M::Value>) {
+            pub fn $st<M: MemIn<$space>>(&self, to: impl Into<Addr<$space>>, value: impl Into<M::Value>) {
                 self.$st_with::<M>(Store::WEAK, to, value);
             }
 
             #[doc = concat!("Stores an `M` to [`", stringify!($space), "`], with ordering or cache hints.")]
-            pub fn $st_with<M: Mem>(&self, how: Store, to: impl Into<Addr<$space>>, value: impl Into<M::Value>) {
-                emit_st::<M, $space>(self, None, how, to.into(), value.into());
+            pub fn $st_with<M: MemIn<$space>>(&self, how: Store, to: impl Into<Addr<$space>>, value: impl Into<M::Value>) {
+                emit_st::<M, $space>(self, None, how.0, to.into(), value.into());
             }
         }
 
         impl When<'_> {
             #[doc = concat!("Stores an `M` to [`", stringify!($space), "`], where the guard holds.")]
-            pub fn $st<M: Mem>(self, to: impl Into<Addr<$space>>, value: impl Into<M::Value>) {
+            pub fn $st<M: MemIn<$space>>(self, to: impl Into<Addr<$space>>, value: impl Into<M::Value>) {
                 self.$st_with::<M>(Store::WEAK, to, value);
             }
 
             #[doc = concat!("Stores an `M` to [`", stringify!($space), "`] with hints, where the guard holds.")]
-            pub fn $st_with<M: Mem>(self, how: Store, to: impl Into<Addr<$space>>, value: impl Into<M::Value>) {
-                emit_st::<M, $space>(self.kernel, Some(self.guard), how, to.into(), value.into());
+            pub fn $st_with<M: MemIn<$space>>(self, how: Store, to: impl Into<Addr<$space>>, value: impl Into<M::Value>) {
+                emit_st::<M, $space>(self.kernel, Some(self.guard), how.0, to.into(), value.into());
             }
         }
     )*};
@@ -147,36 +130,30 @@ stores! {
 
 impl Kernel {
     /// Loads an `M` from global memory that nobody writes while the grid runs (`ld.global.nc`).
-    pub fn ld_global_nc<M: Mem>(&self, from: impl Into<Addr<Global>>) -> M::Regs {
+    pub fn ld_global_nc<M: MemIn<Global>>(&self, from: impl Into<Addr<Global>>) -> M::Regs {
         self.ld_global_with::<M>(Load::NC, from)
     }
 }
 
 impl<D: Destination> To<'_, D> {
     /// Loads an `M` from global memory that nobody writes while the grid runs (`ld.global.nc`).
-    pub fn ld_global_nc<M: Mem<Regs = D>>(self, from: impl Into<Addr<Global>>) {
+    pub fn ld_global_nc<M: MemIn<Global> + Mem<Regs = D>>(self, from: impl Into<Addr<Global>>) {
         self.ld_global_with::<M>(Load::NC, from);
     }
 }
 
-fn load_form<M: Mem, S: Space>(how: Load, with_policy: bool) -> Form {
-    let policy = move |k: &Kernel| if with_policy { how.policy(k.reg()) } else { how };
-    let opcode = ld::<M, S>(policy(&Kernel::scratch()));
-    let needs = S::NEEDS.and(M::NEEDS).and(policy(&Kernel::scratch()).needs());
-    let sample = move |k: &Kernel| {
-        emit_ld::<M, S>(k, None, M::Regs::fresh(k), policy(k), Addr::sample(k));
-    };
-    Form { name: opcode.clone(), opcode, needs, sample: Box::new(sample) }
+fn load_form<M: Mem, S: Space>(how: impl Fn(&Kernel) -> Load + 'static) -> Form {
+    let access = how(&Kernel::scratch()).0;
+    let opcode = access.opcode("ld", S::QUALIFIER, M::TYPE);
+    let sample = move |k: &Kernel| emit_ld::<M, S>(k, None, M::Regs::fresh(k), how(k).0, Addr::sample(k));
+    Form { name: opcode.clone(), opcode, needs: needs::<M, S>(access), sample: Box::new(sample) }
 }
 
-fn store_form<M: Mem, S: Space>(how: Store, with_policy: bool) -> Form {
-    let policy = move |k: &Kernel| if with_policy { how.policy(k.reg()) } else { how };
-    let opcode = st::<M, S>(policy(&Kernel::scratch()));
-    let needs = S::NEEDS.and(M::NEEDS).and(policy(&Kernel::scratch()).needs());
-    let sample = move |k: &Kernel| {
-        emit_st::<M, S>(k, None, policy(k), Addr::sample(k), M::Value::sample(k));
-    };
-    Form { name: opcode.clone(), opcode, needs, sample: Box::new(sample) }
+fn store_form<M: Mem, S: Space>(how: impl Fn(&Kernel) -> Store + 'static) -> Form {
+    let access = how(&Kernel::scratch()).0;
+    let opcode = access.opcode("st", S::QUALIFIER, M::TYPE);
+    let sample = move |k: &Kernel| emit_st::<M, S>(k, None, how(k).0, Addr::sample(k), M::Value::sample(k));
+    Form { name: opcode.clone(), opcode, needs: needs::<M, S>(access), sample: Box::new(sample) }
 }
 
 /// Every type in every space, and every hint on one type.
@@ -184,49 +161,59 @@ pub(crate) fn forms() -> Vec<Form> {
     let mut all = plain::forms();
     macro_rules! types {
         ($($t:ty)*) => {$(
-            all.push(load_form::<$t, Global>(Load::WEAK, false));
-            all.push(load_form::<$t, Global>(Load::NC, false));
-            all.push(load_form::<$t, Shared>(Load::WEAK, false));
-            all.push(load_form::<$t, SharedCluster>(Load::WEAK, false));
-            all.push(load_form::<$t, Const>(Load::WEAK, false));
-            all.push(load_form::<$t, Generic>(Load::WEAK, false));
-            all.push(store_form::<$t, Global>(Store::WEAK, false));
-            all.push(store_form::<$t, Shared>(Store::WEAK, false));
-            all.push(store_form::<$t, SharedCluster>(Store::WEAK, false));
-            all.push(store_form::<$t, Generic>(Store::WEAK, false));
+            all.push(load_form::<$t, Global>(move |_| Load::WEAK));
+            all.push(load_form::<$t, Global>(move |_| Load::NC));
+            all.push(load_form::<$t, Shared>(move |_| Load::WEAK));
+            all.push(load_form::<$t, SharedCluster>(move |_| Load::WEAK));
+            all.push(load_form::<$t, Const>(move |_| Load::WEAK));
+            all.push(load_form::<$t, Generic>(move |_| Load::WEAK));
+            all.push(store_form::<$t, Global>(move |_| Store::WEAK));
+            all.push(store_form::<$t, Shared>(move |_| Store::WEAK));
+            all.push(store_form::<$t, SharedCluster>(move |_| Store::WEAK));
+            all.push(store_form::<$t, Generic>(move |_| Store::WEAK));
         )*};
     }
     types!(U8 S8 U16 S16 B16 B32 B64 F32 [U8; 2] [U8; 4] [B16; 2] [B16; 4] [B32; 2] [B32; 4] [B64; 2] [F32; 2] [F32; 4]);
-    for scope in Scope::ALL {
-        all.push(load_form::<B32, Global>(Load::relaxed(scope), false));
-        all.push(load_form::<B32, Global>(Load::acquire(scope), false));
-        all.push(store_form::<B32, Global>(Store::relaxed(scope), false));
-        all.push(store_form::<B32, Global>(Store::release(scope), false));
+    macro_rules! wide {
+        ($($t:ty)*) => {$(
+            all.push(load_form::<$t, Global>(move |_| Load::WEAK));
+            all.push(load_form::<$t, Global>(move |_| Load::NC));
+            all.push(store_form::<$t, Global>(move |_| Store::WEAK));
+        )*};
     }
-    all.push(load_form::<B32, Global>(Load::VOLATILE, false));
-    all.push(load_form::<B32, Shared>(Load::VOLATILE, false));
-    all.push(store_form::<B32, Global>(Store::VOLATILE, false));
-    all.push(store_form::<B32, Shared>(Store::VOLATILE, false));
+    wide!([B32; 8] [F32; 8] [B64; 4]);
+    for scope in Scope::ALL {
+        all.push(load_form::<B32, Global>(move |_| Load::relaxed(scope)));
+        all.push(load_form::<B32, Global>(move |_| Load::acquire(scope)));
+        all.push(store_form::<B32, Global>(move |_| Store::relaxed(scope)));
+        all.push(store_form::<B32, Global>(move |_| Store::release(scope)));
+    }
+    all.push(load_form::<B32, Global>(move |_| Load::VOLATILE));
+    all.push(load_form::<B32, Shared>(move |_| Load::VOLATILE));
+    all.push(store_form::<B32, Global>(move |_| Store::VOLATILE));
+    all.push(store_form::<B32, Shared>(move |_| Store::VOLATILE));
     for how in [Load::WEAK.ca(), Load::WEAK.cg(), Load::WEAK.cs(), Load::WEAK.lu(), Load::WEAK.cv()] {
-        all.push(load_form::<[B32; 4], Global>(how, false));
+        all.push(load_form::<[B32; 4], Global>(move |_| how));
     }
     for how in [Load::NC.ca(), Load::NC.cg(), Load::NC.cs()] {
-        all.push(load_form::<[B32; 4], Global>(how, false));
+        all.push(load_form::<[B32; 4], Global>(move |_| how));
     }
     for how in [Store::WEAK.wb(), Store::WEAK.cg(), Store::WEAK.cs(), Store::WEAK.wt()] {
-        all.push(store_form::<[B32; 4], Global>(how, false));
+        all.push(store_form::<[B32; 4], Global>(move |_| how));
     }
     for evict in Evict::ALL {
-        all.push(load_form::<[B32; 4], Global>(Load::WEAK.l1(evict), false));
-        all.push(load_form::<[B32; 4], Global>(Load::NC.l1(evict), false));
-        all.push(load_form::<[B32; 4], Global>(Load::NC.l1(evict), true));
-        all.push(store_form::<[B32; 4], Global>(Store::WEAK.l1(evict), false));
-        all.push(store_form::<[B32; 4], Global>(Store::WEAK.l1(evict), true));
+        all.push(load_form::<[B32; 4], Global>(move |_| Load::WEAK.l1(evict)));
+        all.push(load_form::<[B32; 4], Global>(move |_| Load::NC.l1(evict)));
+        all.push(load_form::<[B32; 4], Global>(move |k| Load::NC.l1(evict).policy(k.reg())));
+        all.push(store_form::<[B32; 4], Global>(move |_| Store::WEAK.l1(evict)));
+        all.push(store_form::<[B32; 4], Global>(move |k| Store::WEAK.l1(evict).policy(k.reg())));
     }
     for prefetch in Prefetch::ALL {
-        all.push(load_form::<[B32; 4], Global>(Load::WEAK.l2(prefetch), false));
-        all.push(load_form::<[B32; 4], Global>(Load::NC.l1(Evict::NoAllocate).l2(prefetch), false));
-        all.push(load_form::<[B32; 4], Global>(Load::NC.l1(Evict::NoAllocate).l2(prefetch), true));
+        all.push(load_form::<[B32; 4], Global>(move |_| Load::WEAK.l2(prefetch)));
+        all.push(load_form::<[B32; 4], Global>(move |_| Load::NC.l1(Evict::NoAllocate).l2(prefetch)));
+        all.push(load_form::<[B32; 4], Global>(move |k| {
+            Load::NC.l1(Evict::NoAllocate).l2(prefetch).policy(k.reg())
+        }));
     }
     all
 }

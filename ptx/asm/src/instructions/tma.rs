@@ -12,6 +12,8 @@ use crate::tensor_map::Tile;
 family! {
     /// Global to shared; the bytes count on the barrier, which lies in the same block as `to`.
     cp_async_bulk_load "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes" (to: Addr<SharedCluster>, from: Addr<Global>, bytes: B32, barrier: Addr<SharedCluster>), sm(90).ptx(8, 0);
+    /// The same by a newer form that needs no cluster.
+    cp_async_bulk_load_cta "cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes" (to: Addr<Shared>, from: Addr<Global>, bytes: B32, barrier: Addr<Shared>), sm(90).ptx(8, 6);
     cp_async_bulk_load_policy "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint" (to: Addr<SharedCluster>, from: Addr<Global>, bytes: B32, barrier: Addr<SharedCluster>, policy: B64), sm(90).ptx(8, 0);
     /// To the same offset in every block of the mask.
     cp_async_bulk_load_multicast "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster" (to: Addr<SharedCluster>, from: Addr<Global>, bytes: B32, barrier: Addr<SharedCluster>, blocks: B16), sm(90).ptx(8, 0);
