@@ -33,6 +33,7 @@ pub mod capi;
 mod cpu;
 mod error;
 pub mod format;
+pub mod kernels;
 pub mod ops;
 pub mod view;
 

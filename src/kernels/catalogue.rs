@@ -1,0 +1,81 @@
+//! One of each kernel for each target that has its own: what `ptx/generated` shows and what ptxas must accept.
+
+use super::blockwise8::{Dequantize8Spec, Quantize8Spec};
+use super::constants::{ConstantsSpec, NestedSpec};
+use super::dequantize::DequantizeSpec;
+use super::double_quantize::{DoubleDequantizeSpec, DoubleQuantizeSpec, SumSpec};
+use super::quantize::QuantizeSpec;
+use super::table;
+use super::tensor::Layout;
+use super::{Spec, Written};
+use crate::format::{Codebook, CodebookTable, Map256};
+use crate::view::DType;
+use ptx_asm::{Error, Target};
+
+/// The targets that modules are written for; each serves the GPUs from it up to the next.
+pub const TARGETS: [Target; 2] = [Target::Sm75, Target::Sm80];
+
+/// A kernel of the catalogue.
+pub struct Entry {
+    /// The target's folder and the file's name.
+    pub target: Target,
+    /// Without `.ptx`.
+    pub file: String,
+    spec: Box<dyn Spec>,
+}
+
+impl Entry {
+    /// Writes the kernel.
+    pub fn write(&self) -> Result<Written, Error> {
+        self.spec.write(self.target)
+    }
+}
+
+/// The whole catalogue.
+pub fn catalogue() -> Vec<Entry> {
+    TARGETS.into_iter().flat_map(of_target).collect()
+}
+
+fn of_target(target: Target) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut add = |file: String, spec: Box<dyn Spec>| entries.push(Entry { target, file, spec });
+    let nf4 = Codebook::Nf4.table().expect("a built-in table");
+    let fp4 = Codebook::Fp4E2m1.table().expect("a built-in table");
+    let values = |table: &CodebookTable| table::bits(table.values);
+    let nested = |nested| ConstantsSpec::Nested(nested);
+    let map = || Box::new(table::bits(Map256::dynamic_signed().values));
+    for (dtype, name) in [(DType::F32, "f32"), (DType::F16, "f16"), (DType::Bf16, "bf16")] {
+        let quantize = |table: &CodebookTable, block_size, layout| {
+            Box::new(QuantizeSpec { dtype, layout, table: table.into(), block_size })
+        };
+        let dequantize = |table: &CodebookTable, constants, layout| {
+            Box::new(DequantizeSpec { dtype, layout, values: values(table), block_size: 64, constants })
+        };
+        add(format!("quantize_nf4_{name}_64"), quantize(&nf4, 64, Layout::Vectors));
+        add(format!("dequantize_nf4_{name}_64"), dequantize(&nf4, ConstantsSpec::Plain, Layout::Vectors));
+        let fp8 = nested(NestedSpec::Fp8);
+        add(format!("dequantize_nf4_{name}_64_fp8"), dequantize(&nf4, fp8, Layout::Vectors));
+        add(
+            format!("quantize_8bit_{name}_256"),
+            Box::new(Quantize8Spec { dtype, layout: Layout::Vectors, map: map(), block_size: 256 }),
+        );
+        add(
+            format!("dequantize_8bit_{name}_256"),
+            Box::new(Dequantize8Spec { dtype, layout: Layout::Vectors, map: map(), block_size: 256 }),
+        );
+        if dtype == DType::Bf16 {
+            // The variants: codes out of order, blocks across warps, strided matrices, bitsandbytes' constants.
+            add(format!("quantize_fp4_{name}_4096"), quantize(&fp4, 4096, Layout::Vectors));
+            add(format!("quantize_nf4_{name}_64_strided"), quantize(&nf4, 64, Layout::Elements));
+            let dynamic = nested(NestedSpec::Dynamic);
+            add(format!("dequantize_fp4_{name}_64_map_strided"), dequantize(&fp4, dynamic, Layout::Elements));
+        }
+    }
+    add("sum_constants".into(), Box::new(SumSpec { first: true }));
+    add("sum_sums".into(), Box::new(SumSpec { first: false }));
+    for (name, nested) in [("fp8", NestedSpec::Fp8), ("map", NestedSpec::Dynamic)] {
+        add(format!("double_quantize_{name}"), Box::new(DoubleQuantizeSpec { nested: nested.clone() }));
+        add(format!("double_dequantize_{name}"), Box::new(DoubleDequantizeSpec { nested }));
+    }
+    entries
+}

@@ -1,0 +1,99 @@
+//! Reading the constants of a quantized matrix: as they are, or double-quantized.
+
+use super::table;
+use super::tile::THREADS;
+use crate::format::{Constants, Map256, double_quant::Encoding};
+use ptx_asm::{Array, B64, F32, Global, Kernel, Ptr, Reg, U8};
+
+/// How the constants are stored.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ConstantsSpec {
+    /// An f32 a block.
+    Plain,
+    /// A code a block, an f32 scale per 256, an f32 offset.
+    Nested(NestedSpec),
+}
+
+/// The data type of double-quantized constants.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NestedSpec {
+    /// FP8 E4M3.
+    Fp8,
+    /// The signed dynamic map.
+    Dynamic,
+    /// The bits of the caller's map.
+    Map(Box<[u32; 256]>),
+}
+
+impl ConstantsSpec {
+    /// What a format asks for.
+    pub fn of(constants: &Constants) -> Self {
+        match constants {
+            Constants::F32 => Self::Plain,
+            Constants::Fp8 => Self::Nested(NestedSpec::Fp8),
+            Constants::Dynamic => Self::Nested(NestedSpec::Dynamic),
+            Constants::Map(values) => Self::Nested(NestedSpec::Map(Box::new(table::bits(**values)))),
+        }
+    }
+}
+
+impl NestedSpec {
+    /// What it encodes to.
+    pub fn encoding(&self) -> Encoding {
+        match self {
+            Self::Fp8 => Encoding::Fp8,
+            Self::Dynamic => Encoding::Map(Box::new(Map256::dynamic_signed())),
+            Self::Map(values) => {
+                Encoding::Map(Box::new(Map256::new(&values.map(f32::from_bits)).expect("checked by ops")))
+            }
+        }
+    }
+}
+
+/// The parameters, ready to be read.
+pub enum ConstantsParam {
+    /// The f32 constants.
+    Plain(Ptr<Global>),
+    /// Double quantization.
+    Nested {
+        /// One byte a block.
+        codes: Ptr<Global>,
+        /// One f32 per 256 blocks.
+        scales: Ptr<Global>,
+        /// The mean.
+        offset: Reg<F32>,
+        /// The value of each code.
+        values: Array<F32>,
+    },
+}
+
+impl ConstantsParam {
+    /// Declares the parameters, absmax or absmax_codes, absmax_scales, absmax_offset, and brings the table to shared
+    /// memory; a barrier must follow.
+    pub fn new(k: &Kernel, spec: &ConstantsSpec) -> Self {
+        match spec {
+            ConstantsSpec::Plain => Self::Plain(k.param_ptr("absmax")),
+            ConstantsSpec::Nested(nested) => {
+                let [codes, scales, offset] =
+                    ["absmax_codes", "absmax_scales", "absmax_offset"].map(|name| k.param_ptr(name));
+                let values = table::bits(nested.encoding().values());
+                let values = table::share(k, "constants", &values, THREADS);
+                Self::Nested { codes, scales, offset: k.ld_global::<F32>(offset), values }
+            }
+        }
+    }
+
+    /// The constant of a block; it must exist.
+    pub fn load(&self, k: &Kernel, block: Reg<B64>) -> Reg<F32> {
+        match self {
+            Self::Plain(absmax) => k.ld_global_nc::<F32>(k.offset(*absmax, k.shl_b64(block, 2))),
+            Self::Nested { codes, scales, offset, values } => {
+                let code = k.ld_global_nc::<U8>(k.offset(*codes, block));
+                let scale = k.ld_global_nc::<F32>(k.offset(*scales, k.shl_b64(k.shr_u64(block, 8), 2)));
+                let value = k.ld_shared::<F32>(values.element(k, code));
+                // Product and sum each rounded, as the format says.
+                k.add_rn_f32(k.mul_rn_f32(value, scale), *offset)
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Rust functions that write PTX: one file per kernel family, each a function of a small `…Spec`.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`quantize`] | 4-bit blocks: codes and absmax of a matrix |
+//! | [`dequantize`] | 4-bit blocks back, with plain or double-quantized constants |
+//! | [`double_quantize`] | the constants' mean, their second quantization, and back |
+//! | [`blockwise8`] | 8-bit blocks, there and back |
+//! | [`tile`] | how the streaming kernels cut their work |
+//! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
+//! | [`scale`] | the absmax of a block across lanes and warps |
+//! | [`constants`] | reading the constants of a quantized matrix |
+//! | [`catalogue`] | one of each, for `ptx/generated` and for ptxas |
+//! | [`table`] | look-up tables in shared memory: thresholds and values |
+//!
+//! What a kernel must compute is written in [`crate::format`]: the same bits. All sizes are 64-bit.
+
+pub mod blockwise8;
+pub mod catalogue;
+pub mod constants;
+pub mod dequantize;
+pub mod double_quantize;
+pub mod quantize;
+pub mod scale;
+pub mod table;
+pub mod tensor;
+pub mod tile;
+
+use ptx_asm::{Error, Module, Target};
+
+/// A kernel's text, its name, and the threads of its blocks.
+pub struct Written {
+    /// PTX.
+    pub ptx: String,
+    /// The entry's name.
+    pub name: &'static str,
+    /// Threads a block.
+    pub threads: u32,
+}
+
+/// Everything that a kernel depends on.
+pub trait Spec {
+    /// Writes the kernel for a target.
+    fn write(&self, target: Target) -> Result<Written, Error>;
+}
+
+/// A module with one kernel of `threads` threads a block.
+fn module(
+    target: Target,
+    name: &'static str,
+    threads: u32,
+    body: impl FnOnce(&ptx_asm::Kernel),
+) -> Result<Written, Error> {
+    let mut module = Module::new(target);
+    module.kernel(name, |k| {
+        k.reqntid([threads, 1, 1]);
+        body(k);
+    });
+    Ok(Written { ptx: module.to_ptx()?, name, threads })
+}

@@ -1,0 +1,181 @@
+//! Vectors of 16 bytes of a matrix: loading, storing, and their f32 values.
+
+use super::tile::{Place, VECTORS};
+use crate::view::DType;
+use ptx_asm::{Addr, B32, B64, F32, Global, Kernel, Load, Ptr, Reg, Target, U16};
+
+/// How a matrix lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// Consecutive rows, aligned to 16 bytes: whole vectors are accessed at once.
+    Vectors,
+    /// Any row stride, any alignment: one element at a time.
+    Elements,
+}
+
+/// The 16 bytes of each of a thread's vectors.
+pub type Words = [[Reg<B32>; 4]; VECTORS as usize];
+
+/// A matrix parameter: its base, then for [`Layout::Elements`] its columns and its row stride.
+pub struct TensorParam {
+    dtype: DType,
+    base: Ptr<Global>,
+    /// Columns and row stride.
+    rows: Option<[Reg<B64>; 2]>,
+}
+
+impl TensorParam {
+    /// Declares the parameters.
+    pub fn new(k: &Kernel, name: &str, dtype: DType, layout: Layout) -> Self {
+        let base = k.param_ptr(name);
+        let rows = match layout {
+            Layout::Vectors => None,
+            Layout::Elements => Some(["cols", "stride"].map(|field| k.param_u64(&format!("{name}_{field}")))),
+        };
+        Self { dtype, base, rows }
+    }
+
+    /// The thread's vectors; elements beyond the matrix read as zero.
+    pub fn load(&self, k: &Kernel, place: &Place) -> Words {
+        let words = std::array::from_fn(|_| k.regs());
+        self.whole_or_single(
+            k,
+            place,
+            |base| {
+                for (u, words) in (0..).zip(words) {
+                    let from = base.at((place.apart(u) * self.dtype.size() as u32) as i32);
+                    k.to(words).ld_global_with::<[B32; 4]>(Load::NC, from);
+                }
+            },
+            |u, i, from| {
+                let value = k.mov::<B32>(0);
+                let load = k.to(value).when(place.exists(k, u, i));
+                match self.dtype {
+                    DType::F32 => load.ld_global::<B32>(from),
+                    _ => load.ld_global::<U16>(from),
+                }
+                let (word, high) = self.word_of(i);
+                let word = words[u as usize][word];
+                if high {
+                    k.to(word).prmt_b32(word, value, 0x5410)
+                } else {
+                    k.to(word).mov(value)
+                };
+            },
+        );
+        words
+    }
+
+    /// Writes the thread's vectors, as far as the matrix reaches.
+    pub fn store(&self, k: &Kernel, place: &Place, words: &Words) {
+        self.whole_or_single(
+            k,
+            place,
+            |base| {
+                for (u, words) in (0..).zip(words) {
+                    let to = base.at((place.apart(u) * self.dtype.size() as u32) as i32);
+                    k.st_global::<[B32; 4]>(to, *words);
+                }
+            },
+            |u, i, to| {
+                let (word, high) = self.word_of(i);
+                let word = words[u as usize][word];
+                let value = if high { k.shr_u32(word, 16) } else { word };
+                let exists = k.when(place.exists(k, u, i));
+                match self.dtype {
+                    DType::F32 => exists.st_global::<B32>(to, value),
+                    _ => exists.st_global::<U16>(to, value),
+                }
+            },
+        );
+    }
+
+    /// Emits the access to whole vectors for tiles that have all elements, and that to each of the thread's elements
+    /// for the last tile and for strided matrices.
+    fn whole_or_single(
+        &self,
+        k: &Kernel,
+        place: &Place,
+        whole: impl FnOnce(Ptr<Global>),
+        single: impl Fn(u32, u32, Addr<Global>),
+    ) {
+        let each = |address: &dyn Fn(u32, u32) -> Addr<Global>| {
+            for u in 0..VECTORS {
+                (0..place.tile.vector).for_each(|i| single(u, i, address(u, i)));
+            }
+        };
+        match self.rows {
+            None => {
+                let base = self.at(k, place.first);
+                let size = self.dtype.size() as u32;
+                let in_vector = |u, i| base.at(((place.apart(u) + i) * size) as i32);
+                k.if_else(place.whole, || whole(base), || each(&in_vector));
+            }
+            Some([cols, stride]) => each(&|u, i| {
+                let index = place.index(k, u, i);
+                let row = k.div_u64(index, cols);
+                let col = k.sub_u64(index, k.mul_lo_u64(row, cols));
+                self.at(k, k.mad_lo_u64(row, stride, col)).at(0)
+            }),
+        }
+    }
+
+    /// The word of a vector that holds element `i`, and whether in its high half.
+    fn word_of(&self, i: u32) -> (usize, bool) {
+        match self.dtype {
+            DType::F32 => (i as usize, false),
+            _ => (i as usize / 2, i % 2 == 1),
+        }
+    }
+
+    fn at(&self, k: &Kernel, element: Reg<B64>) -> Ptr<Global> {
+        k.offset(self.base, k.shl_b64(element, self.dtype.size().trailing_zeros()))
+    }
+}
+
+/// The f32 values of a vector, exact.
+pub fn widen(k: &Kernel, dtype: DType, words: [Reg<B32>; 4]) -> Vec<Reg<F32>> {
+    words
+        .into_iter()
+        .flat_map(|word| match dtype {
+            DType::F32 => vec![k.f32_from_bits(word)],
+            DType::F16 => k.unpack_f16x2(word.as_f16x2()).map(|half| k.cvt_f32_f16(half)).to_vec(),
+            // bf16 is the high half of an f32.
+            DType::Bf16 => {
+                vec![k.f32_from_bits(k.shl_b32(word, 16)), k.f32_from_bits(k.and_b32(word, 0xffff_0000u32))]
+            }
+        })
+        .collect()
+}
+
+/// f32 values as a vector of `dtype`, rounded to nearest even.
+pub fn narrow(k: &Kernel, dtype: DType, values: &[Reg<F32>]) -> [Reg<B32>; 4] {
+    std::array::from_fn(|word| match dtype {
+        DType::F32 => k.f32_to_bits(values[word]),
+        DType::F16 => narrow_pair_f16(k, values[2 * word], values[2 * word + 1]),
+        DType::Bf16 => narrow_pair_bf16(k, values[2 * word], values[2 * word + 1]),
+    })
+}
+
+fn narrow_pair_f16(k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
+    if k.target() >= Target::Sm80 {
+        k.cvt_rn_f16x2_f32(high, low).as_b32()
+    } else {
+        k.pack_f16x2([k.cvt_rn_f16_f32(low), k.cvt_rn_f16_f32(high)]).as_b32()
+    }
+}
+
+fn narrow_pair_bf16(k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
+    if k.target() >= Target::Sm80 {
+        return k.cvt_rn_bf16x2_f32(high, low).as_b32();
+    }
+    // Turing has no bf16: adds half of the dropped part's range, less one where the kept part is even, and cuts. A NaN,
+    // which this could carry into an infinity, is replaced.
+    let round = |x: Reg<F32>| {
+        let bits = k.f32_to_bits(x);
+        let odd = k.bfe_u32(bits, 16, 1);
+        let rounded = k.add_u32(k.add_u32(bits, 0x7fff), odd);
+        k.selp_b32(0x7fff_0000u32, rounded, k.testp_notanumber_f32(x))
+    };
+    k.prmt_b32(round(low), round(high), 0x7632)
+}
