@@ -2,7 +2,7 @@
 
 use crate::class::{B32, B64, Class};
 use crate::kernel::Kernel;
-use crate::operand::{Imm, Inputs, Operand, Print, Sample, printed};
+use crate::operand::{Imm, Inputs, Operand, Operands, Print, printed};
 use crate::register::Reg;
 use crate::target::{ANY, Needs, sm};
 use std::fmt::Write;
@@ -117,10 +117,8 @@ impl<S: Space> Print for Addr<S> {
 
 impl<S: Space> Inputs for Addr<S> {
     type Operand = Self;
-}
 
-impl<S: Space> Sample for Addr<S> {
-    fn sample(k: &Kernel) -> Self {
+    fn sample(k: &Kernel, _: Operands) -> Self {
         Ptr::new(k.reg()).at(0)
     }
 }

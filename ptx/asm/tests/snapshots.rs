@@ -140,7 +140,7 @@ fn hopper() {
 fn forms() {
     let mut text = String::new();
     for form in ptx_asm::forms() {
-        let ptx = kernel(form.needs.target(), |k| (form.sample)(k));
+        let ptx = kernel(form.needs.target(), |k| (form.sample)(k, Operands::Registers));
         let body = ptx.split_once('{').unwrap().1.rsplit_once("ret;").unwrap().0;
         for line in body.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(".reg")) {
             writeln!(text, "{line}").unwrap();

@@ -8,7 +8,7 @@ use crate::forms::{Form, family};
 use crate::hints::{Access, Evict, Load, Prefetch, Scope, Store};
 use crate::kernel::{Kernel, To, When};
 use crate::mem::{Mem, MemIn, S8, S16, U8, U16};
-use crate::operand::{Print, Sample};
+use crate::operand::{Inputs, Operands, Print};
 use crate::register::{Destination, Guard};
 use crate::target::{Needs, sm};
 
@@ -145,14 +145,18 @@ impl<D: Destination> To<'_, D> {
 fn load_form<M: Mem, S: Space>(how: impl Fn(&Kernel) -> Load + 'static) -> Form {
     let access = how(&Kernel::scratch()).0;
     let opcode = access.opcode("ld", S::QUALIFIER, M::TYPE);
-    let sample = move |k: &Kernel| emit_ld::<M, S>(k, None, M::Regs::fresh(k), how(k).0, Addr::sample(k));
+    let sample = move |k: &Kernel, operands: Operands| {
+        emit_ld::<M, S>(k, None, M::Regs::fresh(k), how(k).0, Addr::<S>::sample(k, operands))
+    };
     Form { name: opcode.clone(), opcode, needs: needs::<M, S>(access), sample: Box::new(sample) }
 }
 
 fn store_form<M: Mem, S: Space>(how: impl Fn(&Kernel) -> Store + 'static) -> Form {
     let access = how(&Kernel::scratch()).0;
     let opcode = access.opcode("st", S::QUALIFIER, M::TYPE);
-    let sample = move |k: &Kernel| emit_st::<M, S>(k, None, how(k).0, Addr::sample(k), M::Value::sample(k));
+    let sample = move |k: &Kernel, operands: Operands| {
+        emit_st::<M, S>(k, None, how(k).0, Addr::<S>::sample(k, operands), M::sample(k, operands))
+    };
     Form { name: opcode.clone(), opcode, needs: needs::<M, S>(access), sample: Box::new(sample) }
 }
 
