@@ -18,7 +18,6 @@ pub trait Mem {
     /// The bytes of one.
     const BYTES: usize;
     #[doc(hidden)]
-    #[allow(private_interfaces)]
     const NEEDS: Needs = ANY;
 
     #[doc(hidden)]
@@ -80,7 +79,6 @@ macro_rules! vector {
             type Value = [Reg<$class>; $n];
             const TYPE: &'static str = $type;
             const BYTES: usize = $n * $bytes;
-            #[allow(private_interfaces)]
             const NEEDS: Needs = $needs;
 
             fn sample(k: &Kernel, operands: Operands) -> Self::Value {
