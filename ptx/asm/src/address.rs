@@ -2,7 +2,7 @@
 
 use crate::class::{B32, B64, Class};
 use crate::kernel::Kernel;
-use crate::operand::{Imm, Inputs, Operand, Print, Sample, printed};
+use crate::operand::{Imm, Inputs, Operand, Operands, Print, printed};
 use crate::register::Reg;
 use crate::target::{ANY, Needs, sm};
 use std::fmt::Write;
@@ -16,7 +16,6 @@ pub trait Space: Copy + 'static {
     /// Whether its addresses have 64 bits.
     const WIDE: bool;
     #[doc(hidden)]
-    #[allow(private_interfaces)]
     const NEEDS: Needs;
 }
 
@@ -29,7 +28,6 @@ macro_rules! spaces {
             type Word = $word;
             const QUALIFIER: &'static str = $qualifier;
             const WIDE: bool = matches!(<$word as crate::class::sealed::Class>::BANK, crate::class::Bank::B64);
-            #[allow(private_interfaces)]
             const NEEDS: Needs = $needs;
         }
     )*};
@@ -117,10 +115,8 @@ impl<S: Space> Print for Addr<S> {
 
 impl<S: Space> Inputs for Addr<S> {
     type Operand = Self;
-}
 
-impl<S: Space> Sample for Addr<S> {
-    fn sample(k: &Kernel) -> Self {
+    fn sample(k: &Kernel, _: Operands) -> Self {
         Ptr::new(k.reg()).at(0)
     }
 }
@@ -142,7 +138,8 @@ impl Kernel {
         Ptr(to)
     }
 
-    /// Moves a pointer that a loop carries on: `pointer += bytes`.
+    /// Moves a pointer that a loop carries: `pointer += bytes`. It writes the register, so every copy of `pointer` moves;
+    /// begin with `offset(pointer, 0)` where the old one is still wanted.
     pub fn advance<S: Space>(&self, pointer: Ptr<S>, bytes: impl Into<Operand<S::Word>>) {
         let op = if S::WIDE { "add.s64" } else { "add.s32" };
         self.emit(None, op, ANY, Some(&pointer.0), &[&pointer.0, &bytes.into()]);

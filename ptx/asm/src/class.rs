@@ -36,12 +36,21 @@ impl Bank {
     }
 }
 
+/// What the constants of a class are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Constant {
+    Int,
+    Single,
+}
+
 pub(crate) mod sealed {
-    use super::Bank;
+    use super::{Bank, Constant};
 
     pub trait Class {
         #[allow(private_interfaces)]
         const BANK: Bank;
+        #[allow(private_interfaces)]
+        const CONSTANT: Option<Constant>;
     }
 }
 
@@ -51,14 +60,25 @@ pub trait Class: sealed::Class + Copy + 'static {
     const MOV: &'static str;
 }
 
+macro_rules! constant {
+    () => {
+        None
+    };
+    ($constant:ident) => {
+        Some(Constant::$constant)
+    };
+}
+
 macro_rules! classes {
-    ($($(#[$doc:meta])* $name:ident $bank:ident $mov:literal;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident $bank:ident $mov:literal $($constant:ident)?;)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub struct $name;
         impl sealed::Class for $name {
             #[allow(private_interfaces)]
             const BANK: Bank = Bank::$bank;
+            #[allow(private_interfaces)]
+            const CONSTANT: Option<Constant> = constant!($($constant)?);
         }
         impl Class for $name {
             const MOV: &'static str = $mov;
@@ -68,21 +88,21 @@ macro_rules! classes {
 
 classes! {
     /// A predicate.
-    Pred Pred "pred";
+    Pred Pred "pred" Int;
     /// 16 bits: an integer of either sign, or just bits.
-    B16 B16 "b16";
+    B16 B16 "b16" Int;
     /// An IEEE half.
     F16 B16 "b16";
     /// A bfloat16.
     Bf16 B16 "b16";
     /// 32 bits: an integer of either sign, or just bits.
-    B32 B32 "b32";
+    B32 B32 "b32" Int;
     /// Two halves, the first in the low half.
     F16x2 B32 "b32";
     /// Two bfloat16, the first in the low half.
     Bf16x2 B32 "b32";
     /// 64 bits: an integer of either sign, or just bits.
-    B64 B64 "b64";
+    B64 B64 "b64" Int;
     /// A single.
-    F32 F32 "f32";
+    F32 F32 "f32" Single;
 }

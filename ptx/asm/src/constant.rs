@@ -3,7 +3,6 @@
 use crate::address::{Const, Ptr};
 use crate::kernel::Kernel;
 use crate::target::ANY;
-use std::fmt::Write;
 
 impl Kernel {
     /// A table of 32-bit words in the kernel's constant memory, aligned to 16 bytes. Give f32 values by their bits.
@@ -13,7 +12,7 @@ impl Kernel {
         let values: Vec<_> = words.iter().map(|word| format!("{word:#x}")).collect();
         let (len, values) = (words.len(), values.join(", "));
         let declaration = format!(".const .align 16 .b32 {name}[{len}] = {{{values}}};");
-        writeln!(self.state.borrow_mut().variables, "{declaration}").unwrap();
+        self.state.borrow_mut().variables.push((name.clone(), declaration));
         let base = self.reg();
         self.emit(None, &format!("mov.b64 $, {name}"), ANY, Some(&base), &[]);
         Ptr::new(base)

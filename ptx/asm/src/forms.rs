@@ -1,6 +1,7 @@
 //! The list of instruction forms, and what follows from a line of it.
 
 use crate::kernel::Kernel;
+use crate::operand::Operands;
 use crate::target::Needs;
 
 /// One form of one instruction: a line in [`instructions`](crate::instructions).
@@ -11,9 +12,12 @@ pub struct Form {
     pub opcode: String,
     /// The least target and `.version`.
     pub needs: Needs,
-    /// Emits the form once, on registers without values: for assemblers and parsers, not for running.
-    pub sample: Box<dyn Fn(&Kernel)>,
+    /// Emits the form once: for assemblers and parsers, not for running.
+    pub sample: Sample,
 }
+
+/// Emits a form on the operands asked for.
+pub type Sample = Box<dyn Fn(&Kernel, Operands)>;
 
 /// Every form, family by family.
 pub fn forms() -> Vec<Form> {
@@ -31,13 +35,14 @@ macro_rules! family {
             [$(#[$doc])*] $name $opcode ($($arg: $kind),*) [$($to)?] [$($needs)?]
         })*
 
+        #[allow(unused_variables)] // forms without operands do not ask what they are to be
         pub(crate) fn forms() -> Vec<$crate::forms::Form> {
             vec![$($crate::forms::Form {
                 name: stringify!($name).into(),
                 opcode: $opcode.into(),
                 needs: $crate::forms::needs!($($needs)?),
-                sample: Box::new(|k| {
-                    $(let $arg = <$crate::operand::In<$kind> as $crate::operand::Sample>::sample(k);)*
+                sample: Box::new(|k, operands| {
+                    $(let $arg = <$kind as $crate::operand::Inputs>::sample(k, operands);)*
                     k.$name($($arg),*);
                 }),
             }),*]

@@ -131,8 +131,8 @@ impl Access {
         let (ordered, cached) = (!self.order.is_empty(), !self.cache.is_empty());
         let hinted = self.evict.is_some() || self.prefetch.is_some() || self.policy.is_some();
         let global = S::QUALIFIER == ".global" || S::QUALIFIER.is_empty();
-        if ordered && S::QUALIFIER == ".const" {
-            Some("constant memory has no order")
+        if ordered && matches!(S::QUALIFIER, ".const" | ".param") {
+            Some("constants and parameters have no order")
         } else if self.nc && S::QUALIFIER != ".global" {
             Some("only global memory has a non-coherent path")
         } else if self.nc && ordered {

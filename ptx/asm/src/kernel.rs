@@ -1,10 +1,10 @@
 //! A kernel: its declarations, its registers, and the place where instructions become text.
 
-use crate::class::{B32, B64, Bank, Class, F32};
+use crate::class::{Bank, Class};
 use crate::error::{Error, Problem};
-use crate::operand::{Operand, Print};
-use crate::register::{Destination, Guard, Reg};
-use crate::target::{ANY, Needs, Target, Version};
+use crate::operand::Print;
+use crate::register::{Guard, Reg};
+use crate::target::{Needs, Target, Version};
 use std::cell::RefCell;
 use std::fmt::Write;
 
@@ -25,29 +25,30 @@ pub(crate) struct State {
     pub(crate) directives: Vec<String>,
     /// Variables of the kernel: `.shared` arrays.
     pub(crate) declarations: Vec<String>,
-    /// Variables at module scope that belong to the kernel: its dynamic shared memory.
-    pub(crate) variables: String,
+    /// Variables at module scope that belong to the kernel, by name: dynamic shared memory, constants.
+    pub(crate) variables: Vec<(String, String)>,
     pub(crate) names: Vec<String>,
     pub(crate) shared_bytes: usize,
     body: String,
     depth: usize,
     registers: [u32; Bank::ALL.len()],
     labels: u32,
-    version: Option<Version>,
+    version: Version,
     errors: Vec<Error>,
 }
 
 /// A kernel's share of the module's text.
 pub(crate) struct Finished {
     pub text: String,
-    pub variables: String,
+    pub variables: Vec<(String, String)>,
     pub version: Version,
     pub errors: Vec<Error>,
 }
 
 impl Kernel {
     pub(crate) fn new(target: Target, name: &str) -> Self {
-        let k = Self { target, state: RefCell::new(State { name: name.into(), ..State::default() }) };
+        let state = State { name: name.into(), version: target.floor(), ..State::default() };
+        let k = Self { target, state: RefCell::new(state) };
         k.declare(name);
         k
     }
@@ -77,30 +78,6 @@ impl Kernel {
     /// New registers without values.
     pub fn regs<T: Class, const N: usize>(&self) -> [Reg<T>; N] {
         std::array::from_fn(|_| self.reg())
-    }
-
-    /// A copy in a new register, or a constant in one: `mov`. The start of a variable that a loop carries.
-    pub fn mov<T: Class>(&self, from: impl Into<Operand<T>>) -> Reg<T> {
-        let to = self.reg();
-        self.to(to).mov(from);
-        to
-    }
-
-    /// `N` registers, all of one value.
-    pub fn splat<T: Class, const N: usize>(&self, from: impl Into<Operand<T>>) -> [Reg<T>; N] {
-        let from = from.into();
-        std::array::from_fn(|_| self.mov(from))
-    }
-
-    /// The next instruction writes these registers instead of new ones: `k.to(sum).add_rn_f32(sum, x)`.
-    pub fn to<D: Destination>(&self, to: D) -> To<'_, D> {
-        To { kernel: self, guard: None, to }
-    }
-
-    /// The next instruction is executed where `p` holds only: `k.when(p).st_global::<B32>(a, x)`. One that writes a
-    /// register needs `.to(register)`, because the register keeps its value elsewhere.
-    pub fn when(&self, p: impl Into<Guard>) -> When<'_> {
-        When { kernel: self, guard: p.into() }
     }
 
     /// A line of comment.
@@ -167,7 +144,7 @@ impl Kernel {
             return self.problem(Problem::Unsupported { instruction, needs, target: self.target });
         };
         let needed = &mut self.state.borrow_mut().version;
-        *needed = Some(needed.map_or(version, |v| v.max(version)));
+        *needed = version.max(*needed);
     }
 
     /// Notes that an instruction's parts do not go together, if there is a reason.
@@ -242,64 +219,6 @@ impl Kernel {
             writeln!(text, "    {declaration}").unwrap();
         }
         write!(text, "\n{}    ret;\n}}\n", state.body).unwrap();
-        Finished {
-            text,
-            variables: state.variables,
-            version: state.version.unwrap_or(self.target.floor()),
-            errors: state.errors,
-        }
-    }
-}
-
-/// The destination of the next instruction: see [`Kernel::to`].
-#[must_use = "names the destination of an instruction that does not follow"]
-pub struct To<'k, D> {
-    pub(crate) kernel: &'k Kernel,
-    pub(crate) guard: Option<Guard>,
-    pub(crate) to: D,
-}
-
-/// The guard of the next instruction: see [`Kernel::when`].
-#[must_use = "guards an instruction that does not follow"]
-pub struct When<'k> {
-    pub(crate) kernel: &'k Kernel,
-    pub(crate) guard: Guard,
-}
-
-impl<'k> When<'k> {
-    /// The instruction writes these registers, where the guard holds.
-    pub fn to<D: Destination>(self, to: D) -> To<'k, D> {
-        To { kernel: self.kernel, guard: Some(self.guard), to }
-    }
-}
-
-impl<'k, D> To<'k, D> {
-    /// The instruction is executed where `p` holds only; elsewhere its destination keeps its value.
-    pub fn when(self, p: impl Into<Guard>) -> Self {
-        Self { guard: Some(p.into()), ..self }
-    }
-}
-
-impl<T: Class> To<'_, Reg<T>> {
-    /// `mov`
-    pub fn mov(self, from: impl Into<Operand<T>>) {
-        self.kernel.emit(self.guard, &format!("mov.{}", T::MOV), ANY, Some(&self.to), &[&from.into()]);
-    }
-}
-
-impl Kernel {
-    /// A variable of 32 bits for a loop to carry.
-    pub fn var_u32(&self, start: impl Into<Operand<B32>>) -> Reg<B32> {
-        self.mov(start)
-    }
-
-    /// A variable of 64 bits for a loop to carry.
-    pub fn var_u64(&self, start: impl Into<Operand<B64>>) -> Reg<B64> {
-        self.mov(start)
-    }
-
-    /// An f32 variable for a loop to carry.
-    pub fn var_f32(&self, start: impl Into<Operand<F32>>) -> Reg<F32> {
-        self.mov(start)
+        Finished { text, variables: state.variables, version: state.version, errors: state.errors }
     }
 }

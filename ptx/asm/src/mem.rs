@@ -2,7 +2,8 @@
 
 use crate::address::{Global, Space};
 use crate::class::{B16, B32, B64, Bf16, Bf16x2, F16, F16x2, F32};
-use crate::operand::{Operand, Print, Sample};
+use crate::kernel::Kernel;
+use crate::operand::{Inputs, Operand, Operands, Print};
 use crate::register::{Destination, Reg};
 use crate::target::{ANY, Needs, sm};
 
@@ -11,14 +12,16 @@ pub trait Mem {
     /// The registers that a load writes.
     type Regs: Destination;
     /// What a store takes.
-    type Value: Print + Sample;
+    type Value: Print;
     /// The type in the opcode, with its vector size: `v4.b32`.
     const TYPE: &'static str;
     /// The bytes of one.
     const BYTES: usize;
     #[doc(hidden)]
-    #[allow(private_interfaces)]
     const NEEDS: Needs = ANY;
+
+    #[doc(hidden)]
+    fn sample(k: &Kernel, operands: Operands) -> Self::Value;
 }
 
 /// Types that one access can move from or to `S`.
@@ -51,6 +54,10 @@ macro_rules! mem {
             type Value = Operand<$class>;
             const TYPE: &'static str = $one;
             const BYTES: usize = $bytes;
+
+            fn sample(k: &Kernel, operands: Operands) -> Self::Value {
+                <$class as Inputs>::sample(k, operands)
+            }
         }
 
         impl<S: Space> MemIn<S> for $name {}
@@ -72,8 +79,11 @@ macro_rules! vector {
             type Value = [Reg<$class>; $n];
             const TYPE: &'static str = $type;
             const BYTES: usize = $n * $bytes;
-            #[allow(private_interfaces)]
             const NEEDS: Needs = $needs;
+
+            fn sample(k: &Kernel, operands: Operands) -> Self::Value {
+                <[$class; $n] as Inputs>::sample(k, operands)
+            }
         }
     };
 }

@@ -43,17 +43,26 @@ impl Module {
     /// for example the number of bytes of dynamic shared memory that a launch has to give.
     pub fn kernel<R>(&mut self, name: &str, write: impl FnOnce(&Kernel) -> R) -> R {
         let k = Kernel::new(self.target, name);
-        if self.names.iter().any(|n| n == name) {
-            k.problem(Problem::DuplicateName { name: name.into() });
-        }
         let result = write(&k);
         let finished = k.finish();
         self.version = self.version.max(finished.version);
-        self.names.push(name.into());
         write!(self.kernels, "\n{}", finished.text).unwrap();
-        self.variables.push_str(&finished.variables);
         self.errors.extend(finished.errors);
+        self.declare(name, name);
+        for (variable, declaration) in finished.variables {
+            writeln!(self.variables, "{declaration}").unwrap();
+            self.declare(name, &variable);
+        }
         result
+    }
+
+    /// Takes a name at module scope.
+    fn declare(&mut self, kernel: &str, name: &str) {
+        if self.names.iter().any(|n| n == name) {
+            let problem = Problem::DuplicateName { name: name.into() };
+            self.errors.push(Error { kernel: kernel.into(), section: String::new(), problem });
+        }
+        self.names.push(name.into());
     }
 
     /// The module's text, or the first thing wrong with it.

@@ -1,9 +1,10 @@
 //! What instructions read: registers, immediates, vectors.
 
-use crate::class::{B16, B32, B64, Class, F32, Pred};
+use crate::class::{B16, B32, B64, Class, Constant, F32, Pred};
 use crate::kernel::Kernel;
 use crate::register::Reg;
 use std::fmt::Write;
+use std::marker::PhantomData;
 
 /// Something that stands in an operand's place.
 pub trait Print {
@@ -101,47 +102,79 @@ impl<const SAMPLE: u32> Print for Imm<SAMPLE> {
     }
 }
 
+/// What the operands of a [`Form`](crate::Form)'s sample are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operands {
+    /// Registers, without values.
+    Registers,
+    /// Constants, where the form takes them.
+    Constants,
+}
+
 /// What an operand of a kind may be: `In<B32>` is an [`Operand<B32>`], `In<[F32; 4]>` is `[Reg<F32>; 4]`.
 pub type In<K> = <K as Inputs>::Operand;
 
-/// A kind of operand.
+/// A kind of operand, as the lists of instructions name it.
 pub trait Inputs {
     /// What the caller gives.
-    type Operand: Print + Sample;
+    type Operand: Print;
+
+    /// Any operand that the assembler takes, for the list of all forms.
+    fn sample(k: &Kernel, operands: Operands) -> Self::Operand;
 }
 
+/// A register or a constant.
 impl<T: Class> Inputs for T {
     type Operand = Operand<T>;
-}
 
-impl<T: Class, const N: usize> Inputs for [T; N] {
-    type Operand = [Reg<T>; N];
-}
-
-impl<const SAMPLE: u32> Inputs for Imm<SAMPLE> {
-    type Operand = Self;
-}
-
-/// Operands for the list of all forms.
-pub trait Sample {
-    /// Any operand that the assembler takes.
-    fn sample(k: &Kernel) -> Self;
-}
-
-impl<T: Class> Sample for Operand<T> {
-    fn sample(k: &Kernel) -> Self {
-        k.reg::<T>().into()
+    fn sample(k: &Kernel, operands: Operands) -> Operand<T> {
+        match (operands, T::CONSTANT) {
+            (Operands::Constants, Some(Constant::Int)) => Operand(Source::Int(1)),
+            (Operands::Constants, Some(Constant::Single)) => Operand(Source::Single(1.0)),
+            _ => k.reg::<T>().into(),
+        }
     }
 }
 
-impl<T: Class, const N: usize> Sample for [Reg<T>; N] {
-    fn sample(k: &Kernel) -> Self {
+/// A vector or fragment: registers only.
+impl<T: Class, const N: usize> Inputs for [T; N] {
+    type Operand = [Reg<T>; N];
+
+    fn sample(k: &Kernel, _: Operands) -> Self::Operand {
         k.regs()
     }
 }
 
-impl<const SAMPLE: u32> Sample for Imm<SAMPLE> {
-    fn sample(_: &Kernel) -> Self {
+/// A constant only.
+impl<const SAMPLE: u32> Inputs for Imm<SAMPLE> {
+    type Operand = Self;
+
+    fn sample(_: &Kernel, _: Operands) -> Self {
         SAMPLE.into()
+    }
+}
+
+/// The kind of an operand that cannot be a constant.
+pub struct Register<T>(PhantomData<T>);
+
+impl<T: Class> Inputs for Register<T> {
+    type Operand = Reg<T>;
+
+    fn sample(k: &Kernel, _: Operands) -> Reg<T> {
+        k.reg()
+    }
+}
+
+/// The kind of an operand that has to be a multiple of `N`.
+pub struct Multiple<const N: u32>;
+
+impl<const N: u32> Inputs for Multiple<N> {
+    type Operand = Operand<B32>;
+
+    fn sample(k: &Kernel, operands: Operands) -> Operand<B32> {
+        match operands {
+            Operands::Registers => k.reg().into(),
+            Operands::Constants => N.into(),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Parameters and launch directives of a kernel.
 
-use crate::address::{Global, Ptr};
+use crate::address::{Global, Param, Ptr};
 use crate::class::{B32, B64, F32};
 use crate::kernel::Kernel;
 use crate::register::Reg;
@@ -47,6 +47,15 @@ impl Kernel {
         self.emit(None, &format!("mov.b64 $, {name}"), ANY, Some(&param), &[]);
         self.emit(None, "cvta.param.u64", ANY.ptx(7, 7), Some(&generic), &[&param]);
         TensorMap::new(Ptr::new(generic))
+    }
+
+    /// A block of bytes given by value, to be read by [`ld_param`](Self::ld_param): a struct, or an array indexed at run
+    /// time. All parameters together have 4 KB.
+    pub fn param_block(&self, name: &str, align: usize, bytes: usize) -> Ptr<Param> {
+        self.param(name, &format!(".param .align {align} .b8 {name}[{bytes}]"));
+        let to = self.reg();
+        self.emit(None, &format!("mov.b64 $, {name}"), ANY, Some(&to), &[]);
+        Ptr::new(to)
     }
 
     /// The most threads a block may have, in x, y, z.

@@ -7,7 +7,6 @@ use crate::kernel::Kernel;
 use crate::mem::Mem;
 use crate::operand::Operand;
 use crate::target::ANY;
-use std::fmt::Write;
 use std::marker::PhantomData;
 
 /// An array of `M` in shared memory.
@@ -126,7 +125,8 @@ impl Kernel {
         assert!(align.is_power_of_two() && align >= 16);
         let name = format!("{}_dynamic", self.name());
         self.declare(&name);
-        writeln!(self.state.borrow_mut().variables, ".extern .shared .align {align} .b8 {name}[];").unwrap();
+        let declaration = format!(".extern .shared .align {align} .b8 {name}[];");
+        self.state.borrow_mut().variables.push((name.clone(), declaration));
         DynamicShared { base: self.shared_base(&name), align, bytes: 0 }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A PTX ISA version, as `.version` states it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Version {
     /// The number before the point.
     pub major: u8,

@@ -3,7 +3,7 @@
 use crate::address::{Addr, Generic, Ptr};
 use crate::class::B32;
 use crate::kernel::Kernel;
-use crate::operand::{Inputs, Print, Sample};
+use crate::operand::{Inputs, Operands, Print};
 use crate::register::Reg;
 
 /// A tensor map (`CUtensorMap`) that a kernel was given: see [`Kernel::param_tensor_map`].
@@ -47,10 +47,8 @@ impl<const N: usize> Print for Tile<N> {
 
 impl<const N: usize> Inputs for Tile<N> {
     type Operand = Self;
-}
 
-impl<const N: usize> Sample for Tile<N> {
-    fn sample(k: &Kernel) -> Self {
+    fn sample(k: &Kernel, _: Operands) -> Self {
         TensorMap(Ptr::new(k.reg())).tile(k.regs())
     }
 }

@@ -22,9 +22,11 @@ fn library() -> PathBuf {
 
 /// What the compiler says to a file; whether it takes it.
 fn compile(file: &Path) -> (bool, String) {
+    let object = Path::new(env!("CARGO_TARGET_TMPDIR")).join(file.with_extension("o").file_name().unwrap());
     let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
     let output = Command::new(rustc)
-        .args(["--edition=2024", "--crate-type=lib", "--emit=obj", "-o", "/dev/null"])
+        .args(["--edition=2024", "--crate-type=lib", "--emit=obj", "-o"])
+        .arg(object)
         .arg(format!("--extern=ptx_asm={}", library().display()))
         .arg(file)
         .output()

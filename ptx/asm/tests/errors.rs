@@ -95,6 +95,11 @@ fn names() {
     module.kernel("k", |_| ());
     module.kernel("k", |_| ());
     assert_eq!(module.to_ptx().unwrap_err().problem, Problem::DuplicateName { name: "k".into() });
+
+    let mut module = Module::new(Target::Sm80);
+    module.kernel("a_b", |_| ());
+    module.kernel("a", |k| k.constants("b", &[1]));
+    assert_eq!(module.to_ptx().unwrap_err().to_string(), "kernel a: the name a_b is taken");
 }
 
 #[test]

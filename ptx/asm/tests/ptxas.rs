@@ -4,7 +4,7 @@
 //! Needs the directory `$PTXAS_DIR` with `13.5/ptxas` and `12.0/ptxas` (facts: `nvidia-cuda-nvcc` 13.5.37 and
 //! `nvidia-cuda-nvcc-cu12` 12.0.140 on PyPI).
 
-use ptx_asm::{Form, Module, Target, Version, forms};
+use ptx_asm::{Form, Module, Operands, Target, Version, forms};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::Write as _;
@@ -36,18 +36,20 @@ fn refusal(ptxas: &Path, target: Target, ptx: &str) -> Option<String> {
     })
 }
 
+const BOTH: [Operands; 2] = [Operands::Registers, Operands::Constants];
+
 /// A module with the given forms in one kernel each, as the builder writes it.
-fn module(target: Target, forms: &[&Form]) -> String {
+fn module(target: Target, forms: &[&Form], operands: &[Operands]) -> String {
     let mut module = Module::new(target);
     for (i, form) in forms.iter().enumerate() {
-        module.kernel(&format!("form_{i}"), |k| (form.sample)(k));
+        module.kernel(&format!("form_{i}"), |k| operands.iter().for_each(|&o| (form.sample)(k, o)));
     }
     module.to_ptx().unwrap()
 }
 
-/// The same text under another `.version` and `.target`.
+/// A form's text under another `.version` and `.target`.
 fn retarget(form: &Form, version: Version, target: Target) -> String {
-    let ptx = module(form.needs.target(), &[form]);
+    let ptx = module(form.needs.target(), &[form], &[Operands::Registers]);
     let body = ptx.split_once(".address_size").unwrap().1;
     format!(".version {version}\n.target {target}\n.address_size{body}")
 }
@@ -69,7 +71,7 @@ fn every_form_assembles_at_its_version() {
     for target in Target::ALL {
         for (version, forms) in by_version(target) {
             let all: Vec<_> = forms.iter().collect();
-            let ptx = module(target, &all);
+            let ptx = module(target, &all, &BOTH);
             assert!(ptx.starts_with(&format!(".version {version}\n.target {target}\n")), "{ptx}");
             let old = version <= Version::new(8, 0) && target <= Target::Sm90a;
             for ptxas in [&newest, &oldest].into_iter().take(1 + usize::from(old)) {
@@ -77,7 +79,7 @@ fn every_form_assembles_at_its_version() {
                     continue;
                 }
                 for form in &forms {
-                    if let Some(text) = refusal(ptxas, target, &module(target, &[form])) {
+                    if let Some(text) = refusal(ptxas, target, &module(target, &[form], &BOTH)) {
                         writeln!(wrong, "{} {target} {version} {}\n{text}", form.name, ptxas.display())
                             .unwrap();
                     }

@@ -102,6 +102,7 @@ fn hopper() {
         k.reqnctapercluster([2, 1, 1]);
         let map = k.param_tensor_map("map");
         let out = k.param_ptr("out");
+        let batch = k.param_block("batch", 8, 64);
         let table = k.constants("table", &[0, 1.0f32.to_bits(), u32::MAX]);
         let mut shared = k.dynamic_shared(1024);
         let full = shared.array_aligned::<B64>(2, 8);
@@ -114,7 +115,7 @@ fn hopper() {
         });
         k.barrier_cluster_arrive();
         k.barrier_cluster_wait();
-        let zero = k.mov::<B32>(0);
+        let zero = k.ld_param::<B32>(k.element(batch, k.ctaid_y(), 4));
         k.if_then(k.elect(u32::MAX).1, || {
             k.mbarrier_arrive_expect_tx(full.at(0), 64 * 64 * 2);
             k.cp_async_bulk_tensor_2d_load(tile.ptr(k), map.tile([zero, zero]), full.at(0));
@@ -140,11 +141,11 @@ fn hopper() {
 fn forms() {
     let mut text = String::new();
     for form in ptx_asm::forms() {
-        let ptx = kernel(form.needs.target(), |k| (form.sample)(k));
+        let ptx = kernel(form.needs.target(), |k| (form.sample)(k, Operands::Registers));
         let body = ptx.split_once('{').unwrap().1.rsplit_once("ret;").unwrap().0;
         for line in body.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(".reg")) {
             writeln!(text, "{line}").unwrap();
         }
     }
-    check("forms.ptx", &text);
+    check("forms.txt", &text);
 }

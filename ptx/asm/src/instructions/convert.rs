@@ -4,6 +4,7 @@
 
 use crate::class::{B16, B32, B64, Bf16, Bf16x2, F16, F16x2, F32};
 use crate::forms::family;
+use crate::operand::Register;
 use crate::target::{ptx, sm};
 
 family! {
@@ -80,8 +81,8 @@ family! {
     cvt_rn_satfinite_e5m2x2_f32 "cvt.rn.satfinite.e5m2x2.f32" (high: F32, low: F32) -> B16, sm(89).ptx(8, 1).below(90);
     cvt_rn_satfinite_e4m3x2_f16x2 "cvt.rn.satfinite.e4m3x2.f16x2" (a: F16x2) -> B16, sm(89).ptx(8, 1).below(90);
     cvt_rn_satfinite_e5m2x2_f16x2 "cvt.rn.satfinite.e5m2x2.f16x2" (a: F16x2) -> B16, sm(89).ptx(8, 1).below(90);
-    cvt_rn_f16x2_e4m3x2 "cvt.rn.f16x2.e4m3x2" (a: B16) -> F16x2, sm(89).ptx(8, 1).below(90);
-    cvt_rn_f16x2_e5m2x2 "cvt.rn.f16x2.e5m2x2" (a: B16) -> F16x2, sm(89).ptx(8, 1).below(90);
+    cvt_rn_f16x2_e4m3x2 "cvt.rn.f16x2.e4m3x2" (a: Register<B16>) -> F16x2, sm(89).ptx(8, 1).below(90);
+    cvt_rn_f16x2_e5m2x2 "cvt.rn.f16x2.e5m2x2" (a: Register<B16>) -> F16x2, sm(89).ptx(8, 1).below(90);
 
     /// `c << 16 | saturated a << 8 | saturated b`.
     cvt_pack_sat_s8_s32_b32 "cvt.pack.sat.s8.s32.b32" (a: B32, b: B32, c: B32) -> B32, ptx(6, 5);

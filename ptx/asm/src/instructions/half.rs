@@ -4,6 +4,7 @@
 
 use crate::class::{B64, Bf16, Bf16x2, F16, F16x2, F32, Pred};
 use crate::forms::family;
+use crate::operand::Register;
 use crate::target::{ptx, sm};
 
 family! {
@@ -79,11 +80,11 @@ family! {
     setp_eq_bf16x2 "setp.eq.bf16x2" (a: Bf16x2, b: Bf16x2) -> (Pred, Pred), sm(90);
 
     /// Two singles in one register.
-    add_rn_f32x2 "add.rn.f32x2" (a: B64, b: B64) -> B64, sm(100);
+    add_rn_f32x2 "add.rn.f32x2" (a: Register<B64>, b: Register<B64>) -> B64, sm(100);
     /// Two singles in one register.
-    mul_rn_f32x2 "mul.rn.f32x2" (a: B64, b: B64) -> B64, sm(100);
+    mul_rn_f32x2 "mul.rn.f32x2" (a: Register<B64>, b: Register<B64>) -> B64, sm(100);
     /// Two singles in one register.
-    fma_rn_f32x2 "fma.rn.f32x2" (a: B64, b: B64, c: B64) -> B64, sm(100);
+    fma_rn_f32x2 "fma.rn.f32x2" (a: Register<B64>, b: Register<B64>, c: Register<B64>) -> B64, sm(100);
 
     /// `a + c`, rounded once.
     add_rn_f32_f16 "add.rn.f32.f16" (a: F16, c: F32) -> F32, sm(100);

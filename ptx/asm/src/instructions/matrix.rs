@@ -7,6 +7,7 @@
 use crate::address::{Addr, Shared};
 use crate::class::{B32, Bf16x2, F16x2, F32};
 use crate::forms::family;
+use crate::operand::Register;
 use crate::target::{ptx, sm};
 
 family! {
@@ -25,7 +26,7 @@ family! {
     stmatrix_x4_trans "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16" (to: Addr<Shared>, from: [B32; 4]), sm(90);
 
     /// Transposes an 8x8 fragment in registers.
-    movmatrix_trans_b16 "movmatrix.sync.aligned.m8n8.trans.b16" (a: B32) -> B32, ptx(7, 8);
+    movmatrix_trans_b16 "movmatrix.sync.aligned.m8n8.trans.b16" (a: Register<B32>) -> B32, ptx(7, 8);
 
     mma_m16n8k8_f32_f16 "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32" (a: [F16x2; 2], b: [F16x2; 1], c: [F32; 4]) -> [F32; 4], ptx(6, 5);
     mma_m16n8k16_f32_f16 "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" (a: [F16x2; 4], b: [F16x2; 2], c: [F32; 4]) -> [F32; 4], sm(80);

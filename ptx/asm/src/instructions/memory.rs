@@ -2,13 +2,14 @@
 //!
 //! A load or store names what is in memory by its type argument: `ld_global::<U8>(p)`, `st_shared::<[F32; 4]>(p, x)`.
 
-use crate::address::{Addr, Const, Generic, Global, Shared, SharedCluster, Space};
+use crate::address::{Addr, Const, Generic, Global, Param, Shared, SharedCluster, Space};
 use crate::class::{B16, B32, B64, F32};
+use crate::emit::{To, When};
 use crate::forms::{Form, family};
 use crate::hints::{Access, Evict, Load, Prefetch, Scope, Store};
-use crate::kernel::{Kernel, To, When};
+use crate::kernel::Kernel;
 use crate::mem::{Mem, MemIn, S8, S16, U8, U16};
-use crate::operand::{Print, Sample};
+use crate::operand::{Inputs, Operands, Print};
 use crate::register::{Destination, Guard};
 use crate::target::{Needs, sm};
 
@@ -118,6 +119,7 @@ loads! {
     Shared ld_shared ld_shared_with;
     SharedCluster ld_shared_cluster ld_shared_cluster_with;
     Const ld_const ld_const_with;
+    Param ld_param ld_param_with;
     Generic ld_generic ld_generic_with;
 }
 
@@ -145,14 +147,18 @@ impl<D: Destination> To<'_, D> {
 fn load_form<M: Mem, S: Space>(how: impl Fn(&Kernel) -> Load + 'static) -> Form {
     let access = how(&Kernel::scratch()).0;
     let opcode = access.opcode("ld", S::QUALIFIER, M::TYPE);
-    let sample = move |k: &Kernel| emit_ld::<M, S>(k, None, M::Regs::fresh(k), how(k).0, Addr::sample(k));
+    let sample = move |k: &Kernel, operands: Operands| {
+        emit_ld::<M, S>(k, None, M::Regs::fresh(k), how(k).0, Addr::<S>::sample(k, operands))
+    };
     Form { name: opcode.clone(), opcode, needs: needs::<M, S>(access), sample: Box::new(sample) }
 }
 
 fn store_form<M: Mem, S: Space>(how: impl Fn(&Kernel) -> Store + 'static) -> Form {
     let access = how(&Kernel::scratch()).0;
     let opcode = access.opcode("st", S::QUALIFIER, M::TYPE);
-    let sample = move |k: &Kernel| emit_st::<M, S>(k, None, how(k).0, Addr::sample(k), M::Value::sample(k));
+    let sample = move |k: &Kernel, operands: Operands| {
+        emit_st::<M, S>(k, None, how(k).0, Addr::<S>::sample(k, operands), M::sample(k, operands))
+    };
     Form { name: opcode.clone(), opcode, needs: needs::<M, S>(access), sample: Box::new(sample) }
 }
 
@@ -166,6 +172,7 @@ pub(crate) fn forms() -> Vec<Form> {
             all.push(load_form::<$t, Shared>(move |_| Load::WEAK));
             all.push(load_form::<$t, SharedCluster>(move |_| Load::WEAK));
             all.push(load_form::<$t, Const>(move |_| Load::WEAK));
+            all.push(load_form::<$t, Param>(move |_| Load::WEAK));
             all.push(load_form::<$t, Generic>(move |_| Load::WEAK));
             all.push(store_form::<$t, Global>(move |_| Store::WEAK));
             all.push(store_form::<$t, Shared>(move |_| Store::WEAK));

@@ -2,15 +2,16 @@
 
 use crate::class::{B32, Pred};
 use crate::forms::family;
+use crate::operand::Multiple;
 use crate::target::sm;
 
 family! {
     /// All threads of the block meet.
     bar_sync "bar.sync" (barrier: B32);
     /// As many threads meet, whole warps.
-    bar_sync_count "bar.sync" (barrier: B32, threads: B32);
+    bar_sync_count "bar.sync" (barrier: B32, threads: Multiple<32>);
     /// Arrives without waiting.
-    bar_arrive "bar.arrive" (barrier: B32, threads: B32);
+    bar_arrive "bar.arrive" (barrier: B32, threads: Multiple<32>);
     bar_red_popc_u32 "bar.red.popc.u32" (barrier: B32, p: Pred) -> B32;
     bar_red_and_pred "bar.red.and.pred" (barrier: B32, p: Pred) -> Pred;
     bar_red_or_pred "bar.red.or.pred" (barrier: B32, p: Pred) -> Pred;

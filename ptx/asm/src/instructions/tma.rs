@@ -3,34 +3,34 @@
 //! A pointer or address in [`Shared`] serves where one in [`SharedCluster`] is asked for: it names the block's own memory.
 
 use crate::address::{Addr, Generic, Global, Shared, SharedCluster};
-use crate::class::{B16, B32, B64};
+use crate::class::{B16, B64};
 use crate::forms::family;
-use crate::operand::Imm;
+use crate::operand::{Imm, Multiple};
 use crate::target::{ptx, sm};
 use crate::tensor_map::Tile;
 
 family! {
     /// Global to shared; the bytes count on the barrier, which lies in the same block as `to`.
-    cp_async_bulk_load "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes" (to: Addr<SharedCluster>, from: Addr<Global>, bytes: B32, barrier: Addr<SharedCluster>), sm(90).ptx(8, 0);
+    cp_async_bulk_load "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes" (to: Addr<SharedCluster>, from: Addr<Global>, bytes: Multiple<16>, barrier: Addr<SharedCluster>), sm(90).ptx(8, 0);
     /// The same by a newer form that needs no cluster.
-    cp_async_bulk_load_cta "cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes" (to: Addr<Shared>, from: Addr<Global>, bytes: B32, barrier: Addr<Shared>), sm(90).ptx(8, 6);
-    cp_async_bulk_load_policy "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint" (to: Addr<SharedCluster>, from: Addr<Global>, bytes: B32, barrier: Addr<SharedCluster>, policy: B64), sm(90).ptx(8, 0);
+    cp_async_bulk_load_cta "cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes" (to: Addr<Shared>, from: Addr<Global>, bytes: Multiple<16>, barrier: Addr<Shared>), sm(90).ptx(8, 6);
+    cp_async_bulk_load_policy "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint" (to: Addr<SharedCluster>, from: Addr<Global>, bytes: Multiple<16>, barrier: Addr<SharedCluster>, policy: B64), sm(90).ptx(8, 0);
     /// To the same offset in every block of the mask.
-    cp_async_bulk_load_multicast "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster" (to: Addr<SharedCluster>, from: Addr<Global>, bytes: B32, barrier: Addr<SharedCluster>, blocks: B16), sm(90).ptx(8, 0);
+    cp_async_bulk_load_multicast "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster" (to: Addr<SharedCluster>, from: Addr<Global>, bytes: Multiple<16>, barrier: Addr<SharedCluster>, blocks: B16), sm(90).ptx(8, 0);
     /// Shared to shared of another block.
-    cp_async_bulk_send "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes" (to: Addr<SharedCluster>, from: Addr<Shared>, bytes: B32, barrier: Addr<SharedCluster>), sm(90).ptx(8, 0);
+    cp_async_bulk_send "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes" (to: Addr<SharedCluster>, from: Addr<Shared>, bytes: Multiple<16>, barrier: Addr<SharedCluster>), sm(90).ptx(8, 0);
     /// Shared to global; the copy belongs to the bulk group that is committed next.
-    cp_async_bulk_store "cp.async.bulk.global.shared::cta.bulk_group" (to: Addr<Global>, from: Addr<Shared>, bytes: B32), sm(90).ptx(8, 0);
-    cp_async_bulk_store_policy "cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint" (to: Addr<Global>, from: Addr<Shared>, bytes: B32, policy: B64), sm(90).ptx(8, 0);
-    cp_reduce_async_bulk_add_u32 "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32" (to: Addr<Global>, from: Addr<Shared>, bytes: B32), sm(90).ptx(8, 0);
-    cp_reduce_async_bulk_add_u64 "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u64" (to: Addr<Global>, from: Addr<Shared>, bytes: B32), sm(90).ptx(8, 0);
-    cp_reduce_async_bulk_add_f32 "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32" (to: Addr<Global>, from: Addr<Shared>, bytes: B32), sm(90).ptx(8, 0);
-    cp_reduce_async_bulk_add_noftz_f16 "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.f16" (to: Addr<Global>, from: Addr<Shared>, bytes: B32), sm(90).ptx(8, 0);
-    cp_reduce_async_bulk_add_noftz_bf16 "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.bf16" (to: Addr<Global>, from: Addr<Shared>, bytes: B32), sm(90).ptx(8, 0);
-    cp_reduce_async_bulk_min_u32 "cp.reduce.async.bulk.global.shared::cta.bulk_group.min.u32" (to: Addr<Global>, from: Addr<Shared>, bytes: B32), sm(90).ptx(8, 0);
-    cp_reduce_async_bulk_max_u32 "cp.reduce.async.bulk.global.shared::cta.bulk_group.max.u32" (to: Addr<Global>, from: Addr<Shared>, bytes: B32), sm(90).ptx(8, 0);
-    cp_reduce_async_bulk_max_s32 "cp.reduce.async.bulk.global.shared::cta.bulk_group.max.s32" (to: Addr<Global>, from: Addr<Shared>, bytes: B32), sm(90).ptx(8, 0);
-    cp_async_bulk_prefetch_l2 "cp.async.bulk.prefetch.L2.global" (from: Addr<Global>, bytes: B32), sm(90).ptx(8, 0);
+    cp_async_bulk_store "cp.async.bulk.global.shared::cta.bulk_group" (to: Addr<Global>, from: Addr<Shared>, bytes: Multiple<16>), sm(90).ptx(8, 0);
+    cp_async_bulk_store_policy "cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint" (to: Addr<Global>, from: Addr<Shared>, bytes: Multiple<16>, policy: B64), sm(90).ptx(8, 0);
+    cp_reduce_async_bulk_add_u32 "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32" (to: Addr<Global>, from: Addr<Shared>, bytes: Multiple<16>), sm(90).ptx(8, 0);
+    cp_reduce_async_bulk_add_u64 "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u64" (to: Addr<Global>, from: Addr<Shared>, bytes: Multiple<16>), sm(90).ptx(8, 0);
+    cp_reduce_async_bulk_add_f32 "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32" (to: Addr<Global>, from: Addr<Shared>, bytes: Multiple<16>), sm(90).ptx(8, 0);
+    cp_reduce_async_bulk_add_noftz_f16 "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.f16" (to: Addr<Global>, from: Addr<Shared>, bytes: Multiple<16>), sm(90).ptx(8, 0);
+    cp_reduce_async_bulk_add_noftz_bf16 "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.noftz.bf16" (to: Addr<Global>, from: Addr<Shared>, bytes: Multiple<16>), sm(90).ptx(8, 0);
+    cp_reduce_async_bulk_min_u32 "cp.reduce.async.bulk.global.shared::cta.bulk_group.min.u32" (to: Addr<Global>, from: Addr<Shared>, bytes: Multiple<16>), sm(90).ptx(8, 0);
+    cp_reduce_async_bulk_max_u32 "cp.reduce.async.bulk.global.shared::cta.bulk_group.max.u32" (to: Addr<Global>, from: Addr<Shared>, bytes: Multiple<16>), sm(90).ptx(8, 0);
+    cp_reduce_async_bulk_max_s32 "cp.reduce.async.bulk.global.shared::cta.bulk_group.max.s32" (to: Addr<Global>, from: Addr<Shared>, bytes: Multiple<16>), sm(90).ptx(8, 0);
+    cp_async_bulk_prefetch_l2 "cp.async.bulk.prefetch.L2.global" (from: Addr<Global>, bytes: Multiple<16>), sm(90).ptx(8, 0);
 
     cp_async_bulk_commit_group "cp.async.bulk.commit_group" (), sm(90).ptx(8, 0);
     /// Until at most `pending` of this thread's groups are under way.

@@ -166,7 +166,7 @@ macro_rules! products {
 }
 
 fn form(name: &str, opcode: String, sample: impl Fn(&Kernel) + 'static) -> Form {
-    Form { name: name.into(), opcode, needs: sm_90a(), sample: Box::new(sample) }
+    Form { name: name.into(), opcode, needs: sm_90a(), sample: Box::new(move |k, _| sample(k)) }
 }
 
 products! {
