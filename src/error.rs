@@ -19,6 +19,11 @@ pub enum Status {
     OutOfResources = 5,
     /// A bug in this library. Outputs may be partly written.
     Internal = 6,
+    /// There is no device of this kind, or no driver for it, or one that is too old.
+    NoDevice = 7,
+    /// The device's driver reports an error: of this call, or of work that was enqueued before it. Outputs may be partly
+    /// written.
+    Device = 8,
 }
 
 /// A status and a message that names the argument, its value and what is valid.

@@ -6,9 +6,11 @@
 //! | [`view`] | views of the caller's memory: tensors and quantized matrices |
 //! | [`ops`] | the operations, one file each: argument checks, choice of the backend |
 //! | `cpu` | the operations for CPUs: portable, AVX2, AVX-512, chosen at run time |
+//! | `cuda` | the operations for NVIDIA GPUs: the driver, found at run time; launches |
+//! | [`kernels`] | Rust functions that write the GPU kernels as PTX |
 //! | [`capi`] | the C ABI of `include/qlora_kernels.h`: converts, calls `ops`, returns a status |
 //!
-//! Imports run one way: `capi → ops → cpu`; all may use `format`, `view` and `error`.
+//! Imports run one way: `capi → ops → {cpu, cuda} → kernels → ptx-asm`; all may use `format`, `view` and `error`.
 //!
 //! ```
 //! use qlora_kernels::{Context, QuantSpec, QuantizedMatrix, Tensor, TensorMut, ops};
@@ -31,6 +33,7 @@
 
 pub mod capi;
 mod cpu;
+mod cuda;
 mod error;
 pub mod format;
 pub mod kernels;

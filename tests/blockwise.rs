@@ -137,7 +137,7 @@ proptest! {
             scales: scales.as_mut_slice().into(),
             offset: offset.as_mut_slice().into(),
         };
-        ops::double_quantize(&context, Buffer::from(absmax.as_slice()), &constants, out).unwrap();
+        ops::double_quantize(&context, Buffer::from(absmax.as_slice()), &constants, out, &mut vec![]).unwrap();
         prop_assert_eq!(&codes, &expected.codes);
         prop_assert_eq!(same_bits(&scales, &expected.scales), Ok(()));
         prop_assert_eq!(same_bits(&offset, &[expected.offset]), Ok(()));

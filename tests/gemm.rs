@@ -139,7 +139,7 @@ impl Case {
         let depth = |inner: usize| inner + if rank > 0 { inner + rank + 4 } else { 4 };
 
         let mut y = Matrix::zeros(self.dtypes[2], m, n, self.gap);
-        ops::gemm_forward(context, x.view(), q.view(), Some(bias.view()), lora, y.view_mut(), workspace)
+        ops::gemm_forward(context, x.view(), q.view(), Some(bias.view()), lora, y.view_mut(), &mut *workspace)
             .unwrap();
         let low = x64.mul(&a64.t()).map(|v| v * s);
         let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(&bias)));
@@ -152,7 +152,7 @@ impl Case {
         within(&y, &exact, &magnitude, depth(k))?;
 
         let mut dx = Matrix::zeros(self.dtypes[3], m, k, self.gap);
-        ops::gemm_backward(context, dy.view(), q.view(), lora, dx.view_mut(), workspace).unwrap();
+        ops::gemm_backward(context, dy.view(), q.view(), lora, dx.view_mut(), &mut *workspace).unwrap();
         let up = dy64.mul(&b64).map(|v| v * s);
         let up_abs = dy64.abs().mul(&b64.abs()).map(|v| v * s);
         let exact = dy64.mul(&w).add(&up.mul(&a64));
@@ -173,7 +173,7 @@ impl Case {
                     da_view,
                     db_view,
                     accumulate,
-                    workspace,
+                    &mut *workspace,
                 )
                 .unwrap();
                 let magnitude = up_abs.t().mul(&x64.abs()).add(&old_a.abs());

@@ -4,8 +4,8 @@ use super::convert::*;
 use super::guard::guard;
 use super::types::*;
 use crate::cpu::threads;
-use crate::error::{Error, Status, ensure};
-use crate::ops::Context;
+use crate::error::{Error, ensure};
+use crate::ops::{Context, DeviceKind};
 use std::ffi::c_char;
 
 /// The version of the library: major * 10000 + minor * 100 + patch.
@@ -24,14 +24,15 @@ pub extern "C" fn qlk_version() -> u32 {
         + number(env!("CARGO_PKG_VERSION_PATCH"))
 }
 
-/// How many devices of a kind there are: 1 for QLK_DEVICE_CPU, 0 for QLK_DEVICE_CUDA in this version.
+/// How many devices of a kind there are: 1 for QLK_DEVICE_CPU; 0 for QLK_DEVICE_CUDA where there is no NVIDIA driver or
+/// one that is older than CUDA 12.0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_device_count(kind: qlk_device_kind, count: *mut u32) -> qlk_status {
     guard(|| {
         let count = unsafe { out(count, "count")? };
         *count = match kind {
-            QLK_DEVICE_CPU => 1,
-            QLK_DEVICE_CUDA => 0,
+            QLK_DEVICE_CPU => DeviceKind::Cpu.count(),
+            QLK_DEVICE_CUDA => DeviceKind::Cuda.count(),
             _ => return Err(unknown_kind(kind)),
         };
         Ok(())
@@ -40,8 +41,14 @@ pub unsafe extern "C" fn qlk_device_count(kind: qlk_device_kind, count: *mut u32
 
 /// Makes a context for device number `ordinal` of a kind, and writes it to `*context`. A CPU context uses all cores.
 ///
+/// A CUDA context is the device's primary one, current during calls only: pointers and streams of the CUDA runtime and of
+/// other libraries are valid in it. Pointers in views, workspaces included, must then be to device, managed or pinned
+/// memory; tables in a qlk_quant_spec, and `map`, stay in host memory. A call enqueues its work on its stream and returns;
+/// an error of the work itself shows in a later call as QLK_STATUS_DEVICE. Kernels are compiled on first use.
+///
 /// Errors: QLK_STATUS_INVALID_ARGUMENT for a null `context`, an unknown kind or an ordinal that is not below
-/// qlk_device_count; QLK_STATUS_UNSUPPORTED for QLK_DEVICE_CUDA in this version.
+/// qlk_device_count; QLK_STATUS_NO_DEVICE for QLK_DEVICE_CUDA without a driver, with one older than CUDA 12.0, or without
+/// a GPU; QLK_STATUS_UNSUPPORTED for a GPU older than Turing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_context_create(
     kind: qlk_device_kind,
@@ -57,8 +64,8 @@ pub unsafe extern "C" fn qlk_context_create(
                 Ok(())
             }
             QLK_DEVICE_CUDA => {
-                let message = "kind is QLK_DEVICE_CUDA; this version of the library has no code for it";
-                Err(Error::new(Status::Unsupported, message))
+                *context = Box::into_raw(Box::new(qlk_context { inner: Context::cuda(ordinal)? }));
+                Ok(())
             }
             _ => Err(unknown_kind(kind)),
         }

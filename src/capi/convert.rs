@@ -93,9 +93,9 @@ pub unsafe fn context<'a>(context: *const qlk_context) -> Result<&'a Context> {
 /// The context of a call on a stream. CPU contexts have no streams: a call is done when it returns.
 ///
 /// # Safety
-/// As for [`context`].
-pub unsafe fn context_on_stream<'a>(ptr: *const qlk_context, _stream: *mut c_void) -> Result<&'a Context> {
-    unsafe { context(ptr) }
+/// As for [`context`]; a CUDA context's stream belongs to its device, and lives as long as the call's work.
+pub unsafe fn context_on_stream(ptr: *const qlk_context, stream: *mut c_void) -> Result<Context> {
+    Ok(unsafe { context(ptr)?.on_stream(stream) })
 }
 
 pub fn size(value: u64, name: &str) -> Result<usize> {
@@ -220,14 +220,14 @@ pub unsafe fn buffer_mut<'a, T>(ptr: *mut T, len: u64, name: &str) -> Result<Buf
 
 /// # Safety
 /// `ptr` is valid for reads and writes of `len` bytes for `'a` where it is not null, and nothing else uses them.
-pub unsafe fn workspace<'a>(ptr: *mut c_void, len: u64) -> Result<&'a mut [u8]> {
+pub unsafe fn workspace<'a>(ptr: *mut c_void, len: u64) -> Result<BufferMut<'a, u8>> {
     if len == 0 {
-        return Ok(&mut []);
+        return Ok((&mut [][..]).into());
     }
     ensure!(!ptr.is_null(), "workspace is null; workspace_size is {len}");
     let len = size(len, "workspace_size")?;
     ensure!(isize::try_from(len).is_ok(), "workspace_size is {len}; it does not fit the address space");
-    Ok(unsafe { std::slice::from_raw_parts_mut(ptr.cast(), len) })
+    Ok(unsafe { BufferMut::from_raw(ptr.cast(), len) })
 }
 
 /// A `qlk_quantized` whose spec has been read, so that views can borrow it.

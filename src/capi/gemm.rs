@@ -51,7 +51,7 @@ pub unsafe extern "C" fn qlk_gemm_forward(
         let (x, w, bias) = (tensor(x, "x")?, QuantizedArg::read(w, "w")?, optional_tensor(bias, "bias")?);
         let lora = if lora.is_null() { None } else { Some(super::convert::lora(lora)?) };
         let (y, workspace) = (tensor_mut(y, "y")?, super::convert::workspace(workspace, workspace_size)?);
-        ops::gemm_forward(context, x, w.view()?, bias, lora, y, workspace)
+        ops::gemm_forward(&context, x, w.view()?, bias, lora, y, workspace)
     })
 }
 
@@ -73,7 +73,7 @@ pub unsafe extern "C" fn qlk_gemm_backward(
         let (dy, w) = (tensor(dy, "dy")?, QuantizedArg::read(w, "w")?);
         let lora = if lora.is_null() { None } else { Some(super::convert::lora(lora)?) };
         let (dx, workspace) = (tensor_mut(dx, "dx")?, super::convert::workspace(workspace, workspace_size)?);
-        ops::gemm_backward(context, dy, w.view()?, lora, dx, workspace)
+        ops::gemm_backward(&context, dy, w.view()?, lora, dx, workspace)
     })
 }
 
@@ -99,6 +99,6 @@ pub unsafe extern "C" fn qlk_lora_gradients(
         let (x, dy, lora) = (tensor(x, "x")?, tensor(dy, "dy")?, super::convert::lora(lora)?);
         let (da, db) = (tensor_mut(da, "da")?, tensor_mut(db, "db")?);
         let workspace = super::convert::workspace(workspace, workspace_size)?;
-        ops::lora_gradients(context, x, dy, lora, da, db, accumulate == 1, workspace)
+        ops::lora_gradients(&context, x, dy, lora, da, db, accumulate == 1, workspace)
     })
 }

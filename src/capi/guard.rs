@@ -58,6 +58,8 @@ pub extern "C" fn qlk_status_string(status: qlk_status) -> *const c_char {
         QLK_STATUS_UNSUPPORTED => c"unsupported",
         QLK_STATUS_OUT_OF_RESOURCES => c"out of resources",
         QLK_STATUS_INTERNAL => c"internal error",
+        QLK_STATUS_NO_DEVICE => c"no device",
+        QLK_STATUS_DEVICE => c"device error",
         _ => c"unknown status",
     };
     name.as_ptr()
@@ -103,6 +105,8 @@ mod tests {
             (Status::Unsupported, QLK_STATUS_UNSUPPORTED),
             (Status::OutOfResources, QLK_STATUS_OUT_OF_RESOURCES),
             (Status::Internal, QLK_STATUS_INTERNAL),
+            (Status::NoDevice, QLK_STATUS_NO_DEVICE),
+            (Status::Device, QLK_STATUS_DEVICE),
         ] {
             assert_eq!(guard(|| Err(Error::new(status, "x"))), code);
         }

@@ -38,6 +38,6 @@ pub unsafe extern "C" fn qlk_adamw_step(
             step: hyper.step,
             grad_scale: hyper.grad_scale,
         };
-        ops::adamw_step(context, &hyper, param, grad, m, v)
+        ops::adamw_step(&context, &hyper, param, grad, m, v)
     })
 }

@@ -99,7 +99,7 @@ pub unsafe extern "C" fn qlk_quantize(
     guard(|| unsafe {
         let context = context_on_stream(context, stream)?;
         let (x, q) = (tensor(x, "x")?, QuantizedArg::read(q, "q")?);
-        ops::quantize(context, x, q.view_mut()?, super::convert::workspace(workspace, workspace_size)?)
+        ops::quantize(&context, x, q.view_mut()?, super::convert::workspace(workspace, workspace_size)?)
     })
 }
 
@@ -115,18 +115,35 @@ pub unsafe extern "C" fn qlk_dequantize(
     guard(|| unsafe {
         let context = context_on_stream(context, stream)?;
         let (q, y) = (QuantizedArg::read(q, "q")?, tensor_mut(y, "y")?);
-        ops::dequantize(context, q.view()?, y)
+        ops::dequantize(&context, q.view()?, y)
+    })
+}
+
+/// Writes to `*size` how many bytes of workspace qlk_double_quantize needs for as many constants, at any alignment; 0 on a
+/// CPU context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qlk_double_quantize_workspace_size(
+    context: *const qlk_context,
+    blocks: u64,
+    size: *mut u64,
+) -> qlk_status {
+    guard(|| {
+        let (context, out) = unsafe { (super::convert::context(context)?, out(size, "size")?) };
+        *out = ops::double_quantize_workspace_size(context, super::convert::size(blocks, "blocks")?)? as u64;
+        Ok(())
     })
 }
 
 /// Quantizes the f32 constants `absmax`, one a block of `q`, into `q`'s absmax_codes, absmax_scales and absmax_offset;
 /// q's spec says how (QLoRA, section 3: the mean is subtracted, the differences go to 8 bits in blocks of 256). `codes`
-/// is not used. `stream` is ignored on a CPU context.
+/// is not used. `workspace` holds qlk_double_quantize_workspace_size bytes. `stream` is ignored on a CPU context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_double_quantize(
     context: *const qlk_context,
     absmax: *const f32,
     q: *const qlk_quantized,
+    workspace: *mut c_void,
+    workspace_size: u64,
     stream: *mut c_void,
 ) -> qlk_status {
     guard(|| unsafe {
@@ -135,7 +152,8 @@ pub unsafe extern "C" fn qlk_double_quantize(
         let sizes = q.sizes()?;
         check_nested(&q)?;
         let absmax = buffer(absmax, sizes.blocks, "absmax")?;
-        ops::double_quantize(context, absmax, &q.spec.constants, q.constants_mut(&sizes)?)
+        let workspace = super::convert::workspace(workspace, workspace_size)?;
+        ops::double_quantize(&context, absmax, &q.spec.constants, q.constants_mut(&sizes)?, workspace)
     })
 }
 
@@ -154,7 +172,7 @@ pub unsafe extern "C" fn qlk_double_dequantize(
         let sizes = q.sizes()?;
         check_nested(&q)?;
         let absmax = buffer_mut(absmax, sizes.blocks, "absmax")?;
-        ops::double_dequantize(context, q.constants(&sizes)?, &q.spec.constants, absmax)
+        ops::double_dequantize(&context, q.constants(&sizes)?, &q.spec.constants, absmax)
     })
 }
 
@@ -183,7 +201,7 @@ pub unsafe extern "C" fn qlk_quantize_8bit(
         let (context, x, map) = (context_on_stream(context, stream)?, tensor(x, "x")?, map256(map)?);
         let (elements, blocks) = eight_bit_sizes(x.rows(), x.cols(), block_size);
         let (codes, absmax) = (buffer_mut(codes, elements, "codes")?, buffer_mut(absmax, blocks, "absmax")?);
-        ops::quantize_8bit(context, x, &map, block_size, codes, absmax)
+        ops::quantize_8bit(&context, x, &map, block_size, codes, absmax)
     })
 }
 
@@ -202,7 +220,7 @@ pub unsafe extern "C" fn qlk_dequantize_8bit(
         let (context, y, map) = (context_on_stream(context, stream)?, tensor_mut(y, "y")?, map256(map)?);
         let (elements, blocks) = eight_bit_sizes(y.rows(), y.cols(), block_size);
         let (codes, absmax) = (buffer(codes, elements, "codes")?, buffer(absmax, blocks, "absmax")?);
-        ops::dequantize_8bit(context, codes, absmax, &map, block_size, y)
+        ops::dequantize_8bit(&context, codes, absmax, &map, block_size, y)
     })
 }
 

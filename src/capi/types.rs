@@ -19,11 +19,18 @@ pub const QLK_STATUS_OUT_OF_RESOURCES: qlk_status = 5;
 /// A bug in this library. Outputs may be partly written.
 pub const QLK_STATUS_INTERNAL: qlk_status = 6;
 
+/// There is no device of this kind, or no driver for it, or one that is too old.
+pub const QLK_STATUS_NO_DEVICE: qlk_status = 7;
+/// The device's driver reports an error: of this call, or of work that was enqueued before it. Outputs may be partly
+/// written.
+pub const QLK_STATUS_DEVICE: qlk_status = 8;
+
 /// The kind of device of a context.
 pub type qlk_device_kind = u32;
 /// The processor: all its cores, its widest instruction set.
 pub const QLK_DEVICE_CPU: qlk_device_kind = 0;
-/// An NVIDIA GPU. This version of the library has no code for it: QLK_STATUS_UNSUPPORTED.
+/// An NVIDIA GPU, Turing or later. Products, adapter gradients and optimizer steps answer QLK_STATUS_UNSUPPORTED in this
+/// version.
 pub const QLK_DEVICE_CUDA: qlk_device_kind = 1;
 
 /// The type of a tensor's elements.
@@ -199,10 +206,10 @@ pub struct qlk_device_info {
     pub struct_size: u32,
     /// QLK_DEVICE_*.
     pub device_kind: qlk_device_kind,
-    /// Threads that an operation may use.
+    /// Threads that an operation may use; 1 on a GPU.
     pub threads: u32,
     /// Cores that the process may use.
     pub cores: u32,
-    /// The code path in use, zero-terminated: "portable", "avx2" or "avx512".
+    /// The code path in use, zero-terminated: "portable", "avx2" or "avx512"; on a GPU the kernels' target, such as "sm_80".
     pub instruction_set: [c_char; 32],
 }

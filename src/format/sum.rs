@@ -7,14 +7,15 @@ pub const FAN_IN: usize = 256;
 ///
 /// One level cuts the vector into runs of 256, pads the last with zeros, and halves each run eight times:
 /// `s[i] += s[i + h]` for `i < h`, with `h` = 128, 64, … 1. The run's sum is `s[0]`. Levels repeat on the vector of
-/// sums until one value is left. The empty sum is 0.
+/// sums until one value is left, at least one level. The empty sum is 0.
 ///
 /// Additions within one halving are independent, so any SIMD width, warp or block gives the same bits; the error is
 /// at most `8·⌈log₂₅₆ n⌉` roundings deep.
 pub fn tree_sum(values: &[f32]) -> f32 {
-    let mut level = values.to_vec();
+    let runs = |level: &[f32]| level.chunks(FAN_IN).map(run_sum).collect::<Vec<_>>();
+    let mut level = runs(values);
     while level.len() > 1 {
-        level = level.chunks(FAN_IN).map(run_sum).collect();
+        level = runs(&level);
     }
     level.first().copied().unwrap_or(0.0)
 }

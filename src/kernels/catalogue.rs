@@ -7,7 +7,7 @@ use super::double_quantize::{DoubleDequantizeSpec, DoubleQuantizeSpec, SumSpec};
 use super::quantize::QuantizeSpec;
 use super::table;
 use super::tensor::Layout;
-use super::{Spec, Written};
+use super::{KernelSpec, Spec, Written};
 use crate::format::{Codebook, CodebookTable, Map256};
 use crate::view::DType;
 use ptx_asm::{Error, Target};
@@ -21,7 +21,7 @@ pub struct Entry {
     pub target: Target,
     /// Without `.ptx`.
     pub file: String,
-    spec: Box<dyn Spec>,
+    spec: KernelSpec,
 }
 
 impl Entry {
@@ -38,7 +38,7 @@ pub fn catalogue() -> Vec<Entry> {
 
 fn of_target(target: Target) -> Vec<Entry> {
     let mut entries = Vec::new();
-    let mut add = |file: String, spec: Box<dyn Spec>| entries.push(Entry { target, file, spec });
+    let mut add = |file: String, spec: KernelSpec| entries.push(Entry { target, file, spec });
     let nf4 = Codebook::Nf4.table().expect("a built-in table");
     let fp4 = Codebook::Fp4E2m1.table().expect("a built-in table");
     let values = |table: &CodebookTable| table::bits(table.values);
@@ -46,10 +46,10 @@ fn of_target(target: Target) -> Vec<Entry> {
     let map = || Box::new(table::bits(Map256::dynamic_signed().values));
     for (dtype, name) in [(DType::F32, "f32"), (DType::F16, "f16"), (DType::Bf16, "bf16")] {
         let quantize = |table: &CodebookTable, block_size, layout| {
-            Box::new(QuantizeSpec { dtype, layout, table: table.into(), block_size })
+            KernelSpec::from(QuantizeSpec { dtype, layout, table: table.into(), block_size })
         };
         let dequantize = |table: &CodebookTable, constants, layout| {
-            Box::new(DequantizeSpec { dtype, layout, values: values(table), block_size: 64, constants })
+            KernelSpec::from(DequantizeSpec { dtype, layout, values: values(table), block_size: 64, constants })
         };
         add(format!("quantize_nf4_{name}_64"), quantize(&nf4, 64, Layout::Vectors));
         add(format!("dequantize_nf4_{name}_64"), dequantize(&nf4, ConstantsSpec::Plain, Layout::Vectors));
@@ -57,11 +57,11 @@ fn of_target(target: Target) -> Vec<Entry> {
         add(format!("dequantize_nf4_{name}_64_fp8"), dequantize(&nf4, fp8, Layout::Vectors));
         add(
             format!("quantize_8bit_{name}_256"),
-            Box::new(Quantize8Spec { dtype, layout: Layout::Vectors, map: map(), block_size: 256 }),
+            Quantize8Spec { dtype, layout: Layout::Vectors, map: map(), block_size: 256 }.into(),
         );
         add(
             format!("dequantize_8bit_{name}_256"),
-            Box::new(Dequantize8Spec { dtype, layout: Layout::Vectors, map: map(), block_size: 256 }),
+            Dequantize8Spec { dtype, layout: Layout::Vectors, map: map(), block_size: 256 }.into(),
         );
         if dtype == DType::Bf16 {
             // The variants: codes out of order, blocks across warps, strided matrices, bitsandbytes' constants.
@@ -71,11 +71,11 @@ fn of_target(target: Target) -> Vec<Entry> {
             add(format!("dequantize_fp4_{name}_64_map_strided"), dequantize(&fp4, dynamic, Layout::Elements));
         }
     }
-    add("sum_constants".into(), Box::new(SumSpec { first: true }));
-    add("sum_sums".into(), Box::new(SumSpec { first: false }));
+    add("sum_constants".into(), SumSpec { first: true }.into());
+    add("sum_sums".into(), SumSpec { first: false }.into());
     for (name, nested) in [("fp8", NestedSpec::Fp8), ("map", NestedSpec::Dynamic)] {
-        add(format!("double_quantize_{name}"), Box::new(DoubleQuantizeSpec { nested: nested.clone() }));
-        add(format!("double_dequantize_{name}"), Box::new(DoubleDequantizeSpec { nested }));
+        add(format!("double_quantize_{name}"), DoubleQuantizeSpec { nested: nested.clone() }.into());
+        add(format!("double_dequantize_{name}"), DoubleDequantizeSpec { nested }.into());
     }
     entries
 }

@@ -44,6 +44,53 @@ pub trait Spec {
     fn write(&self, target: Target) -> Result<Written, Error>;
 }
 
+/// Any of the kernels: the key under which compiled ones are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KernelSpec {
+    /// [`quantize`].
+    Quantize(quantize::QuantizeSpec),
+    /// [`dequantize`].
+    Dequantize(dequantize::DequantizeSpec),
+    /// [`double_quantize`]: a level of the mean.
+    Sum(double_quantize::SumSpec),
+    /// [`double_quantize`].
+    DoubleQuantize(double_quantize::DoubleQuantizeSpec),
+    /// [`double_quantize`], back.
+    DoubleDequantize(double_quantize::DoubleDequantizeSpec),
+    /// [`blockwise8`].
+    Quantize8(blockwise8::Quantize8Spec),
+    /// [`blockwise8`], back.
+    Dequantize8(blockwise8::Dequantize8Spec),
+}
+
+macro_rules! any_kernel {
+    ($($variant:ident $family:ident::$spec:ident;)*) => {
+        $(impl From<$family::$spec> for KernelSpec {
+            fn from(spec: $family::$spec) -> Self {
+                Self::$variant(spec)
+            }
+        })*
+
+        impl Spec for KernelSpec {
+            fn write(&self, target: Target) -> Result<Written, Error> {
+                match self {
+                    $(Self::$variant(spec) => spec.write(target),)*
+                }
+            }
+        }
+    };
+}
+
+any_kernel! {
+    Quantize quantize::QuantizeSpec;
+    Dequantize dequantize::DequantizeSpec;
+    Sum double_quantize::SumSpec;
+    DoubleQuantize double_quantize::DoubleQuantizeSpec;
+    DoubleDequantize double_quantize::DoubleDequantizeSpec;
+    Quantize8 blockwise8::Quantize8Spec;
+    Dequantize8 blockwise8::Dequantize8Spec;
+}
+
 /// A module with one kernel of `threads` threads a block.
 fn module(
     target: Target,

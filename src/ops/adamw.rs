@@ -1,7 +1,7 @@
 //! The AdamW step.
 
 use super::context::{Context, Device};
-use super::{check_disjoint, check_shape};
+use super::{check_disjoint, check_shape, not_on_cuda};
 use crate::cpu;
 use crate::cpu::simd::AdamWScalars;
 use crate::error::{Result, ensure};
@@ -97,7 +97,8 @@ pub fn adamw_step<'a>(
             // SAFETY: a CPU context's memory is host memory.
             let (m, v) = unsafe { (m.into_slice(), v.into_slice()) };
             cpu::adamw::adamw_step(cpu, &scalars, param, &grad, m, v);
+            Ok(())
         }
+        Device::Cuda(_) => Err(not_on_cuda("adamw_step")),
     }
-    Ok(())
 }

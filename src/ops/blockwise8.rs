@@ -1,8 +1,8 @@
 //! 8-bit blockwise quantization (8-bit optimizer states, arXiv 2110.02861).
 
-use super::check_disjoint;
+use super::{check_disjoint, check_memory};
 use super::context::{Context, Device};
-use crate::cpu;
+use crate::{cpu, cuda};
 use crate::error::{Error, Result, ensure};
 use crate::format::{Map256, spec::BLOCK_SIZES};
 use crate::view::{Buffer, BufferMut, Tensor, TensorMut};
@@ -18,15 +18,20 @@ pub fn quantize_8bit(
     absmax: BufferMut<'_, f32>,
 ) -> Result<()> {
     check(x.rows() * x.cols(), block_size, codes.len(), absmax.len())?;
-    check_disjoint(&[("codes", codes.extent()), ("absmax", absmax.extent())], &[("x", x.extent())])?;
+    let (outputs, inputs) = ([("codes", codes.extent()), ("absmax", absmax.extent())], [("x", x.extent())]);
+    check_disjoint(&outputs, &inputs)?;
     match &context.device {
         Device::Cpu(cpu) => {
             // SAFETY: a CPU context's memory is host memory.
             let (codes, absmax) = unsafe { (codes.into_slice(), absmax.into_slice()) };
             cpu::blockwise8::quantize(cpu, &x, map, block_size as usize, codes, absmax);
+            Ok(())
+        }
+        Device::Cuda(cuda) => {
+            check_memory(cuda, &[&outputs, &inputs])?;
+            cuda::blockwise8::quantize(cuda, context.stream, &x, map, block_size, &codes, &absmax)
         }
     }
-    Ok(())
 }
 
 /// Writes `map[code] · absmax`, rounded once to `out`'s type.
@@ -39,15 +44,20 @@ pub fn dequantize_8bit(
     out: TensorMut<'_>,
 ) -> Result<()> {
     check(out.rows() * out.cols(), block_size, codes.len(), absmax.len())?;
-    check_disjoint(&[("out", out.extent())], &[("codes", codes.extent()), ("absmax", absmax.extent())])?;
+    let (outputs, inputs) = ([("out", out.extent())], [("codes", codes.extent()), ("absmax", absmax.extent())]);
+    check_disjoint(&outputs, &inputs)?;
     match &context.device {
         Device::Cpu(cpu) => {
             // SAFETY: a CPU context's memory is host memory.
             let (codes, absmax) = unsafe { (codes.as_slice(), absmax.as_slice()) };
             cpu::blockwise8::dequantize(cpu, codes, absmax, &map.values, block_size as usize, out);
+            Ok(())
+        }
+        Device::Cuda(cuda) => {
+            check_memory(cuda, &[&outputs, &inputs])?;
+            cuda::blockwise8::dequantize(cuda, context.stream, codes, absmax, map, block_size, &out)
         }
     }
-    Ok(())
 }
 
 fn check(elements: usize, block_size: u32, codes: usize, absmax: usize) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use super::context::{Context, Device};
 use super::quantize::check_constants;
-use super::{check_disjoint, check_shape};
-use crate::cpu;
+use super::{check_disjoint, check_memory, check_shape};
+use crate::{cpu, cuda};
 use crate::error::{Error, Result};
 use crate::view::{Quantized, TensorMut};
 
@@ -15,14 +15,21 @@ pub fn dequantize(context: &Context, matrix: Quantized<'_>, out: TensorMut<'_>) 
         "the quantized matrix's rows x cols",
         [matrix.rows, matrix.cols],
     )?;
-    check_disjoint(&[("out", out.extent())], &matrix.extents())?;
+    let (outputs, inputs) = ([("out", out.extent())], matrix.extents());
+    check_disjoint(&outputs, &inputs)?;
     check_constants(&matrix.spec.constants)?;
     let table = matrix.spec.codebook.table().map_err(Error::invalid)?;
     if out.is_empty() {
         return Ok(());
     }
     match &context.device {
-        Device::Cpu(cpu) => cpu::dequantize::dequantize(cpu, &matrix, &table, out),
+        Device::Cpu(cpu) => {
+            cpu::dequantize::dequantize(cpu, &matrix, &table, out);
+            Ok(())
+        }
+        Device::Cuda(cuda) => {
+            check_memory(cuda, &[&outputs, &inputs])?;
+            cuda::dequantize::dequantize(cuda, context.stream, &matrix, &table, &out)
+        }
     }
-    Ok(())
 }

@@ -2,12 +2,12 @@
 
 use super::context::{Context, Device};
 use super::quantize::check_constants;
-use super::{check_disjoint, check_shape, check_workspace, shape, workspace_extent};
+use super::{check_disjoint, check_shape, check_workspace, not_on_cuda, shape, workspace_extent};
 use crate::cpu::dequantize::Reader;
 use crate::cpu::gemm::engine::Scratch;
 use crate::cpu::gemm::{self, Adapter};
 use crate::error::{Error, Result, ensure};
-use crate::view::{Extent, Quantized, Tensor, TensorMut};
+use crate::view::{BufferMut, Extent, Quantized, Tensor, TensorMut};
 
 /// A low-rank adapter (LoRA, arXiv 2106.09685) of a weight `W[N, K]`: it adds `scale · B·A` to it.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +42,7 @@ pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank
     }
     match &context.device {
         Device::Cpu(cpu) => gemm::workspace_size(cpu.threads().count(), m, rank).ok_or_else(too_large),
+        Device::Cuda(_) => Err(not_on_cuda("gemm")),
     }
 }
 
@@ -49,14 +50,14 @@ pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank
 ///
 /// X, Y, bias, A and B are f32, f16 or bf16, independently. Products and sums are f32, from W's dequantized f32 values;
 /// Y is rounded once. The weight is decoded in pieces that stay in the cache: it is never written out.
-pub fn gemm_forward(
+pub fn gemm_forward<'w>(
     context: &Context,
     x: Tensor<'_>,
     w: Quantized<'_>,
     bias: Option<Tensor<'_>>,
     lora: Option<Lora<'_>>,
     y: TensorMut<'_>,
-    workspace: &mut [u8],
+    workspace: impl Into<BufferMut<'w, u8>>,
 ) -> Result<()> {
     let (m, n, k) = (x.rows(), w.rows, w.cols);
     check_shape("x", shape(&x), "M x K", [m, k])?;
@@ -66,35 +67,37 @@ pub fn gemm_forward(
     }
     let mut inputs = vec![("x", x.extent())];
     inputs.extend(bias.iter().map(|bias| ("bias", bias.extent())));
-    let call = Call::check(context, m, &w, lora, workspace, ("y", y.extent()), inputs)?;
+    let call = Call::check(context, m, &w, lora, workspace.into(), ("y", y.extent()), inputs)?;
     match &context.device {
         Device::Cpu(cpu) if m != 0 && n != 0 => {
             gemm::forward(cpu, &x, &call.reader, bias.as_ref(), call.adapter.as_ref(), y, call.scratch);
         }
         Device::Cpu(_) => {}
+        Device::Cuda(_) => return Err(not_on_cuda("gemm")),
     }
     Ok(())
 }
 
 /// `dX[M, K] = dY[M, N]·W[N, K] + s·(dY·B)·A`: the gradient of [`gemm_forward`] in its input. Types as there.
-pub fn gemm_backward(
+pub fn gemm_backward<'w>(
     context: &Context,
     dy: Tensor<'_>,
     w: Quantized<'_>,
     lora: Option<Lora<'_>>,
     dx: TensorMut<'_>,
-    workspace: &mut [u8],
+    workspace: impl Into<BufferMut<'w, u8>>,
 ) -> Result<()> {
     let (m, n, k) = (dy.rows(), w.rows, w.cols);
     check_shape("dy", shape(&dy), "M x N", [m, n])?;
     check_shape("dx", [dx.rows(), dx.cols()], "M x K", [m, k])?;
     let inputs = vec![("dy", dy.extent())];
-    let call = Call::check(context, m, &w, lora, workspace, ("dx", dx.extent()), inputs)?;
+    let call = Call::check(context, m, &w, lora, workspace.into(), ("dx", dx.extent()), inputs)?;
     match &context.device {
         Device::Cpu(cpu) if m != 0 && k != 0 => {
             gemm::backward(cpu, &dy, &call.reader, call.adapter.as_ref(), dx, call.scratch);
         }
         Device::Cpu(_) => {}
+        Device::Cuda(_) => return Err(not_on_cuda("gemm")),
     }
     Ok(())
 }
@@ -112,7 +115,7 @@ impl<'a> Call<'a> {
         m: usize,
         w: &Quantized<'a>,
         lora: Option<Lora<'a>>,
-        workspace: &'a mut [u8],
+        workspace: BufferMut<'a, u8>,
         out: (&str, Extent),
         mut inputs: Vec<(&'static str, Extent)>,
     ) -> Result<Self> {
@@ -121,7 +124,7 @@ impl<'a> Call<'a> {
         if let Some(adapter) = &adapter {
             inputs.extend([("lora.a", adapter.a.extent()), ("lora.b", adapter.b.extent())]);
         }
-        check_disjoint(&[out, workspace_extent(workspace)], &inputs)?;
+        check_disjoint(&[out, workspace_extent(&workspace)], &inputs)?;
         check_constants(&w.spec.constants)?;
         let table = w.spec.codebook.table().map_err(Error::invalid)?;
         let rank = adapter.as_ref().map_or(0, |a| a.a.rows());
@@ -134,7 +137,7 @@ impl<'a> Call<'a> {
 pub(super) fn scratch<'a>(
     context: &Context,
     [m, n, k, rank]: [usize; 4],
-    workspace: &'a mut [u8],
+    workspace: BufferMut<'a, u8>,
 ) -> Result<Scratch<'a>> {
     gemm_workspace_size(context, m, n, k, rank)?;
     match &context.device {
@@ -142,7 +145,9 @@ pub(super) fn scratch<'a>(
             let threads = cpu.threads();
             let needed = gemm::workspace_size(threads.count(), m, rank).expect("checked above");
             check_workspace(workspace.len(), needed)?;
-            Ok(Scratch::new(threads, workspace))
+            // SAFETY: a CPU context's memory is host memory.
+            Ok(Scratch::new(threads, unsafe { workspace.into_slice() }))
         }
+        Device::Cuda(_) => Err(not_on_cuda("gemm")),
     }
 }

@@ -17,14 +17,15 @@ pub use adamw::{AdamW, adamw_step};
 pub use blockwise8::{dequantize_8bit, quantize_8bit};
 pub use context::{Context, DeviceKind};
 pub use dequantize::dequantize;
-pub use double_quantize::{double_dequantize, double_quantize};
+pub use double_quantize::{double_dequantize, double_quantize, double_quantize_workspace_size};
 pub use gemm::{Lora, gemm_backward, gemm_forward, gemm_workspace_size};
 pub use lora_gradients::lora_gradients;
 pub use matrix::QuantizedMatrix;
 pub use quantize::{quantize, quantize_workspace_size};
 
+use crate::cuda::Cuda;
 use crate::error::{Error, Result, Status, ensure};
-use crate::view::{Extent, Tensor};
+use crate::view::{BufferMut, Extent, Tensor};
 
 /// Checks a tensor's shape against what the other arguments make it.
 fn check_shape(name: &str, [rows, cols]: [usize; 2], meaning: &str, expected: [usize; 2]) -> Result<()> {
@@ -62,6 +63,16 @@ fn check_disjoint(outputs: &[(&str, Extent)], inputs: &[(&str, Extent)]) -> Resu
 }
 
 /// Where a workspace lies, as an output of that name.
-fn workspace_extent(workspace: &[u8]) -> (&'static str, Extent) {
-    ("workspace", Extent::of_bytes(workspace.as_ptr(), workspace.len()))
+fn workspace_extent(workspace: &BufferMut<'_, u8>) -> (&'static str, Extent) {
+    ("workspace", workspace.extent())
+}
+
+/// Checks that a GPU can reach the memory of its arguments.
+fn check_memory(cuda: &Cuda, arguments: &[&[(&str, Extent)]]) -> Result<()> {
+    arguments.iter().try_for_each(|views| cuda.check_memory(views))
+}
+
+/// The answer to an operation that a CUDA context cannot do.
+fn not_on_cuda(operation: &str) -> Error {
+    Error::new(Status::Unsupported, format!("{operation} runs on CPU contexts only in this version"))
 }

@@ -1,11 +1,11 @@
 //! Quantization to the 4-bit block format.
 
 use super::context::{Context, Device};
-use super::{check_disjoint, check_shape, check_workspace, shape, workspace_extent};
-use crate::cpu;
+use super::{check_disjoint, check_memory, check_shape, check_workspace, shape, workspace_extent};
+use crate::{cpu, cuda};
 use crate::error::{Error, Result};
 use crate::format::{Constants, Map256, QuantSpec};
-use crate::view::{self, QuantizedMut, Tensor};
+use crate::view::{self, BufferMut, QuantizedMut, Tensor};
 
 /// Bytes of workspace that [`quantize`] needs, at any alignment: with double quantization, room for the f32 constants
 /// between the two quantizations.
@@ -19,6 +19,11 @@ pub fn quantize_workspace_size(
     match context.device {
         Device::Cpu(_) if spec.is_double_quantized() => Ok(sizes.blocks as usize * 4 + align_of::<f32>()),
         Device::Cpu(_) => Ok(0),
+        Device::Cuda(_) => {
+            let bytes = cuda::quantize::workspace_size(sizes.blocks, spec.is_double_quantized());
+            let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+            bytes.ok_or_else(|| Error::too_large(format!("rows {rows} x cols {cols} do not fit the address space")))
+        }
     }
 }
 
@@ -26,25 +31,38 @@ pub fn quantize_workspace_size(
 ///
 /// Codes and constants have the bits of [`crate::format`] on every device. A NaN or an infinity makes its own block
 /// non-finite and changes no other.
-pub fn quantize(context: &Context, x: Tensor<'_>, out: QuantizedMut<'_>, workspace: &mut [u8]) -> Result<()> {
+pub fn quantize<'w>(
+    context: &Context,
+    x: Tensor<'_>,
+    out: QuantizedMut<'_>,
+    workspace: impl Into<BufferMut<'w, u8>>,
+) -> Result<()> {
+    let workspace = workspace.into();
     check_shape("x", shape(&x), "the quantized matrix's rows x cols", [out.rows, out.cols])?;
     let table = out.spec.codebook.table().map_err(Error::invalid)?;
     check_constants(&out.spec.constants)?;
     check_workspace(workspace.len(), quantize_workspace_size(context, out.spec, out.rows, out.cols)?)?;
     let mut outputs = out.as_view()?.extents();
-    outputs.push(workspace_extent(workspace));
-    check_disjoint(&outputs, &[("x", x.extent())])?;
+    outputs.push(workspace_extent(&workspace));
+    let inputs = [("x", x.extent())];
+    check_disjoint(&outputs, &inputs)?;
     let blocks = (out.rows * out.cols).div_ceil(out.spec.block_size as usize);
     match &context.device {
         Device::Cpu(cpu) => {
             let absmax = match out.spec.is_double_quantized() {
-                true => &mut floats(workspace)[..blocks],
+                // SAFETY: a CPU context's memory is host memory.
+                true => &mut floats(unsafe { workspace.into_slice() })[..blocks],
                 false => &mut [],
             };
             cpu::quantize::quantize(cpu, &x, &table, out, absmax);
+            Ok(())
+        }
+        Device::Cuda(cuda) => {
+            check_memory(cuda, &[&outputs, &inputs])?;
+            drop(outputs);
+            cuda::quantize::quantize(cuda, context.stream, &x, &table, out, workspace)
         }
     }
-    Ok(())
 }
 
 /// Checks a caller's 8-bit map.

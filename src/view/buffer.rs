@@ -121,3 +121,15 @@ impl<'a, T> From<&'a mut [T]> for BufferMut<'a, T> {
         Self { ptr: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
     }
 }
+
+impl<'a, T> From<&'a Vec<T>> for Buffer<'a, T> {
+    fn from(vec: &'a Vec<T>) -> Self {
+        vec.as_slice().into()
+    }
+}
+
+impl<'a, T> From<&'a mut Vec<T>> for BufferMut<'a, T> {
+    fn from(vec: &'a mut Vec<T>) -> Self {
+        vec.as_mut_slice().into()
+    }
+}

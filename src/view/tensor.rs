@@ -134,6 +134,16 @@ impl Extent {
         Self { start: start.addr(), len, row: len, stride: len.max(1) }
     }
 
+    /// The first byte.
+    pub(crate) fn start(&self) -> usize {
+        self.start
+    }
+
+    /// Whether there is no byte.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Whether two matrices share a byte. Column ranges of one wider matrix do not.
     pub(crate) fn overlaps(&self, other: &Extent) -> bool {
         if self.start > other.start {

@@ -96,7 +96,7 @@ static void formats(void) {
             if (constants != QLK_CONSTANTS_F32) {
                 float absmax[(N * K + 63) / 64];
                 OK(qlk_double_dequantize(context, &q, absmax, NULL));
-                OK(qlk_double_quantize(context, absmax, &q, NULL));
+                OK(qlk_double_quantize(context, absmax, &q, NULL, 0, NULL));
                 CHECK(fabsf(absmax[0] - 1.0f) < 0.2f);
             }
             float values[16];
@@ -280,7 +280,7 @@ static void bad_input(void) {
     FAILS(qlk_dequantize(context, &q, &narrow, NULL), INVALID, "out is 5 x 12");
     for (int i = 0; i < 70; i++) CHECK(guard[i] == 0x5a5a);
     spec.constants = QLK_CONSTANTS_F32;
-    FAILS(qlk_double_quantize(context, x, &q, NULL), INVALID, "QLK_CONSTANTS_F32");
+    FAILS(qlk_double_quantize(context, x, &q, NULL, 0, NULL), INVALID, "QLK_CONSTANTS_F32");
     uint8_t codes[70];
     float map[256] = {1.0f};
     t = tensor(x, 5, 14);

@@ -160,7 +160,7 @@ impl CustomOp1 for Quantized {
         let x = slice(x, layout)?;
         engine.with_workspace([m, n, k, 0], |workspace| {
             let (x, y) = (qk::Tensor::new(x, m, k)?, TensorMut::new(&mut y, m, n)?);
-            ops::gemm_forward(&engine.context, x, weight.view(), None, None, y, workspace)
+            ops::gemm_forward(&engine.context, x, weight.view(), None, None, y, &mut *workspace)
         })?;
         Ok((CpuStorage::F32(y), (m, n).into()))
     }
@@ -202,7 +202,7 @@ impl CustomOp3 for QLora {
         self.engine.with_workspace([m, n, k, rank], |workspace| {
             let (x, y) = (qk::Tensor::new(x, m, k)?, TensorMut::new(&mut y, m, n)?);
             let lora = Some(self.lora(a, b, rank)?);
-            ops::gemm_forward(&self.engine.context, x, self.weight.view(), None, lora, y, workspace)
+            ops::gemm_forward(&self.engine.context, x, self.weight.view(), None, lora, y, &mut *workspace)
         })?;
         Ok((CpuStorage::F32(y), (m, n).into()))
     }
@@ -225,10 +225,10 @@ impl CustomOp3 for QLora {
             let (context, lora) = (&self.engine.context, || self.lora(&a_values, &b_values, rank));
             let out = TensorMut::new(&mut dx, m, k)?;
             let grad = || qk::Tensor::new(&dy, m, n);
-            ops::gemm_backward(context, grad()?, self.weight.view(), Some(lora()?), out, workspace)?;
+            ops::gemm_backward(context, grad()?, self.weight.view(), Some(lora()?), out, &mut *workspace)?;
             let (da, db) = (TensorMut::new(&mut da, rank, k)?, TensorMut::new(&mut db, n, rank)?);
             let x = qk::Tensor::new(&xs, m, k)?;
-            ops::lora_gradients(context, x, grad()?, lora()?, da, db, false, workspace)
+            ops::lora_gradients(context, x, grad()?, lora()?, da, db, false, &mut *workspace)
         })?;
         let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
         Ok((tensor(dx, x)?, tensor(da, a)?, tensor(db, b)?))

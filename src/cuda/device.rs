@@ -1,0 +1,113 @@
+//! A device and its primary context.
+
+use super::driver::{self, check};
+use super::module::Modules;
+use crate::error::{Error, Result, Status};
+use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute_enum as Attribute};
+use ptx_asm::Target;
+use std::marker::PhantomData;
+
+/// A GPU. It may be shared between threads.
+pub struct Cuda {
+    device: CUdevice,
+    context: CUcontext,
+    pub(super) name: String,
+    /// Compute capability, major · 10 + minor.
+    capability: u32,
+    pub(super) processors: u32,
+    /// Whether kernels may read and write any host memory (Grace, or HMM).
+    pub(super) reads_host_memory: bool,
+    pub(super) modules: Modules,
+}
+
+// SAFETY: driver contexts may be used by any thread.
+unsafe impl Send for Cuda {}
+unsafe impl Sync for Cuda {}
+
+impl Cuda {
+    /// Device `ordinal`. Fails without a driver, or for a GPU that is older than Turing.
+    pub fn new(ordinal: u32) -> Result<Self> {
+        driver::find()?;
+        let count = driver::device_count();
+        if ordinal >= count {
+            let valid = if count == 1 { "there is one CUDA device, 0".into() } else { format!("there are {count} CUDA devices") };
+            return Err(Error::invalid(format!("ordinal is {ordinal}; {valid}")));
+        }
+        let mut device = 0;
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the driver is there; pointers are valid.
+        unsafe {
+            check(sys::cuDeviceGet(&mut device, ordinal as i32), "cuDeviceGet")?;
+            let attribute = |which| {
+                let mut value = 0;
+                check(sys::cuDeviceGetAttribute(&mut value, which, device), "cuDeviceGetAttribute")?;
+                Ok::<u32, Error>(value.max(0) as u32)
+            };
+            let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+            let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+            let capability = 10 * major + minor;
+            let name = device_name(device)?;
+            if capability < Target::Sm75.sm() {
+                let message = format!(
+                    "ordinal is {ordinal}: {name} has compute capability {major}.{minor}; 7.5 (Turing) is the least"
+                );
+                return Err(Error::new(Status::Unsupported, message));
+            }
+            let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1);
+            let pageable = attribute(Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)?;
+            check(sys::cuDevicePrimaryCtxRetain(&mut context, device), "cuDevicePrimaryCtxRetain")?;
+            Ok(Self {
+                device,
+                context,
+                name,
+                capability,
+                processors,
+                reads_host_memory: pageable != 0,
+                modules: Modules::default(),
+            })
+        }
+    }
+
+    /// What kernels are written for: the newest target of ours that the device runs.
+    pub fn target(&self) -> Target {
+        if self.capability >= Target::Sm80.sm() { Target::Sm80 } else { Target::Sm75 }
+    }
+
+    /// Makes the device's context current for as long as the guard lives.
+    pub fn enter(&self) -> Result<Entered<'_>> {
+        // SAFETY: the context is retained.
+        check(unsafe { sys::cuCtxPushCurrent_v2(self.context) }, "cuCtxPushCurrent")?;
+        Ok(Entered(PhantomData))
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        if let Ok(_entered) = self.enter() {
+            self.modules.unload();
+        }
+        // At the end of a process the driver may be gone already: nothing is left to do then.
+        // SAFETY: retained in `new`.
+        let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
+    }
+}
+
+/// The device's context is current on this thread.
+pub struct Entered<'a>(PhantomData<(&'a Cuda, *const ())>);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let mut popped = std::ptr::null_mut();
+        // SAFETY: pushed by `enter` on this thread.
+        let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut popped) };
+    }
+}
+
+fn device_name(device: CUdevice) -> Result<String> {
+    let mut name = [0u8; 256];
+    // SAFETY: the length is that of the buffer.
+    let result = unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as i32, device) };
+    check(result, "cuDeviceGetName")?;
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
+}

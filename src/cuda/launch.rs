@@ -1,0 +1,128 @@
+//! Launching kernels on the caller's stream.
+
+use super::device::Cuda;
+use super::driver::check;
+use super::memory::Address;
+use crate::error::Result;
+use crate::kernels::KernelSpec;
+use crate::kernels::tensor::Layout;
+use crate::kernels::tile::VECTOR_BYTES;
+use crate::view::{Tensor, TensorMut};
+use cudarc::driver::sys::{self, CUstream};
+use std::ffi::c_void;
+
+/// A stream of the caller's: a `CUstream` or `cudaStream_t`; null is the legacy default stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stream(*mut c_void);
+
+// SAFETY: a handle of the driver, which may be used by any thread.
+unsafe impl Send for Stream {}
+unsafe impl Sync for Stream {}
+
+impl Stream {
+    /// The legacy default stream.
+    pub const LEGACY_DEFAULT: Self = Self(std::ptr::null_mut());
+
+    /// From a handle.
+    ///
+    /// # Safety
+    /// The stream belongs to the primary context of the device that it is used with, and lives as long as it is used.
+    pub unsafe fn from_raw(handle: *mut c_void) -> Self {
+        Self(handle)
+    }
+
+    pub(super) fn handle(self) -> CUstream {
+        self.0.cast()
+    }
+}
+
+/// Blocks an SM: with 256 threads each they fill it, and enough tiles to stride over even out blocks of unequal speed.
+const BLOCKS_PER_PROCESSOR: u64 = 8;
+
+/// The arguments of a launch, in the order of the kernel's parameters.
+#[derive(Default)]
+pub struct Args(Vec<u64>);
+
+impl Args {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A number, or an address.
+    pub fn number(mut self, value: u64) -> Self {
+        self.0.push(value); // a narrower parameter reads its low bytes
+        self
+    }
+
+    /// An address.
+    pub fn pointer(self, memory: impl Address) -> Self {
+        self.number(memory.address())
+    }
+
+    /// A matrix that lies as `layout` says.
+    pub fn tensor(self, tensor: impl Matrix, layout: Layout) -> Self {
+        let args = self.number(tensor.address());
+        match layout {
+            Layout::Vectors => args,
+            Layout::Elements => args.number(tensor.cols()).number(tensor.row_stride()),
+        }
+    }
+}
+
+/// The shape of a matrix view.
+pub trait Matrix: Address {
+    /// Columns.
+    fn cols(&self) -> u64;
+    /// Elements between the starts of rows.
+    fn row_stride(&self) -> u64;
+    /// Whether its rows follow each other without gaps.
+    fn is_contiguous(&self) -> bool;
+}
+
+macro_rules! matrix {
+    ($($name:ident)*) => {$(
+        impl Matrix for &$name<'_> {
+            fn cols(&self) -> u64 {
+                $name::cols(self) as u64
+            }
+            fn row_stride(&self) -> u64 {
+                $name::row_stride(self) as u64
+            }
+            fn is_contiguous(&self) -> bool {
+                $name::row_stride(self) == $name::cols(self) || self.rows() <= 1
+            }
+        }
+    )*};
+}
+matrix!(Tensor TensorMut);
+
+/// Whole vectors if the matrix and the codes beside it allow it.
+pub fn layout(tensor: impl Matrix, codes: u64, codes_align: u64) -> Layout {
+    let aligned = tensor.address().is_multiple_of(VECTOR_BYTES.into()) && codes.is_multiple_of(codes_align);
+    if tensor.is_contiguous() && aligned { Layout::Vectors } else { Layout::Elements }
+}
+
+impl Cuda {
+    /// Enqueues a kernel with enough blocks for `tiles`, or as many as fill the device. The context must be current.
+    pub(super) fn launch(&self, spec: KernelSpec, tiles: u64, args: Args, stream: Stream) -> Result<()> {
+        let function = self.function(spec)?;
+        let blocks = tiles.clamp(1, u64::from(self.processors) * BLOCKS_PER_PROCESSOR) as u32;
+        let mut values = args.0;
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| (v as *mut u64).cast()).collect();
+        // SAFETY: the kernel's parameters are what its spec documents and its caller has lined up; each pointer is to
+        // eight bytes that outlive the call.
+        let result = unsafe {
+            let (handle, threads) = (function.handle, function.threads);
+            let (stream, params) = (stream.handle(), pointers.as_mut_ptr());
+            sys::cuLaunchKernel(handle, blocks, 1, 1, threads, 1, 1, 0, stream, params, std::ptr::null_mut())
+        };
+        check(result, "cuLaunchKernel")
+    }
+
+    /// Enqueues the writing of one 32-bit word.
+    pub(super) fn fill_word(&self, at: u64, word: u32, stream: Stream) -> Result<()> {
+        // SAFETY: the caller's memory, as vouched for by the view it comes from.
+        check(unsafe { sys::cuMemsetD32Async(at, word, 1, stream.handle()) }, "cuMemsetD32Async")
+    }
+}
