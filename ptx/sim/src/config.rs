@@ -1,7 +1,6 @@
 //! The simulated machine.
 
 /// What the simulated devices are, and what is checked. Set with [`configure`](crate::configure).
-#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Compute capability, major and minor.
@@ -31,7 +30,6 @@ pub struct Config {
 }
 
 /// When work that was put into a stream is done.
-#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamOrder {
     /// At once: a missing dependency between streams does not show.

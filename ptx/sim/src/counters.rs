@@ -105,7 +105,9 @@ impl Traffic {
 impl Stats {
     /// Warp instructions whose opcode starts with `prefix` (a whole word of it): `count("ld.global")`.
     pub fn count(&self, prefix: &str) -> u64 {
-        let matches = |name: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let matches = |name: &str| {
+            name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
         self.by_opcode.iter().filter(|(name, _)| matches(name)).map(|(_, count)| count).sum()
     }
 

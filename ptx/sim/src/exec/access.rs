@@ -17,7 +17,9 @@ impl Warp {
         let mut data: Data = [[0; 32]; WARP];
         for (space, mask) in self.split(access.space, &mut addresses, mask) {
             match space {
-                Space::Global | Space::Const => self.read_global(c, &addresses, mask, bytes, access.order, &mut data)?,
+                Space::Global | Space::Const => {
+                    self.read_global(c, &addresses, mask, bytes, access.order, &mut data)?
+                }
                 Space::Shared => self.read_shared(c, &addresses, mask, bytes, access.order, &mut data)?,
                 Space::Local => self.read_local(c, &addresses, mask, bytes, &mut data)?,
                 Space::Param => read_param(c, &addresses, mask, bytes, &mut data)?,
@@ -25,7 +27,15 @@ impl Warp {
         }
         for (k, register) in access.registers.iter().enumerate() {
             if let Some(register) = register {
-                scatter(&mut self.registers, *register, k * access.size, access.size, access.signed, mask, &data);
+                scatter(
+                    &mut self.registers,
+                    *register,
+                    k * access.size,
+                    access.size,
+                    access.signed,
+                    mask,
+                    &data,
+                );
             }
         }
         Ok(())
@@ -51,7 +61,12 @@ impl Warp {
     }
 
     /// The state spaces of the lanes' addresses; generic ones are turned into offsets of their windows.
-    pub(super) fn split(&self, space: AddressSpace, addresses: &mut [u64; WARP], mask: u32) -> Vec<(Space, u32)> {
+    pub(super) fn split(
+        &self,
+        space: AddressSpace,
+        addresses: &mut [u64; WARP],
+        mask: u32,
+    ) -> Vec<(Space, u32)> {
         if let AddressSpace::In(space) = space {
             return vec![(space, mask)];
         }
@@ -96,7 +111,14 @@ impl Warp {
         Ok(())
     }
 
-    fn write_local(&self, c: &mut Context<'_>, a: &[u64; WARP], mask: u32, bytes: usize, data: &Data) -> Step {
+    fn write_local(
+        &self,
+        c: &mut Context<'_>,
+        a: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+        data: &Data,
+    ) -> Step {
         for lane in lanes(mask) {
             let at = self.local_at(c, lane, a[lane], bytes)?;
             c.block.local[at..at + bytes].copy_from_slice(&data[lane][..bytes]);
@@ -109,7 +131,9 @@ impl Warp {
 /// Raises a misalignment.
 #[cold]
 pub fn misaligned<T>(space: &str, lane: usize, address: u64, bytes: usize) -> Step<T> {
-    let text = format!("an access of {bytes} bytes at {space} address {address:#x}, which is not a multiple of {bytes}");
+    let text = format!(
+        "an access of {bytes} bytes at {space} address {address:#x}, which is not a multiple of {bytes}"
+    );
     raise(FaultKind::Misaligned, lane, text)
 }
 

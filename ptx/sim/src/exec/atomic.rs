@@ -73,7 +73,9 @@ fn apply(op: AtomOp, ty: AtomType, size: usize, a: u64, b: u64, flushes: bool) -
         (AtomOp::Add, AtomType::F64) => (f64::from_bits(a) + f64::from_bits(b)).to_bits(),
         (AtomOp::Add, AtomType::F16) => add_half(F16, a, b),
         (AtomOp::Add, AtomType::Bf16) => add_half(BF16, a, b),
-        (AtomOp::Add, AtomType::F16x2) => add_half(F16, a & 0xFFFF, b & 0xFFFF) | add_half(F16, a >> 16, b >> 16) << 16,
+        (AtomOp::Add, AtomType::F16x2) => {
+            add_half(F16, a & 0xFFFF, b & 0xFFFF) | add_half(F16, a >> 16, b >> 16) << 16
+        }
         (AtomOp::Add, AtomType::Bf16x2) => {
             add_half(BF16, a & 0xFFFF, b & 0xFFFF) | add_half(BF16, a >> 16, b >> 16) << 16
         }
@@ -85,8 +87,20 @@ fn apply(op: AtomOp, ty: AtomType, size: usize, a: u64, b: u64, flushes: bool) -
         (AtomOp::Max, AtomType::Signed) => signed(a).max(signed(b)) as u64,
         (AtomOp::Min, _) => a.min(b),
         (AtomOp::Max, _) => a.max(b),
-        (AtomOp::Inc, _) => if a >= b { 0 } else { a + 1 },
-        (AtomOp::Dec, _) => if a == 0 || a > b { b } else { a - 1 },
+        (AtomOp::Inc, _) => {
+            if a >= b {
+                0
+            } else {
+                a + 1
+            }
+        }
+        (AtomOp::Dec, _) => {
+            if a == 0 || a > b {
+                b
+            } else {
+                a - 1
+            }
+        }
         (AtomOp::Exch, _) => b,
         (AtomOp::Cas, _) => unreachable!("has two operands"),
     }

@@ -26,7 +26,13 @@ pub struct BarrierState {
 
 impl Warp {
     /// Arrives; says whether the warp must wait. All lanes of the warp are here.
-    pub(super) fn barrier(&mut self, c: &mut Context<'_>, barrier: &Barrier, mask: u32, pc: u32) -> Step<bool> {
+    pub(super) fn barrier(
+        &mut self,
+        c: &mut Context<'_>,
+        barrier: &Barrier,
+        mask: u32,
+        pc: u32,
+    ) -> Step<bool> {
         let lane = mask.trailing_zeros() as usize;
         let id = self.registers.b32[usize::from(barrier.id)][lane] as usize;
         if id >= BARRIERS {
@@ -36,7 +42,11 @@ impl Warp {
         if let Some(count) = expected
             && (!count.is_multiple_of(32) || count == 0)
         {
-            return raise(FaultKind::Barrier, lane, format!("a thread count of {count} is not a multiple of 32"));
+            return raise(
+                FaultKind::Barrier,
+                lane,
+                format!("a thread count of {count} is not a multiple of 32"),
+            );
         }
         let past = c.block.clocks[self.index].release(self.index, mask, self.live);
         let votes = barrier.reduce.map(|r| self.predicate(r.p) & mask);
@@ -54,7 +64,11 @@ impl Warp {
         if let Some(count) = state.expected
             && (state.arrived.count_ones() + 1) * 32 > count
         {
-            return raise(FaultKind::Barrier, lane, format!("more than {count} threads arrive at barrier {id}"));
+            return raise(
+                FaultKind::Barrier,
+                lane,
+                format!("more than {count} threads arrive at barrier {id}"),
+            );
         }
         state.arrived |= 1 << self.index;
         state.past.join(&past);

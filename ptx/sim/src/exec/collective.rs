@@ -25,7 +25,8 @@ impl Warp {
             };
             let from = if valid { from as usize } else { lane };
             if mask >> from & 1 == 0 {
-                let text = format!("lane {lane} reads lane {from}, which does not take part (members {mask:#010x})");
+                let text =
+                    format!("lane {lane} reads lane {from}, which does not take part (members {mask:#010x})");
                 return raise(FaultKind::Divergence, lane, text);
             }
             out[lane] = a[from];
@@ -55,7 +56,8 @@ impl Warp {
             Class::B64 => self.registers.b64[usize::from(m.a.index)],
             _ => self.registers.b32[usize::from(m.a.index)].map(u64::from),
         };
-        let same = |lane: usize| lanes(mask).fold(0, |set, k| set | u32::from(values[k] == values[lane]) << k);
+        let same =
+            |lane: usize| lanes(mask).fold(0, |set, k| set | u32::from(values[k] == values[lane]) << k);
         if m.all {
             let all = same(mask.trailing_zeros() as usize) == mask;
             self.write32(m.d, mask, |_| if all { mask } else { 0 });

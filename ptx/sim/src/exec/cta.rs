@@ -95,7 +95,11 @@ impl Cta {
         let warps = (0..count)
             .map(|warp| {
                 let lanes = (threads - warp * WARP).min(WARP);
-                Warp::new(warp, launch.kernel.registers.clone(), if lanes == WARP { u32::MAX } else { (1 << lanes) - 1 })
+                Warp::new(
+                    warp,
+                    launch.kernel.registers.clone(),
+                    if lanes == WARP { u32::MAX } else { (1 << lanes) - 1 },
+                )
             })
             .collect();
         let mut cta = Self { block, warps };
@@ -160,7 +164,12 @@ impl Cta {
     }
 
     /// Runs each warp for a slice, in turn, until the block has ended or had `rounds` turns.
-    pub fn run(&mut self, launch: &Launch<'_>, tally: &mut Tally, rounds: u32) -> Result<Progress, Box<Fault>> {
+    pub fn run(
+        &mut self,
+        launch: &Launch<'_>,
+        tally: &mut Tally,
+        rounds: u32,
+    ) -> Result<Progress, Box<Fault>> {
         let Self { block, warps } = self;
         for _ in 0..rounds {
             let mut ran = false;

@@ -61,7 +61,9 @@ fn place(lane: usize, address: u64, bytes: usize, read: bool, c: &Context<'_>) -
     let free = states.iter().position(|&state| state == State::Free as u8);
     let at = |k: usize| format!("{:#x}, {}", address + k as u64, memory().describe(address + k as u64));
     match free {
-        Some(k) => raise(FaultKind::OutOfBounds, lane, format!("{verb} {bytes} bytes at {address:#x}: {}", at(k))),
+        Some(k) => {
+            raise(FaultKind::OutOfBounds, lane, format!("{verb} {bytes} bytes at {address:#x}: {}", at(k)))
+        }
         None => {
             let k = states.iter().position(|&state| state < wanted as u8).unwrap_or(0);
             raise(FaultKind::Uninitialized, lane, format!("reads {bytes} bytes, never written: {}", at(k)))
@@ -86,7 +88,14 @@ impl<'a> Lock<'a> {
 }
 
 #[cold]
-fn race<T>(c: &Context<'_>, lane: usize, address: u64, bytes: usize, read: bool, conflict: Conflict) -> Step<T> {
+fn race<T>(
+    c: &Context<'_>,
+    lane: usize,
+    address: u64,
+    bytes: usize,
+    read: bool,
+    conflict: Conflict,
+) -> Step<T> {
     let verb = if read { "reads" } else { "writes" };
     let earlier = if conflict.was_write { "written" } else { "read" };
     let text = format!(
@@ -117,7 +126,10 @@ impl Warp {
                     let guard = lock.take(arena, offset);
                     if c.launch.checks.races {
                         let shadow = guard.shadow(c.launch.id);
-                        let thread = Thread { now: self.now(c, lane).strong(strong), clock: &c.block.clocks[self.index] };
+                        let thread = Thread {
+                            now: self.now(c, lane).strong(strong),
+                            clock: &c.block.clocks[self.index],
+                        };
                         let at = offset % PAGE;
                         if let Err(conflict) = shadow.read(at, bytes, &thread) {
                             return race(c, lane, addresses[lane], bytes, true, conflict);
@@ -191,7 +203,8 @@ impl Warp {
             // SAFETY: allocated; the page's lock is held.
             let present = unsafe { std::slice::from_raw_parts(to, bytes) };
             let same_value = || value.is_some_and(|value| present == &value[..bytes]);
-            if let Err(conflict) = guard.shadow(c.launch.id).write(offset % PAGE, bytes, &thread, same_value) {
+            if let Err(conflict) = guard.shadow(c.launch.id).write(offset % PAGE, bytes, &thread, same_value)
+            {
                 return race(c, lane, address, bytes, false, conflict);
             }
         }

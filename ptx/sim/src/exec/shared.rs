@@ -91,7 +91,8 @@ fn race<T>(c: &Context<'_>, lane: usize, at: usize, bytes: usize, read: bool, co
         return raise(FaultKind::MissingWait, lane, text);
     }
     let earlier = if conflict.was_write { "written" } else { "read" };
-    let text = format!("{verb} {bytes} bytes at shared offset {at:#x}, {earlier} by {who} with no barrier between");
+    let text =
+        format!("{verb} {bytes} bytes at shared offset {at:#x}, {earlier} by {who} with no barrier between");
     raise(FaultKind::Race, lane, text)
 }
 
@@ -110,7 +111,14 @@ impl Warp {
     }
 
     /// Checks one lane's read.
-    pub(super) fn readable_shared(&self, c: &mut Context<'_>, lane: usize, at: usize, bytes: usize, strong: bool) -> Step {
+    pub(super) fn readable_shared(
+        &self,
+        c: &mut Context<'_>,
+        lane: usize,
+        at: usize,
+        bytes: usize,
+        strong: bool,
+    ) -> Step {
         if c.launch.checks.races {
             let thread = Thread { now: self.now(c, lane).strong(strong), clock: &c.block.clocks[self.index] };
             if let Err(conflict) = c.block.shared.shadow.read(at, bytes, &thread) {
@@ -119,9 +127,11 @@ impl Warp {
         }
         // After the race: a value that another thread has not written yet is a missing barrier, if that thread has been here.
         if c.launch.checks.uninitialized
-            && let Some(k) = c.block.shared.state[at..at + bytes].iter().position(|&s| s != State::Written as u8)
+            && let Some(k) =
+                c.block.shared.state[at..at + bytes].iter().position(|&s| s != State::Written as u8)
         {
-            let text = format!("reads {bytes} bytes at shared offset {at:#x}; byte {:#x} was never written", at + k);
+            let text =
+                format!("reads {bytes} bytes at shared offset {at:#x}; byte {:#x} was never written", at + k);
             return raise(FaultKind::Uninitialized, lane, text);
         }
         Ok(())

@@ -175,7 +175,8 @@ impl Warp {
                 None => places.push((self.pc[lane], 1 << lane)),
             }
         }
-        let place = |&(pc, mask): &(u32, u32)| format!("lanes {mask:#010x} at line {}", code[pc as usize].line);
+        let place =
+            |&(pc, mask): &(u32, u32)| format!("lanes {mask:#010x} at line {}", code[pc as usize].line);
         let places: Vec<String> = places.iter().map(place).collect();
         let gone = self.lanes & !self.live;
         let ended = if gone != 0 { format!(", lanes {gone:#010x} have ended") } else { String::new() };
@@ -209,7 +210,9 @@ impl Warp {
                     self.set_pc(active & !mask, pc + 1);
                     return Ok(Next::Regroup);
                 }
-                return self.barrier(c, barrier, mask, pc).map(|waits| if waits { Next::Wait } else { Next::Advance });
+                return self
+                    .barrier(c, barrier, mask, pc)
+                    .map(|waits| if waits { Next::Wait } else { Next::Advance });
             }
             _ if mask == 0 => return Ok(Next::Advance),
             _ => {}
@@ -222,7 +225,9 @@ impl Warp {
             }
         }
         match op {
-            Op::Trap => return raise(FaultKind::Trap, mask.trailing_zeros() as usize, "the kernel trapped".into()),
+            Op::Trap => {
+                return raise(FaultKind::Trap, mask.trailing_zeros() as usize, "the kernel trapped".into());
+            }
             Op::Nop => {}
             Op::Clock(reg) => self.clock(c, *reg, mask),
             Op::Load(access) => self.load(c, access, mask)?,
@@ -247,17 +252,22 @@ impl Warp {
         let first = mask.trailing_zeros() as usize;
         for lane in lanes(mask) {
             if masks[lane] != masks[first] {
-                let text = format!("lane {lane} names the members {:#010x}, lane {first} {:#010x}", masks[lane], masks[first]);
+                let text = format!(
+                    "lane {lane} names the members {:#010x}, lane {first} {:#010x}",
+                    masks[lane], masks[first]
+                );
                 return raise(FaultKind::Divergence, lane, text);
             }
             if masks[lane] >> lane & 1 == 0 {
-                let text = format!("lane {lane} is not among the members {:#010x} that it names", masks[lane]);
+                let text =
+                    format!("lane {lane} is not among the members {:#010x} that it names", masks[lane]);
                 return raise(FaultKind::Divergence, lane, text);
             }
         }
         let missing = masks[first] & !self.live;
         if missing & self.lanes != 0 {
-            let text = format!("members {:#010x} include lanes {missing:#010x} that have ended", masks[first]);
+            let text =
+                format!("members {:#010x} include lanes {missing:#010x} that have ended", masks[first]);
             return raise(FaultKind::Divergence, first, text);
         }
         Ok(masks[first])
@@ -358,4 +368,3 @@ pub fn lanes(mask: u32) -> impl Iterator<Item = usize> {
         Some(lane)
     })
 }
-

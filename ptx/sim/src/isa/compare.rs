@@ -21,7 +21,9 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
             _ => unknown(),
         },
         "slct" => match (m.ty()?, m.only_ty()?) {
-            (Type::B32 | Type::U32 | Type::S32, Type::S32) => d.map3(i, |a: u32, b: u32, c: i32| if c >= 0 { a } else { b }),
+            (Type::B32 | Type::U32 | Type::S32, Type::S32) => {
+                d.map3(i, |a: u32, b: u32, c: i32| if c >= 0 { a } else { b })
+            }
             (Type::F32, Type::S32) => d.map3(i, |a: f32, b: f32, c: i32| if c >= 0 { a } else { b }),
             (Type::F32, Type::F32) => d.map3(i, |a: f32, b: f32, c: f32| if c >= 0.0 { a } else { b }),
             _ => unknown(),
@@ -31,7 +33,8 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
 }
 
 const COMPARISONS: [&str; 18] = [
-    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan",
+    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu",
+    "num", "nan",
 ];
 
 /// Bits of lanes where `f` holds.
@@ -140,7 +143,11 @@ fn setp(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     let ftz = m.take("ftz");
     let (function, class, float) = compare(name, ftz, m.only_ty()?)?;
     d.count(i, if combine.is_some() { &[4] } else { &[3] })?;
-    let mut args = Args { a: d.src(&i.operands[1], class, float)?, b: d.src(&i.operands[2], class, float)?, ..Args::default() };
+    let mut args = Args {
+        a: d.src(&i.operands[1], class, float)?,
+        b: d.src(&i.operands[2], class, float)?,
+        ..Args::default()
+    };
     match &i.operands[0] {
         Operand::Pair(p, q) => {
             args.d = d.dst(p, Class::Pred)?;

@@ -69,7 +69,9 @@ enum Kind {
 
 fn kind(ty: Type) -> Kind {
     match ty {
-        Type::U8 | Type::U16 | Type::U32 | Type::U64 | Type::S8 | Type::S16 | Type::S32 | Type::S64 => Kind::Integer,
+        Type::U8 | Type::U16 | Type::U32 | Type::U64 | Type::S8 | Type::S16 | Type::S32 | Type::S64 => {
+            Kind::Integer
+        }
         Type::F16 | Type::Bf16 | Type::F32 | Type::F64 | Type::Tf32 => Kind::Float,
         Type::F16x2 | Type::Bf16x2 | Type::E4m3x2 | Type::E5m2x2 => Kind::Packed,
         _ => Kind::Other,
@@ -83,7 +85,9 @@ fn wide(d: &mut Decoder, operand: &Operand, ty: Type, float: bool) -> Result<u16
     {
         let narrow_file = |class: Class| matches!(class, Class::B8 | Class::B16 | Class::B32);
         let class = class_of(ty);
-        if reg.class == class || narrow_file(reg.class) && narrow_file(class) && reg.class.size() > class.size() {
+        if reg.class == class
+            || narrow_file(reg.class) && narrow_file(class) && reg.class.size() > class.size()
+        {
             return Ok(reg.index);
         }
     }
@@ -97,7 +101,11 @@ fn wide(d: &mut Decoder, operand: &Operand, ty: Type, float: bool) -> Result<u16
 
 fn unary(d: &mut Decoder, i: &Instruction, to: Type, from: Type, imm: u32) -> Result<Args, String> {
     d.count(i, &[2])?;
-    let args = Args { d: wide(d, &i.operands[0], to, false)?, a: wide(d, &i.operands[1], from, from.is_float())?, ..Args::default() };
+    let args = Args {
+        d: wide(d, &i.operands[0], to, false)?,
+        a: wide(d, &i.operands[1], from, from.is_float())?,
+        ..Args::default()
+    };
     Ok(Args { imm, ..args })
 }
 
@@ -163,9 +171,9 @@ fn integer_to_float(d: &mut Decoder, i: &Instruction, to: Type, from: Type, imm:
         ($from:ty) => {
             match to {
                 Type::F32 if imm == 0 => map1(|a: $from| a as f32),
-                Type::F32 => {
-                    map1_imm(|a: $from, imm| finish32(F32.encode(integer_value(a.into()), round(imm), false), imm))
-                }
+                Type::F32 => map1_imm(|a: $from, imm| {
+                    finish32(F32.encode(integer_value(a.into()), round(imm), false), imm)
+                }),
                 Type::F64 if imm == 0 => map1(|a: $from| a as f64),
                 Type::F16 if imm & !flag::ROUND == 0 => {
                     map1_imm(|a: $from, imm| F16.encode(integer_value(a.into()), round(imm), false) as u16)
@@ -208,7 +216,9 @@ fn float_to_integer(d: &mut Decoder, i: &Instruction, to: Type, from: Type, imm:
                     let a = if imm & flag::FTZ != 0 { flush(a) } else { a };
                     if a.is_nan() { nan!(false) } else { to_integral(a.into(), imm) as $to }
                 }),
-                Type::F64 => map1_imm(|a: f64, imm| if a.is_nan() { nan!(true) } else { to_integral(a, imm) as $to }),
+                Type::F64 => {
+                    map1_imm(|a: f64, imm| if a.is_nan() { nan!(true) } else { to_integral(a, imm) as $to })
+                }
                 Type::F16 => map1_imm(|a: u16, imm| {
                     let a = F16.decode(a.into());
                     if a.is_nan() { nan!(false) } else { to_integral(a, imm) as $to }
@@ -230,7 +240,14 @@ fn narrow(format: Format, value: f64, imm: u32) -> u32 {
     format.encode(value, round(imm), imm & flag::SATFINITE != 0)
 }
 
-fn float_to_float(d: &mut Decoder, i: &Instruction, to: Type, from: Type, imm: u32, modes: (bool, bool)) -> Decoded {
+fn float_to_float(
+    d: &mut Decoder,
+    i: &Instruction,
+    to: Type,
+    from: Type,
+    imm: u32,
+    modes: (bool, bool),
+) -> Decoded {
     let args = unary(d, i, to, from, imm)?;
     let (float_round, integer_round) = modes;
     let rest = imm & !flag::ROUND;

@@ -15,7 +15,8 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
         "cvta" => cvta(d, i, &mut m),
         // isspacep
         _ => {
-            let space = m.one_of(&["global", "shared", "shared::cta", "local"]).ok_or("a state space is missing")?;
+            let space =
+                m.one_of(&["global", "shared", "shared::cta", "local"]).ok_or("a state space is missing")?;
             m.finish()?;
             match space {
                 "global" => d.map1(i, |a: u64| a < SHARED_WINDOW),
@@ -85,7 +86,9 @@ fn pack(d: &mut Decoder, ty: Type, dst: &Operand, parts: &[Operand]) -> Decoded 
         (Type::B32, 4) => {
             let function: AluFn = |r, x, mask| {
                 let parts = [x.a, x.b, x.c, x.e].map(|index| u8::load(r, index));
-                let out = std::array::from_fn(|k| u32::from_le_bytes([parts[0][k], parts[1][k], parts[2][k], parts[3][k]]));
+                let out = std::array::from_fn(|k| {
+                    u32::from_le_bytes([parts[0][k], parts[1][k], parts[2][k], parts[3][k]])
+                });
                 u32::store(r, x.d, mask, &out);
             };
             (function, Class::B32, Class::B8)
@@ -145,8 +148,9 @@ fn unpack(d: &mut Decoder, ty: Type, parts: &[Operand], source: &Operand) -> Dec
 
 fn cvta(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     let to = m.take("to");
-    let space =
-        m.one_of(&["global", "shared", "shared::cta", "local", "const", "param"]).ok_or("a state space is missing")?;
+    let space = m
+        .one_of(&["global", "shared", "shared::cta", "local", "const", "param"])
+        .ok_or("a state space is missing")?;
     if m.only_ty()? != Type::U64 {
         return unknown();
     }

@@ -139,7 +139,8 @@ impl Decoder {
         }
         let align = all().filter(|v| v.external).map(|v| v.align as u32).max().unwrap_or(1);
         self.dynamic_shared_at = self.static_shared.next_multiple_of(align);
-        let offset = |v: &&Variable| offsets.get(&std::ptr::from_ref(*v)).copied().unwrap_or(self.dynamic_shared_at);
+        let offset =
+            |v: &&Variable| offsets.get(&std::ptr::from_ref(*v)).copied().unwrap_or(self.dynamic_shared_at);
         self.shared_offsets = declared.iter().map(offset).collect();
         for v in &used {
             let symbol = Symbol::Variable(Space::Shared, u64::from(offset(v)));
@@ -238,7 +239,9 @@ impl Decoder {
 
     /// A branch to the label, to be patched when its place is known.
     pub(super) fn branch(&mut self, label: &str) -> super::Decoded {
-        let Some(Symbol::Label(label)) = self.find(label) else { return Err(format!("unknown label '{label}'")) };
+        let Some(Symbol::Label(label)) = self.find(label) else {
+            return Err(format!("unknown label '{label}'"));
+        };
         self.branches.push((self.code.len(), label));
         Ok(Op::Branch(0))
     }

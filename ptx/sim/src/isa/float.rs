@@ -222,7 +222,11 @@ fn divide(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
             let (a, b) = (input(a, f), input(b, f));
             // For 2^126 < |b| < 2^128 the hardware's reciprocal underflows: 0, and NaN for infinite a.
             if b.abs() > f32::from_bits(0x7E80_0000) && b.is_finite() {
-                return if a.is_infinite() { f32::from_bits(numeric::F32_NAN) } else { 0.0f32.copysign(a) * b.signum() };
+                return if a.is_infinite() {
+                    f32::from_bits(numeric::F32_NAN)
+                } else {
+                    0.0f32.copysign(a) * b.signum()
+                };
             }
             output(approximate(f64::from(a) / f64::from(b), a.to_bits() ^ b.to_bits()), f)
         }),
@@ -277,7 +281,13 @@ fn min_max(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     fn pick(a: f32, b: f32, min: bool, nan: bool) -> f32 {
         if a.is_nan() || b.is_nan() {
             let both = a.is_nan() && b.is_nan();
-            return canonical(if nan || both { f32::NAN } else if a.is_nan() { b } else { a });
+            return canonical(if nan || both {
+                f32::NAN
+            } else if a.is_nan() {
+                b
+            } else {
+                a
+            });
         }
         let less = a < b || a == b && a.is_sign_negative();
         if less == min { a } else { b }

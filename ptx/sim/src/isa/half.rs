@@ -53,11 +53,7 @@ fn pack(lo: u16, hi: u16) -> u32 {
 
 /// One, two or three operands of 16 bits, or pairs of them.
 fn map1(d: &mut Decoder, i: &Instruction, packed: bool, f: impl Fn(u16) -> u16 + Copy) -> Decoded {
-    if packed {
-        d.map1(i, move |a: u32| pack(f(a as u16), f((a >> 16) as u16)))
-    } else {
-        d.map1(i, f)
-    }
+    if packed { d.map1(i, move |a: u32| pack(f(a as u16), f((a >> 16) as u16))) } else { d.map1(i, f) }
 }
 
 fn map2(d: &mut Decoder, i: &Instruction, packed: bool, f: impl Fn(u16, u16) -> u16 + Copy) -> Decoded {
@@ -108,7 +104,9 @@ fn operation<H: Half>(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>, packed
         ("mul", true, false, false) => map2(d, i, packed, |a, b| H::round(sat(H::value(a) * H::value(b)))),
         ("fma", false, false, false) if rn => map3(d, i, packed, |a, b, c| H::round(fused::<H>(a, b, c))),
         ("fma", true, false, false) if rn => map3(d, i, packed, |a, b, c| H::round(sat(fused::<H>(a, b, c)))),
-        ("fma", false, true, false) if rn => map3(d, i, packed, |a, b, c| H::round(relu(fused::<H>(a, b, c)))),
+        ("fma", false, true, false) if rn => {
+            map3(d, i, packed, |a, b, c| H::round(relu(fused::<H>(a, b, c))))
+        }
         ("neg", false, false, false) if !rn => map1(d, i, packed, |a| a ^ 0x8000),
         ("abs", false, false, false) if !rn => map1(d, i, packed, |a| a & 0x7FFF),
         ("min", false, false, false) if !rn => map2(d, i, packed, |a, b| extremum::<H>(a, b, true, false)),

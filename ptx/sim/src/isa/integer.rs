@@ -98,7 +98,9 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
         "bfind" => find_bit(d, i, &mut m),
         "bfe" => match m.only_ty()? {
             Type::U32 => d.map3(i, |a: u32, at: u32, len: u32| extract(a.into(), at, len, 32, false) as u32),
-            Type::S32 => d.map3(i, |a: i32, at: u32, len: u32| extract(a as i64 as u64, at, len, 32, true) as u32),
+            Type::S32 => {
+                d.map3(i, |a: i32, at: u32, len: u32| extract(a as i64 as u64, at, len, 32, true) as u32)
+            }
             Type::U64 => d.map3(i, |a: u64, at: u32, len: u32| extract(a, at, len, 64, false)),
             Type::S64 => d.map3(i, |a: u64, at: u32, len: u32| extract(a, at, len, 64, true)),
             _ => unknown(),
@@ -116,10 +118,18 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
         "szext" => {
             let wrap = m.one_of(&["clamp", "wrap"]).ok_or("needs .clamp or .wrap")? == "wrap";
             match (m.only_ty()?, wrap) {
-                (Type::U32, false) => d.map2(i, |a: u32, n: u32| extract(a.into(), 0, n.min(32), 32, false) as u32),
-                (Type::U32, true) => d.map2(i, |a: u32, n: u32| extract(a.into(), 0, n & 31, 32, false) as u32),
-                (Type::S32, false) => d.map2(i, |a: i32, n: u32| extract(a as i64 as u64, 0, n.min(32), 32, true) as u32),
-                (Type::S32, true) => d.map2(i, |a: i32, n: u32| extract(a as i64 as u64, 0, n & 31, 32, true) as u32),
+                (Type::U32, false) => {
+                    d.map2(i, |a: u32, n: u32| extract(a.into(), 0, n.min(32), 32, false) as u32)
+                }
+                (Type::U32, true) => {
+                    d.map2(i, |a: u32, n: u32| extract(a.into(), 0, n & 31, 32, false) as u32)
+                }
+                (Type::S32, false) => {
+                    d.map2(i, |a: i32, n: u32| extract(a as i64 as u64, 0, n.min(32), 32, true) as u32)
+                }
+                (Type::S32, true) => {
+                    d.map2(i, |a: i32, n: u32| extract(a as i64 as u64, 0, n & 31, 32, true) as u32)
+                }
                 _ => unknown(),
             }
         }
@@ -235,10 +245,18 @@ fn multiply_add(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         ("hi", Type::S64) => {
             d.map3(i, |a: i64, b: i64, c: i64| ((i128::from(a) * i128::from(b) >> 64) as i64).wrapping_add(c))
         }
-        ("wide", Type::U16) => d.map3(i, |a: u16, b: u16, c: u32| (u32::from(a) * u32::from(b)).wrapping_add(c)),
-        ("wide", Type::S16) => d.map3(i, |a: i16, b: i16, c: i32| (i32::from(a) * i32::from(b)).wrapping_add(c)),
-        ("wide", Type::U32) => d.map3(i, |a: u32, b: u32, c: u64| (u64::from(a) * u64::from(b)).wrapping_add(c)),
-        ("wide", Type::S32) => d.map3(i, |a: i32, b: i32, c: i64| (i64::from(a) * i64::from(b)).wrapping_add(c)),
+        ("wide", Type::U16) => {
+            d.map3(i, |a: u16, b: u16, c: u32| (u32::from(a) * u32::from(b)).wrapping_add(c))
+        }
+        ("wide", Type::S16) => {
+            d.map3(i, |a: i16, b: i16, c: i32| (i32::from(a) * i32::from(b)).wrapping_add(c))
+        }
+        ("wide", Type::U32) => {
+            d.map3(i, |a: u32, b: u32, c: u64| (u64::from(a) * u64::from(b)).wrapping_add(c))
+        }
+        ("wide", Type::S32) => {
+            d.map3(i, |a: i32, b: i32, c: i64| (i64::from(a) * i64::from(b)).wrapping_add(c))
+        }
         _ => unknown(),
     }
 }
@@ -252,7 +270,9 @@ fn find_bit(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         (Type::U64, false) => d.map1(i, |a: u64| a.checked_ilog2().unwrap_or(!0)),
         (Type::S64, false) => d.map1(i, |a: i64| ((a ^ a >> 63) as u64).checked_ilog2().unwrap_or(!0)),
         (Type::U32, true) => d.map1(i, |a: u32| a.checked_ilog2().map_or(!0, |bit| 31 - bit)),
-        (Type::S32, true) => d.map1(i, |a: i32| ((a ^ a >> 31) as u32).checked_ilog2().map_or(!0, |bit| 31 - bit)),
+        (Type::S32, true) => {
+            d.map1(i, |a: i32| ((a ^ a >> 31) as u32).checked_ilog2().map_or(!0, |bit| 31 - bit))
+        }
         _ => unknown(),
     }
 }

@@ -77,7 +77,9 @@ fn lop3(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         return unknown();
     }
     d.count(i, &[5])?;
-    let Operand::Int(table @ 0..=255) = i.operands[4] else { return Err("the table must be a constant 0…255".into()) };
+    let Operand::Int(table @ 0..=255) = i.operands[4] else {
+        return Err("the table must be a constant 0…255".into());
+    };
     // The eight terms of the truth table, each present (all ones) or absent.
     let function: AluFn = |r, x, mask| {
         let (a, b, c) = (u32::load(r, x.a), u32::load(r, x.b), u32::load(r, x.c));

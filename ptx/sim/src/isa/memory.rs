@@ -33,7 +33,9 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
             m.finish()?;
             let address = i.operands.first().ok_or("an address is missing")?;
             match d.address(address)? {
-                (_, Some(found)) if space != AddressSpace::In(found) => Err("address of another state space".into()),
+                (_, Some(found)) if space != AddressSpace::In(found) => {
+                    Err("address of another state space".into())
+                }
                 // discard makes the contents undefined; that is checked no further.
                 _ => Ok(Op::Nop),
             }
@@ -90,7 +92,13 @@ fn vector_length(m: &mut Mods<'_>) -> usize {
 }
 
 /// The elements of a data operand: registers at least as wide as the type.
-fn elements(d: &mut Decoder, operand: &Operand, ty: Type, vector: usize, source: bool) -> Result<Vec<Option<Reg>>, String> {
+fn elements(
+    d: &mut Decoder,
+    operand: &Operand,
+    ty: Type,
+    vector: usize,
+    source: bool,
+) -> Result<Vec<Option<Reg>>, String> {
     let single = std::slice::from_ref(operand);
     let parts = match operand {
         Operand::Vector(parts) => parts.as_slice(),
@@ -108,7 +116,10 @@ fn elements(d: &mut Decoder, operand: &Operand, ty: Type, vector: usize, source:
         let Some(reg) = d.any_register(part)? else {
             return if source { Err("'_' is not a value".to_owned()) } else { Ok(None) };
         };
-        if reg.class == Class::Pred || reg.class.size() < ty.size() || ty.size() == 16 && reg.class != Class::B128 {
+        if reg.class == Class::Pred
+            || reg.class.size() < ty.size()
+            || ty.size() == 16 && reg.class != Class::B128
+        {
             return Err(format!("a {:?} register cannot hold .{ty:?}", reg.class));
         }
         Ok(Some(reg))
@@ -212,7 +223,9 @@ fn atomic(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     let wanted = first + 2 + usize::from(op == AtomOp::Cas) + usize::from(policy);
     d.count(i, &[wanted])?;
     let class = class_of(ty);
-    let source = |d: &mut Decoder, part: &Operand| Ok::<_, String>(Reg { class, index: d.src(part, class, ty.is_float())? });
+    let source = |d: &mut Decoder, part: &Operand| {
+        Ok::<_, String>(Reg { class, index: d.src(part, class, ty.is_float())? })
+    };
     let value = &i.operands[first + 1];
     let mut operands = match value {
         Operand::Vector(parts) if parts.len() == vector => {
@@ -233,5 +246,14 @@ fn atomic(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         (false, part) => Some(vec![Reg { class, index: d.dst(part, class)? }]),
     };
     let address = d.address_in(&i.operands[first], space)?;
-    Ok(Op::Atomic(Box::new(Atomic { space, address, order, op, ty: atom_type, size: ty.size(), dst, operands })))
+    Ok(Op::Atomic(Box::new(Atomic {
+        space,
+        address,
+        order,
+        op,
+        ty: atom_type,
+        size: ty.size(),
+        dst,
+        operands,
+    })))
 }

@@ -101,7 +101,11 @@ pub enum Op {
     Redux(Redux),
     ActiveMask(u16),
     /// `elect.sync d|p, mask`.
-    Elect { d: u16, p: u16, mask: u16 },
+    Elect {
+        d: u16,
+        p: u16,
+        mask: u16,
+    },
 }
 
 /// An address: a register (constant ones included) and an offset.

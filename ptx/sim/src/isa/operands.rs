@@ -114,7 +114,11 @@ impl Decoder {
                 if !fits {
                     return Err(format!("the constant {value} has more than {bits} bits"));
                 }
-                let value = if bits >= 128 { value as i128 as u128 } else { u128::from(value as u64) & ((1u128 << bits) - 1) };
+                let value = if bits >= 128 {
+                    value as i128 as u128
+                } else {
+                    u128::from(value as u64) & ((1u128 << bits) - 1)
+                };
                 Ok(self.constant(class, value))
             }
             Operand::F32(value) if class == Class::B32 => Ok(self.constant(class, value.into())),
@@ -140,7 +144,9 @@ impl Decoder {
 
     /// The address of a memory operand, and the state space of the variable it names.
     pub(super) fn address(&mut self, operand: &Operand) -> Result<(Address, Option<Space>), String> {
-        let Operand::Address(base, offset) = operand else { return Err("a memory operand [...] is wanted".into()) };
+        let Operand::Address(base, offset) = operand else {
+            return Err("a memory operand [...] is wanted".into());
+        };
         let offset = *offset;
         match &**base {
             Operand::Name(name) => match self.find(name) {
@@ -154,7 +160,8 @@ impl Decoder {
                 _ => Err(format!("'{name}' is not an address")),
             },
             Operand::Int(value) => {
-                let base = Reg { class: Class::B64, index: self.constant(Class::B64, (*value as u64).into()) };
+                let base =
+                    Reg { class: Class::B64, index: self.constant(Class::B64, (*value as u64).into()) };
                 Ok((Address { base, offset }, None))
             }
             _ => Err("malformed address".into()),
@@ -168,7 +175,9 @@ impl Decoder {
             (_, None) => Ok(address),
             (AddressSpace::In(space), Some(found)) if space == found => Ok(address),
             (AddressSpace::Generic, Some(Space::Global | Space::Const)) => Ok(address),
-            (_, Some(found)) => Err(format!("the variable is in {found:?} space, the instruction wants {space:?}")),
+            (_, Some(found)) => {
+                Err(format!("the variable is in {found:?} space, the instruction wants {space:?}"))
+            }
         }
     }
 
@@ -183,7 +192,11 @@ impl Decoder {
 
     pub(super) fn map1<D: Lane, A: Lane, F: Fn(A) -> D + Copy>(&mut self, i: &Instruction, f: F) -> Decoded {
         self.count(i, &[2])?;
-        let args = Args { d: self.dst(&i.operands[0], D::CLASS)?, a: self.source::<A>(&i.operands[1])?, ..Args::default() };
+        let args = Args {
+            d: self.dst(&i.operands[0], D::CLASS)?,
+            a: self.source::<A>(&i.operands[1])?,
+            ..Args::default()
+        };
         Ok(Op::Alu(map1(f), args))
     }
 
@@ -219,7 +232,12 @@ impl Decoder {
         self.alu3::<D, A, B, C>(i, function)
     }
 
-    pub(super) fn map3_imm<D: Lane, A: Lane, B: Lane, C: Lane, F>(&mut self, i: &Instruction, imm: u32, f: F) -> Decoded
+    pub(super) fn map3_imm<D: Lane, A: Lane, B: Lane, C: Lane, F>(
+        &mut self,
+        i: &Instruction,
+        imm: u32,
+        f: F,
+    ) -> Decoded
     where
         F: Fn(A, B, C, u32) -> D + Copy,
     {
@@ -228,7 +246,11 @@ impl Decoder {
         Ok(Op::Alu(function, args))
     }
 
-    pub(super) fn alu3<D: Lane, A: Lane, B: Lane, C: Lane>(&mut self, i: &Instruction, function: AluFn) -> Decoded {
+    pub(super) fn alu3<D: Lane, A: Lane, B: Lane, C: Lane>(
+        &mut self,
+        i: &Instruction,
+        function: AluFn,
+    ) -> Decoded {
         self.count(i, &[4])?;
         let d = self.dst(&i.operands[0], D::CLASS)?;
         let a = self.source::<A>(&i.operands[1])?;

@@ -157,13 +157,21 @@ impl Memory {
         let after = registry.live.range(address..).next().map(|(_, a)| *a);
         let end = |a: Allocation| a.base + a.size as u64;
         if let Some(a) = before.filter(|&a| address < end(a)) {
-            return format!("byte {} of an allocation of {} bytes at {:#x}", address - a.base, a.size, a.base);
+            return format!(
+                "byte {} of an allocation of {} bytes at {:#x}",
+                address - a.base,
+                a.size,
+                a.base
+            );
         }
         let behind = before.map(|a| (address - end(a), a)).filter(|&(distance, _)| distance < 1 << 30);
         let ahead = after.map(|a| (a.base - address, a)).filter(|&(distance, _)| distance < 1 << 30);
         match (behind, ahead) {
             (Some((distance, a)), other) if other.is_none_or(|(d, _)| distance <= d) => {
-                format!("{distance} bytes behind the end of an allocation of {} bytes at {:#x}", a.size, a.base)
+                format!(
+                    "{distance} bytes behind the end of an allocation of {} bytes at {:#x}",
+                    a.size, a.base
+                )
             }
             (_, Some((distance, a))) => {
                 format!("{distance} bytes before an allocation of {} bytes at {:#x}", a.size, a.base)
@@ -213,7 +221,9 @@ impl Memory {
         let to = self.pointer(dst);
         for k in 0..count {
             // SAFETY: the caller's promise.
-            unsafe { std::ptr::copy_nonoverlapping(pattern.as_ptr(), to.add(k * pattern.len()), pattern.len()) };
+            unsafe {
+                std::ptr::copy_nonoverlapping(pattern.as_ptr(), to.add(k * pattern.len()), pattern.len())
+            };
         }
         if count > 0 {
             self.mark_written(dst, count * pattern.len());

@@ -176,7 +176,9 @@ impl Shadow {
 /// Whether the earlier access may come before this one: ordered, or both strong.
 #[inline]
 fn allowed(earlier: Epoch, thread: &Thread<'_>) -> bool {
-    earlier.same_thread(thread.now) || earlier.is_strong() && thread.now.is_strong() || thread.is_after(earlier)
+    earlier.same_thread(thread.now)
+        || earlier.is_strong() && thread.now.is_strong()
+        || thread.is_after(earlier)
 }
 
 /// An earlier read of the same warp and the present one as one record.

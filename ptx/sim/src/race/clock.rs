@@ -32,7 +32,12 @@ pub struct Thread<'a> {
 
 impl WarpClock {
     pub fn new(warps: usize) -> Self {
-        Self { clock: 1, known: vec![Known::default(); warps], fenced: vec![Known::default(); warps], ..Self::default() }
+        Self {
+            clock: 1,
+            known: vec![Known::default(); warps],
+            fenced: vec![Known::default(); warps],
+            ..Self::default()
+        }
     }
 
     fn tick(&mut self) {
@@ -93,7 +98,15 @@ impl WarpClock {
     }
 
     /// A strong write to `variable`. `now`: of release semantics, rather than relaxed after a fence.
-    pub fn write_sync(&mut self, variable: &SyncVariable, block: u32, warp: usize, lanes: u32, live: u32, now: bool) {
+    pub fn write_sync(
+        &mut self,
+        variable: &SyncVariable,
+        block: u32,
+        warp: usize,
+        lanes: u32,
+        live: u32,
+        now: bool,
+    ) {
         if now {
             self.publish(warp, lanes, live);
             variable.release(block, &self.known, &self.foreign);
@@ -119,7 +132,8 @@ impl WarpClock {
             return self.foreign.covers(e);
         }
         if e.warp() != now.warp() {
-            return self.known[e.warp() as usize].covers(e) || !self.foreign.is_empty() && self.foreign.covers(e);
+            return self.known[e.warp() as usize].covers(e)
+                || !self.foreign.is_empty() && self.foreign.covers(e);
         }
         e.same_thread(now)
             || e.clock() < self.lane_sync

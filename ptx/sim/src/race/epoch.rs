@@ -119,7 +119,8 @@ pub struct Known {
 impl Known {
     #[inline(always)]
     pub const fn covers(self, e: Epoch) -> bool {
-        e.clock() < self.all || e.clock() < self.part && e.lane() != SEVERAL && self.lanes >> e.lane() & 1 != 0
+        e.clock() < self.all
+            || e.clock() < self.part && e.lane() != SEVERAL && self.lanes >> e.lane() & 1 != 0
     }
 
     /// Adds what `other` knows. Of two different partial pasts the later is kept.

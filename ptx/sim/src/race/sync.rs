@@ -48,7 +48,8 @@ impl SyncVariable {
             Some((_, last)) if **last == *known => {}
             _ => of_block.push((at, known.into())),
         }
-        let others: Vec<_> = foreign.logs.iter().filter(|(v, _)| !std::ptr::eq(&**v, self)).cloned().collect();
+        let others: Vec<_> =
+            foreign.logs.iter().filter(|(v, _)| !std::ptr::eq(&**v, self)).cloned().collect();
         if !others.is_empty() {
             log.inherited.push((at, Foreign { logs: others }));
         }
@@ -61,13 +62,20 @@ impl SyncVariable {
         visited.push(self);
         let log = self.log();
         let own = log.by_block.get(&e.block()).is_some_and(|releases| {
-            releases.iter().take_while(|(at, _)| *at < len).any(|(_, known)| known[e.warp() as usize].covers(e))
+            releases
+                .iter()
+                .take_while(|(at, _)| *at < len)
+                .any(|(_, known)| known[e.warp() as usize].covers(e))
         });
         if own {
             return true;
         }
-        let inherited: Vec<Foreign> =
-            log.inherited.iter().take_while(|(at, _)| *at < len).map(|(_, foreign)| foreign.clone()).collect();
+        let inherited: Vec<Foreign> = log
+            .inherited
+            .iter()
+            .take_while(|(at, _)| *at < len)
+            .map(|(_, foreign)| foreign.clone())
+            .collect();
         drop(log);
         inherited.iter().flat_map(|f| &f.logs).any(|(variable, len)| variable.covers(*len, e, visited))
     }
