@@ -1,0 +1,208 @@
+//! One block: its memory, its warps, and the order in which they run.
+
+use super::barrier::{BARRIERS, BarrierState, complete};
+use super::grid::Launch;
+use super::lanes::{Class, WARP};
+use super::shared::Shared;
+use super::warp::{Context, Stop, Wait, Warp};
+use crate::counters::{Stats, Traffic};
+use crate::fault::{Fault, FaultKind};
+use crate::isa::Special;
+use crate::memory::State;
+use crate::race::WarpClock;
+
+/// Instructions that a warp runs before the next has its turn.
+const SLICE: u64 = 4096;
+
+/// What warps of a block share.
+pub struct Block {
+    /// The block's number in the grid.
+    pub index: u32,
+    /// `%ctaid`.
+    pub id: [u32; 3],
+    pub shared: Shared,
+    pub local: Vec<u8>,
+    pub local_state: Vec<u8>,
+    pub clocks: Vec<WarpClock>,
+    pub barriers: [BarrierState; BARRIERS],
+}
+
+/// Counts of a worker.
+#[derive(Default)]
+pub struct Tally {
+    /// Of each instruction: warps and lanes that executed it.
+    pub instructions: Vec<(u64, u64)>,
+    pub loads: Traffic,
+    pub stores: Traffic,
+    pub atomics: Traffic,
+    pub bank_conflicts: u64,
+}
+
+impl Tally {
+    pub fn new(launch: &Launch<'_>) -> Self {
+        Self { instructions: vec![(0, 0); launch.kernel.code.len()], ..Self::default() }
+    }
+
+    /// The counts by name.
+    pub fn stats(&self, launch: &Launch<'_>) -> Stats {
+        let mut stats = Stats {
+            global_loads: self.loads,
+            global_stores: self.stores,
+            global_atomics: self.atomics,
+            bank_conflicts: self.bank_conflicts,
+            ..Stats::default()
+        };
+        for (instr, &(warps, threads)) in launch.kernel.code.iter().zip(&self.instructions) {
+            if warps > 0 {
+                stats.warp_instructions += warps;
+                stats.thread_instructions += threads;
+                let name = &launch.kernel.names[usize::from(instr.name)];
+                *stats.by_opcode.entry(name.clone()).or_default() += warps;
+            }
+        }
+        stats
+    }
+}
+
+/// A block under way.
+pub struct Cta {
+    block: Block,
+    warps: Vec<Warp>,
+}
+
+/// How far a block came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Ended,
+    /// Its time slice is over; it may be waiting for another block.
+    Slice,
+}
+
+impl Cta {
+    pub fn new(launch: &Launch<'_>, index: u32) -> Self {
+        let threads = launch.block.iter().product::<u32>() as usize;
+        let count = threads.div_ceil(WARP);
+        let local = threads.next_multiple_of(WARP) * launch.kernel.local_size as usize;
+        let block = Block {
+            index,
+            id: launch.block_id(index),
+            shared: Shared::new(launch.shared_size as usize),
+            local: vec![0xCD; local],
+            local_state: vec![State::Unwritten as u8; local],
+            clocks: vec![WarpClock::new(count); count],
+            barriers: Default::default(),
+        };
+        let warps = (0..count)
+            .map(|warp| {
+                let lanes = (threads - warp * WARP).min(WARP);
+                Warp::new(
+                    warp,
+                    launch.kernel.registers.clone(),
+                    if lanes == WARP { u32::MAX } else { (1 << lanes) - 1 },
+                )
+            })
+            .collect();
+        let mut cta = Self { block, warps };
+        cta.fill_special_registers(launch);
+        cta
+    }
+
+    /// Makes an ended block the next one of the same launch.
+    pub fn restart(&mut self, launch: &Launch<'_>, index: u32) {
+        let count = self.warps.len();
+        self.block.index = index;
+        self.block.id = launch.block_id(index);
+        self.block.shared.reset();
+        self.block.local_state.fill(State::Unwritten as u8);
+        self.block.clocks.fill(WarpClock::new(count));
+        self.block.barriers = Default::default();
+        for warp in &mut self.warps {
+            let mut registers = std::mem::take(&mut warp.registers);
+            let fresh = &launch.kernel.registers;
+            registers.b32.copy_from_slice(&fresh.b32);
+            registers.b64.copy_from_slice(&fresh.b64);
+            registers.b128.copy_from_slice(&fresh.b128);
+            registers.pred.copy_from_slice(&fresh.pred);
+            *warp = Warp::new(warp.index, registers, warp.lanes);
+        }
+        self.fill_special_registers(launch);
+    }
+
+    fn fill_special_registers(&mut self, launch: &Launch<'_>) {
+        let [cx, cy, cz] = self.block.id;
+        for (special, reg) in &launch.kernel.specials {
+            debug_assert_eq!(reg.class, Class::B32);
+            let warps = self.warps.len() as u32;
+            for warp in &mut self.warps {
+                let index = warp.index;
+                let value = |lane: usize| -> u32 {
+                    match *special {
+                        Special::Tid(axis) => launch.thread_id(index * WARP + lane)[usize::from(axis)],
+                        Special::Ntid(axis) => launch.block[usize::from(axis)],
+                        Special::Ctaid(axis) | Special::ClusterId(axis) => [cx, cy, cz][usize::from(axis)],
+                        Special::Nctaid(axis) | Special::NClusterId(axis) => launch.grid[usize::from(axis)],
+                        Special::LaneId => lane as u32,
+                        Special::WarpId => index as u32,
+                        Special::NWarpId => warps,
+                        Special::SmId => self.block.index % launch.sm_count,
+                        Special::NSmId => launch.sm_count,
+                        Special::GridId => launch.id as u32,
+                        Special::LaneMaskEq => 1 << lane,
+                        Special::LaneMaskLt => (1 << lane) - 1,
+                        Special::LaneMaskLe => u32::MAX >> (31 - lane),
+                        Special::LaneMaskGt => !(u32::MAX >> (31 - lane)),
+                        Special::LaneMaskGe => u32::MAX << lane,
+                        Special::DynamicSmemSize => launch.dynamic_shared,
+                        Special::TotalSmemSize => launch.shared_size,
+                        Special::ClusterCtaRank | Special::ClusterCtaid(_) => 0,
+                        Special::ClusterNctaRank | Special::ClusterNctaid(_) => 1,
+                    }
+                };
+                warp.registers.b32[usize::from(reg.index)] = std::array::from_fn(value);
+            }
+        }
+    }
+
+    /// Runs each warp for a slice, in turn, until the block has ended or had `rounds` turns.
+    pub fn run(
+        &mut self,
+        launch: &Launch<'_>,
+        tally: &mut Tally,
+        rounds: u32,
+    ) -> Result<Progress, Box<Fault>> {
+        let Self { block, warps } = self;
+        for _ in 0..rounds {
+            let mut ran = false;
+            for warp in warps.iter_mut() {
+                if warp.live == 0 || warp.waiting.is_some() {
+                    continue;
+                }
+                ran = true;
+                let mut context = Context { launch, block, tally };
+                if warp.run(&mut context, SLICE)? == Stop::Slice && launch.is_over(&mut context) {
+                    let text = format!("more than {} warp instructions", launch.checks.instruction_limit);
+                    return Err(warp.fault(&context, 0, FaultKind::Timeout, text));
+                }
+            }
+            if warps.iter().all(|warp| warp.live == 0) {
+                return Ok(Progress::Ended);
+            }
+            if !complete(block, warps) && !ran {
+                let context = Context { launch, block, tally };
+                return Err(deadlock(&context, warps));
+            }
+        }
+        Ok(Progress::Slice)
+    }
+}
+
+/// Everybody waits: says who for what.
+fn deadlock(c: &Context<'_>, warps: &[Warp]) -> Box<Fault> {
+    let describe = |warp: &Warp| match warp.waiting {
+        Some(Wait::Barrier(_, id)) => format!("warp {} at barrier {id}", warp.index),
+        None => format!("warp {} has ended", warp.index),
+    };
+    let all: Vec<String> = warps.iter().map(describe).collect();
+    let first = warps.iter().find(|w| w.waiting.is_some()).expect("somebody waits");
+    first.fault(c, 1, FaultKind::Deadlock, format!("no thread can go on: {}", all.join(", ")))
+}

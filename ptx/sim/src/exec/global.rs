@@ -1,0 +1,266 @@
+//! Global memory: bounds, alignment, written or not, races, traffic.
+
+use super::access::{Data, misaligned};
+use super::lanes::WARP;
+use super::warp::{Context, Warp, lanes};
+use crate::fault::{FaultKind, Step, raise};
+use crate::isa::Order;
+use crate::memory::{Arena, PAGE, PageGuard, State, memory};
+use crate::race::{Conflict, Thread};
+
+/// The 32-byte sectors that a warp's access touches.
+pub fn sectors(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u32 {
+    const SECTOR: u64 = 32;
+    let mut touched = [0u64; WARP];
+    let mut count = 0;
+    let mut sorted = true;
+    for lane in lanes(mask) {
+        // No access is wider than a sector, and all are aligned.
+        let sector = addresses[lane] / SECTOR;
+        if count > 0 && touched[count - 1] == sector {
+            continue;
+        }
+        sorted &= count == 0 || touched[count - 1] < sector;
+        touched[count] = sector;
+        count += 1;
+    }
+    debug_assert!(bytes <= SECTOR as usize);
+    if sorted {
+        return count as u32;
+    }
+    let touched = &mut touched[..count];
+    touched.sort_unstable();
+    1 + touched.windows(2).filter(|pair| pair[0] != pair[1]).count() as u32
+}
+
+/// Where an access is, once it is known to be aligned and allocated.
+enum Place<'a> {
+    Arena(&'a Arena, usize),
+    /// Host memory registered by the program: nothing is known of its bytes.
+    Registered(*mut u8),
+}
+
+fn place(lane: usize, address: u64, bytes: usize, read: bool, c: &Context<'_>) -> Step<Place<'static>> {
+    if address & (bytes as u64 - 1) != 0 {
+        return misaligned("global", lane, address, bytes);
+    }
+    let verb = if read { "reads" } else { "writes" };
+    let Some((arena, offset)) = memory().locate(address) else {
+        if memory().find_range(address, bytes).is_some() {
+            return Ok(Place::Registered(address as *mut u8));
+        }
+        let text = format!("{verb} {bytes} bytes at {address:#x}, {}", memory().describe(address));
+        return raise(FaultKind::OutOfBounds, lane, text);
+    };
+    // SAFETY: the arena has a state for each of its bytes, and an aligned access stays in a page.
+    let states = unsafe { std::slice::from_raw_parts(arena.state(offset), bytes) };
+    let wanted = if read && c.launch.checks.uninitialized { State::Written } else { State::Unwritten };
+    if states.iter().all(|&state| state >= wanted as u8) {
+        return Ok(Place::Arena(arena, offset));
+    }
+    let free = states.iter().position(|&state| state == State::Free as u8);
+    let at = |k: usize| format!("{:#x}, {}", address + k as u64, memory().describe(address + k as u64));
+    match free {
+        Some(k) => {
+            raise(FaultKind::OutOfBounds, lane, format!("{verb} {bytes} bytes at {address:#x}: {}", at(k)))
+        }
+        None => {
+            let k = states.iter().position(|&state| state < wanted as u8).unwrap_or(0);
+            raise(FaultKind::Uninitialized, lane, format!("reads {bytes} bytes, never written: {}", at(k)))
+        }
+    }
+}
+
+/// Keeps the lock of the page that the last lane accessed.
+#[derive(Default)]
+struct Lock<'a>(Option<PageGuard<'a>>);
+
+impl<'a> Lock<'a> {
+    #[inline]
+    fn take(&mut self, arena: &'a Arena, offset: usize) -> &mut PageGuard<'a> {
+        let page = arena.page(offset);
+        if !self.0.as_ref().is_some_and(|guard| std::ptr::eq(guard.page, page)) {
+            self.0 = None; // never two at once
+            self.0 = Some(page.lock());
+        }
+        self.0.as_mut().expect("just locked")
+    }
+}
+
+#[cold]
+fn race<T>(
+    c: &Context<'_>,
+    lane: usize,
+    address: u64,
+    bytes: usize,
+    read: bool,
+    conflict: Conflict,
+) -> Step<T> {
+    let verb = if read { "reads" } else { "writes" };
+    let earlier = if conflict.was_write { "written" } else { "read" };
+    let text = format!(
+        "{verb} {bytes} bytes at {address:#x} ({}), {earlier} by {} with nothing to order the two",
+        memory().describe(address),
+        Warp::name_thread(c.launch, conflict.earlier)
+    );
+    raise(FaultKind::Race, lane, text)
+}
+
+impl Warp {
+    pub(super) fn read_global(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+        order: Order,
+        data: &mut Data,
+    ) -> Step {
+        c.tally.loads.record(mask.count_ones(), bytes, sectors(addresses, mask, bytes));
+        let strong = !matches!(order, Order::Weak | Order::ReadOnly);
+        let mut lock = Lock::default();
+        for lane in lanes(mask) {
+            let from = match place(lane, addresses[lane], bytes, true, c)? {
+                Place::Registered(from) => from,
+                Place::Arena(arena, offset) => {
+                    let guard = lock.take(arena, offset);
+                    if c.launch.checks.races {
+                        let shadow = guard.shadow(c.launch.id);
+                        let thread = Thread {
+                            now: self.now(c, lane).strong(strong),
+                            clock: &c.block.clocks[self.index],
+                        };
+                        let at = offset % PAGE;
+                        if let Err(conflict) = shadow.read(at, bytes, &thread) {
+                            return race(c, lane, addresses[lane], bytes, true, conflict);
+                        }
+                        if order == Order::ReadOnly
+                            && let Some(write) = shadow.last_write(at, bytes)
+                        {
+                            let text = format!(
+                                "a read-only (.nc) load of {:#x}, which this kernel has written: {}",
+                                addresses[lane],
+                                Self::name_thread(c.launch, write)
+                            );
+                            return raise(FaultKind::Race, lane, text);
+                        }
+                    }
+                    arena.data(offset)
+                }
+            };
+            // SAFETY: allocated; the page's lock is held against other warps.
+            unsafe { std::ptr::copy_nonoverlapping(from, data[lane].as_mut_ptr(), bytes) };
+        }
+        drop(lock);
+        if strong {
+            self.read_sync_global(c, addresses, mask, order);
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_global(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+        order: Order,
+        data: &Data,
+    ) -> Step {
+        c.tally.stores.record(mask.count_ones(), bytes, sectors(addresses, mask, bytes));
+        let strong = order != Order::Weak;
+        if strong {
+            self.write_sync_global(c, addresses, mask, order);
+        }
+        let mut lock = Lock::default();
+        for lane in lanes(mask) {
+            let to = self.writable(c, &mut lock, lane, addresses[lane], bytes, strong, Some(&data[lane]))?;
+            // SAFETY: allocated; the page's lock is held.
+            unsafe { std::ptr::copy_nonoverlapping(data[lane].as_ptr(), to, bytes) };
+        }
+        Ok(())
+    }
+
+    /// Checks a write and marks its bytes as written. The lock is held afterwards.
+    fn writable<'a>(
+        &self,
+        c: &Context<'_>,
+        lock: &mut Lock<'a>,
+        lane: usize,
+        address: u64,
+        bytes: usize,
+        strong: bool,
+        value: Option<&[u8; 32]>,
+    ) -> Step<*mut u8> {
+        let (arena, offset): (&'static Arena, usize) = match place(lane, address, bytes, false, c)? {
+            Place::Registered(to) => return Ok(to),
+            Place::Arena(arena, offset) => (arena, offset),
+        };
+        let guard = lock.take(arena, offset);
+        let to = arena.data(offset);
+        if c.launch.checks.races {
+            let thread = Thread { now: self.now(c, lane).strong(strong), clock: &c.block.clocks[self.index] };
+            // SAFETY: allocated; the page's lock is held.
+            let present = unsafe { std::slice::from_raw_parts(to, bytes) };
+            let same_value = || value.is_some_and(|value| present == &value[..bytes]);
+            if let Err(conflict) = guard.shadow(c.launch.id).write(offset % PAGE, bytes, &thread, same_value)
+            {
+                return race(c, lane, address, bytes, false, conflict);
+            }
+        }
+        // SAFETY: as above.
+        unsafe { arena.state(offset).write_bytes(State::Written as u8, bytes) };
+        Ok(to)
+    }
+
+    /// Read-modify-writes of one element a lane, lane after lane. `f` gets the old bytes and gives the new.
+    pub(super) fn update_global(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+        order: Order,
+        mut f: impl FnMut(usize, &[u8; 32]) -> [u8; 32],
+    ) -> Step {
+        c.tally.atomics.record(mask.count_ones(), bytes, sectors(addresses, mask, bytes));
+        self.write_sync_global(c, addresses, mask, order);
+        let mut lock = Lock::default();
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            place(lane, address, bytes, true, c)?; // the old value must have been written
+            let at = self.writable(c, &mut lock, lane, address, bytes, true, None)?;
+            let mut old = [0; 32];
+            // SAFETY: allocated; the page's lock is held.
+            unsafe { std::ptr::copy_nonoverlapping(at, old.as_mut_ptr(), bytes) };
+            let new = f(lane, &old);
+            // SAFETY: as above.
+            unsafe { std::ptr::copy_nonoverlapping(new.as_ptr(), at, bytes) };
+        }
+        drop(lock);
+        self.read_sync_global(c, addresses, mask, order);
+        Ok(())
+    }
+
+    /// The release side of a strong write. It comes before the write itself: who sees the value finds the release.
+    fn write_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
+        let now = matches!(order, Order::Release | Order::AcqRel);
+        let (block, warp) = (c.block.index, self.index);
+        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced()) {
+            for lane in lanes(mask) {
+                let variable = c.launch.sync.make(addresses[lane]);
+                c.block.clocks[warp].write_sync(&variable, block, warp, mask, self.live, now);
+            }
+        }
+    }
+
+    /// The acquire side of a strong read, after the read.
+    fn read_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
+        let now = matches!(order, Order::Acquire | Order::AcqRel);
+        for lane in lanes(mask) {
+            if let Some(variable) = c.launch.sync.get(addresses[lane]) {
+                c.block.clocks[self.index].read_sync(&variable, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Simulated memory: where it lies, what is allocated, which bytes have been written.
+
+mod arena;
+mod registry;
+
+pub use arena::{Arena, PAGE, Page, PageGuard, State};
+pub use registry::{Allocation, Kind, Memory, OutOfMemory, memory};
+
+/// Generic addresses of shared memory: this plus the offset. No user-space address looks like it.
+pub const SHARED_WINDOW: u64 = 1 << 62;
+/// Generic addresses of local memory: this plus the offset.
+pub const LOCAL_WINDOW: u64 = 1 << 62 | 1 << 61;
+/// Bytes of each window.
+pub const WINDOW_SIZE: u64 = 1 << 32;

@@ -1,0 +1,193 @@
+//! What memory remembers of its accesses.
+
+use super::clock::Thread;
+use super::epoch::Epoch;
+
+/// Readers of one cell that are kept; of more, the earliest are forgotten. A race with a forgotten reader alone is missed.
+const MOST_READERS: usize = 16;
+
+/// The last write of some bytes, and the reads since that no later read is ordered behind.
+#[derive(Clone, Copy, Default)]
+struct Cell {
+    write: Epoch,
+    read: Epoch,
+}
+
+/// The accesses to a page of global memory, or to the shared memory of a block.
+///
+/// A cell stands for four bytes, until somebody accesses fewer: then for one.
+pub struct Shadow {
+    launch: u64,
+    size: usize,
+    by_byte: bool,
+    cells: Vec<Cell>,
+    readers: Vec<Vec<Epoch>>,
+}
+
+/// An earlier access that is not ordered before the present one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// Its record.
+    pub earlier: Epoch,
+    /// Whether it was a write.
+    pub was_write: bool,
+}
+
+impl Shadow {
+    pub fn new(size: usize, launch: u64) -> Self {
+        let cells = vec![Cell::default(); size.div_ceil(4)];
+        Self { launch, size, by_byte: false, cells, readers: Vec::new() }
+    }
+
+    /// Forgets what another launch did.
+    #[inline]
+    pub fn begin(&mut self, launch: u64) {
+        if self.launch != launch {
+            self.reset(launch);
+        }
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self, launch: u64) {
+        self.launch = launch;
+        self.by_byte = false;
+        self.cells.clear();
+        self.cells.resize(self.size.div_ceil(4), Cell::default());
+        self.readers.clear();
+    }
+
+    #[cold]
+    fn split(&mut self) {
+        self.by_byte = true;
+        let words = std::mem::take(&mut self.cells);
+        self.cells = words.iter().flat_map(|&cell| [cell; 4]).collect();
+        // Each byte needs a list of its own.
+        for cell in &mut self.cells {
+            if let Some(list) = cell.read.as_list() {
+                let readers = self.readers[list].clone();
+                cell.read = Epoch::list(self.readers.len());
+                self.readers.push(readers);
+            }
+        }
+    }
+
+    #[inline]
+    fn range(&mut self, offset: usize, len: usize) -> std::ops::Range<usize> {
+        if !self.by_byte {
+            if (offset | len) & 3 == 0 {
+                return offset / 4..(offset + len) / 4;
+            }
+            self.split();
+        }
+        offset..offset + len
+    }
+
+    /// Records a read.
+    #[inline]
+    pub fn read(&mut self, offset: usize, len: usize, thread: &Thread<'_>) -> Result<(), Conflict> {
+        for at in self.range(offset, len) {
+            let Cell { write, read } = self.cells[at];
+            if !write.is_nobody() && (write.is_pending() || !allowed(write, thread)) {
+                return Err(Conflict { earlier: write, was_write: true });
+            }
+            if read != thread.now {
+                self.cells[at].read = self.joined_readers(read, thread);
+            }
+        }
+        Ok(())
+    }
+
+    /// The last write in this launch, if there was one.
+    pub fn last_write(&mut self, offset: usize, len: usize) -> Option<Epoch> {
+        self.range(offset, len).map(|at| self.cells[at].write).find(|write| !write.is_nobody())
+    }
+
+    /// Who has read the cell, now that `thread` has.
+    #[inline]
+    fn joined_readers(&mut self, read: Epoch, thread: &Thread<'_>) -> Epoch {
+        let now = thread.now;
+        if read.is_nobody() {
+            return now;
+        }
+        if let Some(list) = read.as_list() {
+            let list = &mut self.readers[list];
+            if let Some(own) = list.iter_mut().find(|e| e.same_warp(now)) {
+                *own = merged(*own, thread);
+                return read;
+            }
+            if list.len() == MOST_READERS {
+                list.remove(0);
+            }
+            list.push(now);
+            return read;
+        }
+        if read.same_warp(now) {
+            return merged(read, thread);
+        }
+        if thread.is_after(read) {
+            return now;
+        }
+        self.readers.push(vec![read, now]);
+        Epoch::list(self.readers.len() - 1)
+    }
+
+    /// Records a write. `same_value` says whether it leaves the bytes as they were: two lanes of a warp may write the same
+    /// value to the same place.
+    #[inline]
+    pub fn write(
+        &mut self,
+        offset: usize,
+        len: usize,
+        thread: &Thread<'_>,
+        same_value: impl Fn() -> bool,
+    ) -> Result<(), Conflict> {
+        for at in self.range(offset, len) {
+            let Cell { write, read } = self.cells[at];
+            if !write.is_nobody() && !write.same_thread(thread.now) {
+                let harmless = || write.same_warp(thread.now) && same_value();
+                if write.is_pending() || !allowed(write, thread) && !harmless() {
+                    return Err(Conflict { earlier: write, was_write: true });
+                }
+            } else if write.is_pending() {
+                return Err(Conflict { earlier: write, was_write: true });
+            }
+            if !read.is_nobody() && !read.same_thread(thread.now) {
+                let conflict = match read.as_list() {
+                    Some(list) => self.readers[list].iter().copied().find(|&e| !allowed(e, thread)),
+                    None => (!allowed(read, thread)).then_some(read),
+                };
+                if let Some(earlier) = conflict {
+                    return Err(Conflict { earlier, was_write: false });
+                }
+            }
+            self.cells[at] = Cell { write: thread.now, read: Epoch::NOBODY };
+        }
+        Ok(())
+    }
+
+    /// Marks a write under way as done.
+    pub fn land(&mut self, offset: usize, len: usize, now: Epoch) {
+        for at in self.range(offset, len) {
+            self.cells[at].write = now.landed();
+        }
+    }
+}
+
+/// Whether the earlier access may come before this one: ordered, or both strong.
+#[inline]
+fn allowed(earlier: Epoch, thread: &Thread<'_>) -> bool {
+    earlier.same_thread(thread.now)
+        || earlier.is_strong() && thread.now.is_strong()
+        || thread.is_after(earlier)
+}
+
+/// An earlier read of the same warp and the present one as one record.
+#[inline]
+fn merged(earlier: Epoch, thread: &Thread<'_>) -> Epoch {
+    if earlier.same_thread(thread.now) || thread.is_after(earlier) {
+        return thread.now;
+    }
+    // One weak access makes the pair weak.
+    let both = thread.now.of_several();
+    if earlier.is_strong() { both } else { both.weak() }
+}
