@@ -34,11 +34,11 @@ typedef struct {
   uint32_t struct_size;
   // QLK_DEVICE_*.
   qlk_device_kind device_kind;
-  // Threads that an operation may use.
+  // Threads that an operation may use; 1 on a GPU.
   uint32_t threads;
   // Cores that the process may use.
   uint32_t cores;
-  // The code path in use, zero-terminated: "portable", "avx2" or "avx512".
+  // The code path in use, zero-terminated: "portable", "avx2" or "avx512"; on a GPU the kernels' target, such as "sm_80".
   char instruction_set[32];
 } qlk_device_info;
 
@@ -186,10 +186,18 @@ typedef struct {
 // A bug in this library. Outputs may be partly written.
 #define QLK_STATUS_INTERNAL 6
 
+// There is no device of this kind, or no driver for it, or one that is too old.
+#define QLK_STATUS_NO_DEVICE 7
+
+// The device's driver reports an error: of this call, or of work that was enqueued before it. Outputs may be partly
+// written.
+#define QLK_STATUS_DEVICE 8
+
 // The processor: all its cores, its widest instruction set.
 #define QLK_DEVICE_CPU 0
 
-// An NVIDIA GPU. This version of the library has no code for it: QLK_STATUS_UNSUPPORTED.
+// An NVIDIA GPU, Turing or later. Products, adapter gradients and optimizer steps answer QLK_STATUS_UNSUPPORTED in this
+// version.
 #define QLK_DEVICE_CUDA 1
 
 // IEEE binary32.
@@ -242,13 +250,21 @@ const char *qlk_last_error_message(void);
 // The version of the library: major * 10000 + minor * 100 + patch.
 uint32_t qlk_version(void);
 
-// How many devices of a kind there are: 1 for QLK_DEVICE_CPU, 0 for QLK_DEVICE_CUDA in this version.
-qlk_status qlk_device_count(qlk_device_kind kind, uint32_t *count);
+// How many devices of a kind there are: 1 for QLK_DEVICE_CPU; 0 for QLK_DEVICE_CUDA where there is no NVIDIA driver or
+// one that is older than CUDA 12.0.
+qlk_status qlk_device_count(qlk_device_kind kind,
+                            uint32_t *count);
 
 // Makes a context for device number `ordinal` of a kind, and writes it to `*context`. A CPU context uses all cores.
 //
+// A CUDA context is the device's primary one, current during calls only: pointers and streams of the CUDA runtime and of
+// other libraries are valid in it. Pointers in views, workspaces included, must then be to device, managed or pinned
+// memory; tables in a qlk_quant_spec, and `map`, stay in host memory. A call enqueues its work on its stream and returns;
+// an error of the work itself shows in a later call as QLK_STATUS_DEVICE. Kernels are compiled on first use.
+//
 // Errors: QLK_STATUS_INVALID_ARGUMENT for a null `context`, an unknown kind or an ordinal that is not below
-// qlk_device_count; QLK_STATUS_UNSUPPORTED for QLK_DEVICE_CUDA in this version.
+// qlk_device_count; QLK_STATUS_NO_DEVICE for QLK_DEVICE_CUDA without a driver, with one older than CUDA 12.0, or without
+// a GPU; QLK_STATUS_UNSUPPORTED for a GPU older than Turing.
 qlk_status qlk_context_create(qlk_device_kind kind,
                               uint32_t ordinal,
                               qlk_context **context);
@@ -309,12 +325,20 @@ qlk_status qlk_dequantize(const qlk_context *context,
                           const qlk_tensor *y,
                           void *stream);
 
+// Writes to `*size` how many bytes of workspace qlk_double_quantize needs for as many constants, at any alignment; 0 on a
+// CPU context.
+qlk_status qlk_double_quantize_workspace_size(const qlk_context *context,
+                                              uint64_t blocks,
+                                              uint64_t *size);
+
 // Quantizes the f32 constants `absmax`, one a block of `q`, into `q`'s absmax_codes, absmax_scales and absmax_offset;
 // q's spec says how (QLoRA, section 3: the mean is subtracted, the differences go to 8 bits in blocks of 256). `codes`
-// is not used. `stream` is ignored on a CPU context.
+// is not used. `workspace` holds qlk_double_quantize_workspace_size bytes. `stream` is ignored on a CPU context.
 qlk_status qlk_double_quantize(const qlk_context *context,
                                const float *absmax,
                                const qlk_quantized *q,
+                               void *workspace,
+                               uint64_t workspace_size,
                                void *stream);
 
 // Writes the constants of `q`, read back from their 8-bit form, to `absmax`, one f32 a block:

@@ -4,46 +4,9 @@ mod common;
 
 use common::*;
 use proptest::prelude::*;
-use qlora_kernels::format::double_quant::{self, Encoding};
-use qlora_kernels::format::{Map256, blockwise4, blockwise8};
+use qlora_kernels::format::{Map256, blockwise8, double_quant};
 use qlora_kernels::view::{Buffer, ConstantsMut};
-use qlora_kernels::{Codebook, Constants, Context, DType, QuantSpec, QuantizedMatrix, ops};
-
-/// What the library must give for `x`: codes, constants, dequantized values in f32.
-struct Expected {
-    codes: Vec<u8>,
-    absmax: Vec<f32>,
-    nested: (Vec<u8>, Vec<f32>, Vec<f32>),
-    values: Vec<f32>,
-}
-
-fn encoding(constants: &Constants) -> Option<Encoding> {
-    match constants {
-        Constants::F32 => None,
-        Constants::Fp8 => Some(Encoding::Fp8),
-        Constants::Dynamic => Some(Encoding::Map(Box::new(Map256::dynamic_signed()))),
-        Constants::Map(values) => Some(Encoding::Map(Box::new(Map256::new(values).unwrap()))),
-    }
-}
-
-fn reference(x: &[f32], spec: &QuantSpec) -> Expected {
-    let table = spec.codebook.table().unwrap();
-    let block_size = spec.block_size as usize;
-    let (codes, absmax) = blockwise4::quantize(x, &table, block_size);
-    match encoding(&spec.constants) {
-        None => {
-            let values = blockwise4::dequantize(&codes, &absmax, x.len(), &table, block_size);
-            Expected { codes, absmax, nested: Default::default(), values }
-        }
-        Some(encoding) => {
-            let nested = double_quant::quantize(&absmax, &encoding);
-            let back = double_quant::dequantize(&nested, &encoding);
-            let values = blockwise4::dequantize(&codes, &back, x.len(), &table, block_size);
-            let nested = (nested.codes, nested.scales, vec![nested.offset]);
-            Expected { codes, absmax: Vec::new(), nested, values }
-        }
-    }
-}
+use qlora_kernels::{Codebook, Context, DType, QuantSpec, QuantizedMatrix, ops};
 
 fn check(x: &Matrix, spec: &QuantSpec, out_dtype: DType, gap: usize) -> Result<(), TestCaseError> {
     let expected = reference(&x.values(), spec);

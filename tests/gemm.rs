@@ -139,8 +139,16 @@ impl Case {
         let depth = |inner: usize| inner + if rank > 0 { inner + rank + 4 } else { 4 };
 
         let mut y = Matrix::zeros(self.dtypes[2], m, n, self.gap);
-        ops::gemm_forward(context, x.view(), q.view(), Some(bias.view()), lora, y.view_mut(), &mut *workspace)
-            .unwrap();
+        ops::gemm_forward(
+            context,
+            x.view(),
+            q.view(),
+            Some(bias.view()),
+            lora,
+            y.view_mut(),
+            &mut *workspace,
+        )
+        .unwrap();
         let low = x64.mul(&a64.t()).map(|v| v * s);
         let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(&bias)));
         let low_abs = x64.abs().mul(&a64.abs().t()).map(|v| v * s);

@@ -32,7 +32,9 @@ pub fn dequantize(
     let args = Args::new().tensor(out, layout).pointer(matrix.codes);
     let args = match matrix.constants {
         ConstantsView::F32(absmax) => args.pointer(absmax),
-        ConstantsView::Nested { codes, scales, offset } => args.pointer(codes).pointer(scales).pointer(offset),
+        ConstantsView::Nested { codes, scales, offset } => {
+            args.pointer(codes).pointer(scales).pointer(offset)
+        }
     };
     let tiles = n.div_ceil(Tile::of(out.dtype()).elements().into());
     cuda.launch(spec.into(), tiles, args.number(n), stream)

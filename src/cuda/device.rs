@@ -30,7 +30,11 @@ impl Cuda {
         driver::find()?;
         let count = driver::device_count();
         if ordinal >= count {
-            let valid = if count == 1 { "there is one CUDA device, 0".into() } else { format!("there are {count} CUDA devices") };
+            let valid = if count == 1 {
+                "there is one CUDA device, 0".into()
+            } else {
+                format!("there are {count} CUDA devices")
+            };
             return Err(Error::invalid(format!("ordinal is {ordinal}; {valid}")));
         }
         let mut device = 0;

@@ -23,11 +23,16 @@ pub fn find() -> Result<()> {
         return Ok(());
     }
     let version = version().ok_or_else(|| {
-        Error::new(Status::NoDevice, format!("there is no NVIDIA driver on this machine ({} is not found)", NAMES[0]))
+        Error::new(
+            Status::NoDevice,
+            format!("there is no NVIDIA driver on this machine ({} is not found)", NAMES[0]),
+        )
     })?;
     if version < LEAST {
         let found = format!("{}.{}", version / 1000, version % 1000 / 10);
-        let message = format!("the NVIDIA driver serves CUDA {found}; 12.0 (r525) is the least that this library needs");
+        let message = format!(
+            "the NVIDIA driver serves CUDA {found}; 12.0 (r525) is the least that this library needs"
+        );
         return Err(Error::new(Status::NoDevice, message));
     }
     // SAFETY: the driver is there, as just seen.

@@ -4,7 +4,9 @@ use super::device::Cuda;
 use super::driver::check;
 use crate::error::{Error, Result, Status};
 use crate::kernels::{KernelSpec, Spec, Written};
-use cudarc::driver::sys::{self, CUfunction, CUjit_option_enum as Jit, CUmodule, CUresult, CUstreamCaptureMode};
+use cudarc::driver::sys::{
+    self, CUfunction, CUjit_option_enum as Jit, CUmodule, CUresult, CUstreamCaptureMode,
+};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::{Mutex, MutexGuard};
@@ -67,7 +69,8 @@ fn load(written: &Written, device: &str) -> Result<Function> {
     // outlives the call.
     unsafe {
         let image = image.as_ptr().cast();
-        let result = sys::cuModuleLoadDataEx(&mut module, image, 2, options.as_mut_ptr(), values.as_mut_ptr());
+        let result =
+            sys::cuModuleLoadDataEx(&mut module, image, 2, options.as_mut_ptr(), values.as_mut_ptr());
         check(result, &format!("compiling kernel {} for {device}", written.name)).map_err(|error| {
             let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
             let log = String::from_utf8_lossy(&log[..end]).trim().replace('\n', "; ");

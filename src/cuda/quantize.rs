@@ -12,7 +12,11 @@ use crate::view::{BufferMut, ConstantsMut, QuantizedMut, Tensor};
 
 /// Bytes of workspace: with double quantization the f32 constants, then what their quantization needs.
 pub fn workspace_size(blocks: u64, nested: bool) -> Option<u64> {
-    if nested { double_quantize::workspace_size(blocks)?.checked_add(blocks.checked_mul(4)?) } else { Some(0) }
+    if nested {
+        double_quantize::workspace_size(blocks)?.checked_add(blocks.checked_mul(4)?)
+    } else {
+        Some(0)
+    }
 }
 
 /// Enqueues the quantization of `x` into `out`.
@@ -35,7 +39,8 @@ pub fn quantize(
         }
     };
     let layout = layout(x, out.codes.address(), 4);
-    let spec = QuantizeSpec { dtype: x.dtype(), layout, table: table.into(), block_size: out.spec.block_size };
+    let spec =
+        QuantizeSpec { dtype: x.dtype(), layout, table: table.into(), block_size: out.spec.block_size };
     let args = Args::new().tensor(x, layout).pointer(&out.codes).number(absmax).number(n);
     if n > 0 {
         let tiles = n.div_ceil(Tile::of(x.dtype()).elements().into());
@@ -45,7 +50,15 @@ pub fn quantize(
         ConstantsMut::F32(_) => Ok(()),
         ConstantsMut::Nested { codes, scales, offset } => {
             let constants = &out.spec.constants;
-            double_quantize::enqueue(cuda, stream, absmax, blocks, constants, [codes.address(), scales.address(), offset.address()], rest)
+            double_quantize::enqueue(
+                cuda,
+                stream,
+                absmax,
+                blocks,
+                constants,
+                [codes.address(), scales.address(), offset.address()],
+                rest,
+            )
         }
     }
 }

@@ -49,7 +49,13 @@ fn of_target(target: Target) -> Vec<Entry> {
             KernelSpec::from(QuantizeSpec { dtype, layout, table: table.into(), block_size })
         };
         let dequantize = |table: &CodebookTable, constants, layout| {
-            KernelSpec::from(DequantizeSpec { dtype, layout, values: values(table), block_size: 64, constants })
+            KernelSpec::from(DequantizeSpec {
+                dtype,
+                layout,
+                values: values(table),
+                block_size: 64,
+                constants,
+            })
         };
         add(format!("quantize_nf4_{name}_64"), quantize(&nf4, 64, Layout::Vectors));
         add(format!("dequantize_nf4_{name}_64"), dequantize(&nf4, ConstantsSpec::Plain, Layout::Vectors));

@@ -1,11 +1,11 @@
 //! 8-bit blockwise quantization (8-bit optimizer states, arXiv 2110.02861).
 
-use super::{check_disjoint, check_memory};
 use super::context::{Context, Device};
-use crate::{cpu, cuda};
+use super::{check_disjoint, check_memory};
 use crate::error::{Error, Result, ensure};
 use crate::format::{Map256, spec::BLOCK_SIZES};
 use crate::view::{Buffer, BufferMut, Tensor, TensorMut};
+use crate::{cpu, cuda};
 
 /// Quantizes `x` (f32, f16 or bf16; flattened) to `codes`, one byte an element, and `absmax`, one f32 per `block_size`
 /// elements (a power of two from 32 to 4096; bitsandbytes' optimizers use 256).
@@ -44,7 +44,8 @@ pub fn dequantize_8bit(
     out: TensorMut<'_>,
 ) -> Result<()> {
     check(out.rows() * out.cols(), block_size, codes.len(), absmax.len())?;
-    let (outputs, inputs) = ([("out", out.extent())], [("codes", codes.extent()), ("absmax", absmax.extent())]);
+    let (outputs, inputs) =
+        ([("out", out.extent())], [("codes", codes.extent()), ("absmax", absmax.extent())]);
     check_disjoint(&outputs, &inputs)?;
     match &context.device {
         Device::Cpu(cpu) => {

@@ -80,7 +80,10 @@ impl Context {
     /// The processor, once for each instruction set that this library has code for and the machine has, the widest
     /// first. All give the same codes, constants and values; this is for tests and comparisons.
     pub fn cpu_variants() -> Vec<Self> {
-        Simd::available().into_iter().map(|simd| Self::of(Device::Cpu(Arc::new(Cpu::with_simd(simd))))).collect()
+        Simd::available()
+            .into_iter()
+            .map(|simd| Self::of(Device::Cpu(Arc::new(Cpu::with_simd(simd)))))
+            .collect()
     }
 
     /// What the device is.

@@ -15,7 +15,8 @@ pub fn double_quantize_workspace_size(context: &Context, blocks: usize) -> Resul
     match &context.device {
         Device::Cpu(_) => Ok(0),
         Device::Cuda(_) => {
-            let bytes = cuda::double_quantize::workspace_size(blocks as u64).and_then(|b| usize::try_from(b).ok());
+            let bytes =
+                cuda::double_quantize::workspace_size(blocks as u64).and_then(|b| usize::try_from(b).ok());
             bytes.ok_or_else(|| Error::too_large(format!("{blocks} constants do not fit the address space")))
         }
     }

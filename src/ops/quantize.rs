@@ -2,10 +2,10 @@
 
 use super::context::{Context, Device};
 use super::{check_disjoint, check_memory, check_shape, check_workspace, shape, workspace_extent};
-use crate::{cpu, cuda};
 use crate::error::{Error, Result};
 use crate::format::{Constants, Map256, QuantSpec};
 use crate::view::{self, BufferMut, QuantizedMut, Tensor};
+use crate::{cpu, cuda};
 
 /// Bytes of workspace that [`quantize`] needs, at any alignment: with double quantization, room for the f32 constants
 /// between the two quantizations.
@@ -22,7 +22,9 @@ pub fn quantize_workspace_size(
         Device::Cuda(_) => {
             let bytes = cuda::quantize::workspace_size(sizes.blocks, spec.is_double_quantized());
             let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok());
-            bytes.ok_or_else(|| Error::too_large(format!("rows {rows} x cols {cols} do not fit the address space")))
+            bytes.ok_or_else(|| {
+                Error::too_large(format!("rows {rows} x cols {cols} do not fit the address space"))
+            })
         }
     }
 }

@@ -1,9 +1,13 @@
 //! What several tests share: number strategies and matrices of each element type.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod device;
+
 use half::{bf16, f16};
 use proptest::prelude::*;
-use qlora_kernels::{Codebook, Constants, DType, Tensor, TensorMut};
+use qlora_kernels::format::double_quant::{self, Encoding};
+use qlora_kernels::format::{Map256, blockwise4};
+use qlora_kernels::{Codebook, Constants, DType, QuantSpec, Tensor, TensorMut};
 
 /// Every codebook, with a user table among them.
 pub fn codebooks() -> Vec<Codebook> {
@@ -75,6 +79,44 @@ pub fn numbers(len: usize, seed: u64, special: &[f32]) -> Vec<f32> {
     values
 }
 
+/// What the library must give for `x`: codes, constants, dequantized values in f32.
+pub struct Expected {
+    pub codes: Vec<u8>,
+    pub absmax: Vec<f32>,
+    pub nested: (Vec<u8>, Vec<f32>, Vec<f32>),
+    pub values: Vec<f32>,
+}
+
+/// The 8-bit type of double quantization.
+pub fn encoding(constants: &Constants) -> Option<Encoding> {
+    match constants {
+        Constants::F32 => None,
+        Constants::Fp8 => Some(Encoding::Fp8),
+        Constants::Dynamic => Some(Encoding::Map(Box::new(Map256::dynamic_signed()))),
+        Constants::Map(values) => Some(Encoding::Map(Box::new(Map256::new(values).unwrap()))),
+    }
+}
+
+/// The format's result.
+pub fn reference(x: &[f32], spec: &QuantSpec) -> Expected {
+    let table = spec.codebook.table().unwrap();
+    let block_size = spec.block_size as usize;
+    let (codes, absmax) = blockwise4::quantize(x, &table, block_size);
+    match encoding(&spec.constants) {
+        None => {
+            let values = blockwise4::dequantize(&codes, &absmax, x.len(), &table, block_size);
+            Expected { codes, absmax, nested: Default::default(), values }
+        }
+        Some(encoding) => {
+            let nested = double_quant::quantize(&absmax, &encoding);
+            let back = double_quant::dequantize(&nested, &encoding);
+            let values = blockwise4::dequantize(&codes, &back, x.len(), &table, block_size);
+            let nested = (nested.codes, nested.scales, vec![nested.offset]);
+            Expected { codes, absmax: Vec::new(), nested, values }
+        }
+    }
+}
+
 /// A matrix of one of the element types, rows `stride` apart, with guard values between and behind the rows.
 #[derive(Clone, Debug)]
 pub struct Matrix {
@@ -132,6 +174,28 @@ impl Matrix {
             Data::Bf16(v) => TensorMut::with_row_stride(v, rows, cols, stride),
         }
         .unwrap()
+    }
+
+    /// The memory, guards included.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::F32(v) => bytemuck::cast_slice(v),
+            Data::F16(v) => bytemuck::cast_slice(v),
+            Data::Bf16(v) => bytemuck::cast_slice(v),
+        }
+    }
+
+    /// The memory, to be overwritten.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.data {
+            Data::F32(v) => bytemuck::cast_slice_mut(v),
+            Data::F16(v) => bytemuck::cast_slice_mut(v),
+            Data::Bf16(v) => bytemuck::cast_slice_mut(v),
+        }
+    }
+
+    pub fn stride(&self) -> usize {
+        self.stride
     }
 
     fn all(&self) -> Vec<f32> {

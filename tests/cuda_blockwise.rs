@@ -1,0 +1,204 @@
+//! The blockwise kernels have the reference's bits. They run as PTX text on the simulator, through the same driver calls
+//! that a GPU would get; with `QLK_REAL_CUDA=1` on the machine's GPU.
+
+mod common;
+
+use common::device::*;
+use common::*;
+use proptest::prelude::*;
+use qlora_kernels::format::{Map256, blockwise8, double_quant};
+use qlora_kernels::view::{ConstantsMut, ConstantsView};
+use qlora_kernels::{Codebook, DType, QuantSpec, ops};
+
+/// Where things lie: gaps between the rows of input and output (elements), and how far codes and tensors are from an
+/// aligned address (bytes, and elements).
+#[derive(Clone, Copy, Debug)]
+struct Placement {
+    gaps: [usize; 2],
+    codes: usize,
+    tensors: usize,
+}
+
+const ALIGNED: Placement = Placement { gaps: [0, 0], codes: 0, tensors: 0 };
+
+fn any_placement() -> impl Strategy<Value = Placement> {
+    let odd = (0usize..3, 0usize..3, 0usize..5, 0usize..3);
+    let odd = odd.prop_map(|(a, b, codes, tensors)| Placement { gaps: [a, b], codes, tensors });
+    prop_oneof![Just(ALIGNED), odd]
+}
+
+fn check(
+    gpu: &Gpu,
+    x: &Matrix,
+    spec: &QuantSpec,
+    out_dtype: DType,
+    at: Placement,
+) -> Result<(), TestCaseError> {
+    let expected = reference(&x.values(), spec);
+    let rounded: Vec<f32> = expected.values.iter().map(|&v| round_to(out_dtype, v)).collect();
+    let same = |what: &str, a: &[f32], b: &[f32]| {
+        same_bits(a, b).map_err(|e| TestCaseError::fail(format!("{what}: {e}")))
+    };
+
+    let q = DeviceQuantized::new(gpu, spec, x.rows, x.cols, at.codes);
+    let input = gpu.matrix(x, at.tensors * x.view().dtype().size());
+    let size = ops::quantize_workspace_size(&gpu.context, spec, x.rows, x.cols).unwrap();
+    let workspace = gpu.allocate(size, 3);
+    ops::quantize(&gpu.context, input.tensor(gpu, x), q.view_mut(gpu), workspace.buffer_mut::<u8>(gpu))
+        .unwrap();
+    let codes: Vec<u8> = gpu.download(&q.codes);
+    if let Some(i) = (0..codes.len()).find(|&i| codes[i] != expected.codes[i]) {
+        return Err(TestCaseError::fail(format!("byte {i}: {:02x} for {:02x}", codes[i], expected.codes[i])));
+    }
+    same("absmax", &gpu.download::<f32>(&q.absmax), &expected.absmax)?;
+    prop_assert_eq!(gpu.download::<u8>(&q.nested[0]), expected.nested.0);
+    same("absmax scales", &gpu.download::<f32>(&q.nested[1]), &expected.nested.1)?;
+    same("absmax offset", &gpu.download::<f32>(&q.nested[2]), &expected.nested.2)?;
+
+    let mut out = Matrix::zeros(out_dtype, x.rows, x.cols, at.gaps[1]);
+    let output = gpu.matrix(&out, at.tensors * out_dtype.size());
+    ops::dequantize(&gpu.context, q.view(gpu), output.tensor_mut(gpu, &out)).unwrap();
+    out.bytes_mut().copy_from_slice(&gpu.download::<u8>(&output));
+    same("values", &out.values(), &rounded)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn small_matrices(
+        codebook in any_codebook(),
+        constants in any_constants(),
+        block_size in any_block_size(),
+        (dtype, out_dtype) in (any_dtype(), any_dtype()),
+        (rows, cols) in (0usize..40, 0usize..300),
+        at in any_placement(),
+        seed: u64,
+        special in prop::collection::vec(any_number(), 0..6),
+    ) {
+        let x = Matrix::new(dtype, &numbers(rows * cols, seed, &special), rows, cols, at.gaps[0]);
+        check(&Gpu::new(), &x, &QuantSpec::new(codebook, block_size).with_constants(constants), out_dtype, at)?;
+    }
+
+    /// All numbers drawn one by one: mixed magnitudes, subnormals, NaN and infinities in most blocks.
+    #[test]
+    fn wild_numbers(
+        codebook in any_codebook(),
+        constants in any_constants(),
+        (dtype, out_dtype) in (any_dtype(), any_dtype()),
+        values in prop::collection::vec(any_number(), 1..500),
+    ) {
+        let x = Matrix::new(dtype, &values, 1, values.len(), 0);
+        check(&Gpu::new(), &x, &QuantSpec::new(codebook, 32).with_constants(constants), out_dtype, ALIGNED)?;
+    }
+
+    #[test]
+    fn eight_bits(
+        signed: bool,
+        (dtype, out_dtype) in (any_dtype(), any_dtype()),
+        block_size in any_block_size(),
+        (rows, cols) in (0usize..20, 0usize..300),
+        at in any_placement(),
+        seed: u64,
+        special in prop::collection::vec(any_number(), 0..6),
+    ) {
+        let gpu = Gpu::new();
+        let map = if signed { Map256::dynamic_signed() } else { Map256::dynamic_unsigned() };
+        let x = Matrix::new(dtype, &numbers(rows * cols, seed, &special), rows, cols, at.gaps[0]);
+        let (codes, absmax) = blockwise8::quantize(&x.values(), &map, block_size as usize);
+        let input = gpu.matrix(&x, at.tensors * dtype.size());
+        let (c, a) = (gpu.allocate(codes.len(), at.codes), gpu.allocate(4 * absmax.len(), 0));
+        ops::quantize_8bit(&gpu.context, input.tensor(&gpu, &x), &map, block_size, c.buffer_mut(&gpu), a.buffer_mut(&gpu)).unwrap();
+        prop_assert_eq!(gpu.download::<u8>(&c), codes.clone());
+        prop_assert_eq!(same_bits(&gpu.download::<f32>(&a), &absmax), Ok(()));
+
+        let values = blockwise8::dequantize(&codes, &absmax, &map, block_size as usize);
+        let rounded: Vec<f32> = values.into_iter().map(|v| round_to(out_dtype, v)).collect();
+        let mut out = Matrix::zeros(out_dtype, rows, cols, at.gaps[1]);
+        let output = gpu.matrix(&out, at.tensors * out_dtype.size());
+        let out_view = output.tensor_mut(&gpu, &out);
+        ops::dequantize_8bit(&gpu.context, c.buffer(&gpu), a.buffer(&gpu), &map, block_size, out_view).unwrap();
+        out.bytes_mut().copy_from_slice(&gpu.download::<u8>(&output));
+        prop_assert_eq!(same_bits(&out.values(), &rounded), Ok(()));
+    }
+
+    #[test]
+    fn double_quantization_alone(
+        constants in prop::sample::select(constants()[1..].to_vec()),
+        absmax in prop::collection::vec(any_number(), 0..2000),
+    ) {
+        let gpu = Gpu::new();
+        let encoding = encoding(&constants).unwrap();
+        let expected = double_quant::quantize(&absmax, &encoding);
+        let back = double_quant::dequantize(&expected, &encoding);
+        let input = gpu.upload(&absmax);
+        let [codes, scales, offset] =
+            [absmax.len(), 4 * expected.scales.len(), 4].map(|bytes| gpu.allocate(bytes, 0));
+        let size = ops::double_quantize_workspace_size(&gpu.context, absmax.len()).unwrap();
+        let workspace = gpu.allocate(size, 1);
+        let out = ConstantsMut::Nested {
+            codes: codes.buffer_mut(&gpu),
+            scales: scales.buffer_mut(&gpu),
+            offset: offset.buffer_mut(&gpu),
+        };
+        ops::double_quantize(&gpu.context, input.buffer(&gpu), &constants, out, workspace.buffer_mut::<u8>(&gpu)).unwrap();
+        prop_assert_eq!(gpu.download::<u8>(&codes), expected.codes);
+        prop_assert_eq!(same_bits(&gpu.download::<f32>(&scales), &expected.scales), Ok(()));
+        prop_assert_eq!(same_bits(&gpu.download::<f32>(&offset), &[expected.offset]), Ok(()));
+
+        let nested = ConstantsView::Nested {
+            codes: codes.buffer(&gpu),
+            scales: scales.buffer(&gpu),
+            offset: offset.buffer(&gpu),
+        };
+        let read = gpu.allocate(4 * absmax.len(), 0);
+        ops::double_dequantize(&gpu.context, nested, &constants, read.buffer_mut(&gpu)).unwrap();
+        prop_assert_eq!(same_bits(&gpu.download::<f32>(&read), &back), Ok(()));
+    }
+}
+
+/// Several tiles, whole and cut, for every block size and dtype: blocks inside a few lanes, a warp, several warps.
+#[test]
+fn large_matrices() {
+    let gpu = Gpu::new();
+    for block in 5..=12 {
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            for constants in constants() {
+                let len = 3 * 8192 + 517;
+                let x = Matrix::new(dtype, &numbers(len, 7 + block, &[0.0, 3.0, -2.0]), 1, len, 0);
+                let spec = QuantSpec::new(Codebook::Nf4, 1 << block).with_constants(constants);
+                check(&gpu, &x, &spec, dtype, ALIGNED).unwrap();
+            }
+        }
+    }
+}
+
+/// The levels of the mean: 257 and 65,537 constants need two and three.
+#[test]
+fn many_constants() {
+    let gpu = Gpu::new();
+    for blocks in [256, 257, 65_537] {
+        let len = 32 * blocks - 5;
+        let x = Matrix::new(DType::Bf16, &numbers(len, 3, &[5.0]), 1, len, 0);
+        let spec = QuantSpec::new(Codebook::Nf4, 32).with_constants(qlora_kernels::Constants::Fp8);
+        check(&gpu, &x, &spec, DType::Bf16, ALIGNED).unwrap();
+    }
+}
+
+/// Every value of every 16-bit type: widening, and narrowing after dequantization.
+#[test]
+fn all_16_bit_values() {
+    let gpu = Gpu::new();
+    for dtype in [DType::F16, DType::Bf16] {
+        let all: Vec<f32> = (0..=u16::MAX)
+            .map(|bits| match dtype {
+                DType::F16 => half::f16::from_bits(bits).to_f32(),
+                _ => half::bf16::from_bits(bits).to_f32(),
+            })
+            .collect();
+        let x = Matrix::new(dtype, &all, 256, 256, 0);
+        for codebook in codebooks() {
+            check(&gpu, &x, &QuantSpec::new(codebook, 32), dtype, ALIGNED).unwrap();
+        }
+    }
+}
