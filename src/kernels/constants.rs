@@ -2,8 +2,9 @@
 
 use super::table;
 use super::tile::THREADS;
-use crate::format::{Constants, Map256, double_quant::Encoding};
-use ptx_asm::{Array, B64, F32, Global, Kernel, Ptr, Reg, U8};
+use crate::format::double_quant::Encoding;
+use crate::format::{Constants, Map256, fp8};
+use ptx_asm::{Array, B32, B64, F32, Global, Kernel, Ptr, Reg, U8};
 
 /// How the constants are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -62,9 +63,44 @@ pub enum ConstantsParam {
         scales: Ptr<Global>,
         /// The mean.
         offset: Reg<F32>,
-        /// The value of each code.
-        values: Array<F32>,
+        /// From codes to values.
+        decoder: NestedDecoder,
     },
+}
+
+/// From the codes of constants to values.
+pub enum NestedDecoder {
+    /// FP8 E4M3, by arithmetic.
+    Fp8,
+    /// A map, in shared memory.
+    Map(Array<F32>),
+}
+
+impl NestedDecoder {
+    /// Brings a map to shared memory; a barrier must follow.
+    fn new(k: &Kernel, spec: &NestedSpec) -> Self {
+        match spec.encoding() {
+            Encoding::Fp8 => Self::Fp8,
+            Encoding::Map(map) => Self::Map(table::share(k, "constants", &table::bits(map.values), THREADS)),
+        }
+    }
+
+    fn decode(&self, k: &Kernel, code: Reg<B32>) -> Reg<F32> {
+        match self {
+            Self::Fp8 => decode_fp8(k, code),
+            Self::Map(values) => k.ld_shared::<F32>(values.element(k, code)),
+        }
+    }
+}
+
+/// [`crate::format::fp8::decode`]: exponent and mantissa moved to their places in an f32, whose exponent has another bias,
+/// 127 for 7; subnormals come out right because the product is exact.
+fn decode_fp8(k: &Kernel, code: Reg<B32>) -> Reg<F32> {
+    let magnitude = k.and_b32(code, 0x7f);
+    let biased = k.f32_from_bits(k.shl_b32(magnitude, 23 - 3));
+    let value = k.f32_to_bits(k.mul_rn_f32(biased, 120f32.exp2()));
+    let value = k.selp_b32(f32::NAN.to_bits(), value, k.setp_eq_u32(magnitude, u32::from(fp8::NAN_CODE)));
+    k.f32_from_bits(k.or_b32(value, k.shl_b32(k.and_b32(code, 0x80), 24)))
 }
 
 impl ConstantsParam {
@@ -76,9 +112,8 @@ impl ConstantsParam {
             ConstantsSpec::Nested(nested) => {
                 let [codes, scales, offset] =
                     ["absmax_codes", "absmax_scales", "absmax_offset"].map(|name| k.param_ptr(name));
-                let values = table::bits(nested.encoding().values());
-                let values = table::share(k, "constants", &values, THREADS);
-                Self::Nested { codes, scales, offset: k.ld_global::<F32>(offset), values }
+                let decoder = NestedDecoder::new(k, nested);
+                Self::Nested { codes, scales, offset: k.ld_global::<F32>(offset), decoder }
             }
         }
     }
@@ -87,10 +122,10 @@ impl ConstantsParam {
     pub fn load(&self, k: &Kernel, block: Reg<B64>) -> Reg<F32> {
         match self {
             Self::Plain(absmax) => k.ld_global_nc::<F32>(k.offset(*absmax, k.shl_b64(block, 2))),
-            Self::Nested { codes, scales, offset, values } => {
+            Self::Nested { codes, scales, offset, decoder } => {
                 let code = k.ld_global_nc::<U8>(k.offset(*codes, block));
                 let scale = k.ld_global_nc::<F32>(k.offset(*scales, k.shl_b64(k.shr_u64(block, 8), 2)));
-                let value = k.ld_shared::<F32>(values.element(k, code));
+                let value = decoder.decode(k, code);
                 // Product and sum each rounded, as the format says.
                 k.add_rn_f32(k.mul_rn_f32(value, scale), *offset)
             }
