@@ -42,5 +42,5 @@ pub mod view;
 
 pub use error::{Error, Result, Status};
 pub use format::{Codebook, Constants, QuantSpec};
-pub use ops::{AdamW, Context, Lora, QuantizedMatrix};
+pub use ops::{AdamW, Context, DeviceKind, Lora, QuantizedMatrix};
 pub use view::{DType, Element, Quantized, QuantizedMut, Tensor, TensorMut};

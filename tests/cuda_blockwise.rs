@@ -10,56 +10,10 @@ use qlora_kernels::format::{Map256, blockwise8, double_quant};
 use qlora_kernels::view::{ConstantsMut, ConstantsView};
 use qlora_kernels::{Codebook, DType, QuantSpec, ops};
 
-/// Where things lie: gaps between the rows of input and output (elements), and how far codes and tensors are from an
-/// aligned address (bytes, and elements).
-#[derive(Clone, Copy, Debug)]
-struct Placement {
-    gaps: [usize; 2],
-    codes: usize,
-    tensors: usize,
-}
-
-const ALIGNED: Placement = Placement { gaps: [0, 0], codes: 0, tensors: 0 };
-
 fn any_placement() -> impl Strategy<Value = Placement> {
     let odd = (0usize..3, 0usize..3, 0usize..5, 0usize..3);
     let odd = odd.prop_map(|(a, b, codes, tensors)| Placement { gaps: [a, b], codes, tensors });
     prop_oneof![Just(ALIGNED), odd]
-}
-
-fn check(
-    gpu: &Gpu,
-    x: &Matrix,
-    spec: &QuantSpec,
-    out_dtype: DType,
-    at: Placement,
-) -> Result<(), TestCaseError> {
-    let expected = reference(&x.values(), spec);
-    let rounded: Vec<f32> = expected.values.iter().map(|&v| round_to(out_dtype, v)).collect();
-    let same = |what: &str, a: &[f32], b: &[f32]| {
-        same_bits(a, b).map_err(|e| TestCaseError::fail(format!("{what}: {e}")))
-    };
-
-    let q = DeviceQuantized::new(gpu, spec, x.rows, x.cols, at.codes);
-    let input = gpu.matrix(x, at.tensors * x.view().dtype().size());
-    let size = ops::quantize_workspace_size(&gpu.context, spec, x.rows, x.cols).unwrap();
-    let workspace = gpu.allocate(size, 3);
-    ops::quantize(&gpu.context, input.tensor(gpu, x), q.view_mut(gpu), workspace.buffer_mut::<u8>(gpu))
-        .unwrap();
-    let codes: Vec<u8> = gpu.download(&q.codes);
-    if let Some(i) = (0..codes.len()).find(|&i| codes[i] != expected.codes[i]) {
-        return Err(TestCaseError::fail(format!("byte {i}: {:02x} for {:02x}", codes[i], expected.codes[i])));
-    }
-    same("absmax", &gpu.download::<f32>(&q.absmax), &expected.absmax)?;
-    prop_assert_eq!(gpu.download::<u8>(&q.nested[0]), expected.nested.0);
-    same("absmax scales", &gpu.download::<f32>(&q.nested[1]), &expected.nested.1)?;
-    same("absmax offset", &gpu.download::<f32>(&q.nested[2]), &expected.nested.2)?;
-
-    let mut out = Matrix::zeros(out_dtype, x.rows, x.cols, at.gaps[1]);
-    let output = gpu.matrix(&out, at.tensors * out_dtype.size());
-    ops::dequantize(&gpu.context, q.view(gpu), output.tensor_mut(gpu, &out)).unwrap();
-    out.bytes_mut().copy_from_slice(&gpu.download::<u8>(&output));
-    same("values", &out.values(), &rounded)
 }
 
 proptest! {

@@ -67,13 +67,23 @@ fn each_byte_is_moved_once() {
             ops::quantize(&gpu.context, x_view, to, workspace.buffer_mut::<u8>(&gpu)).unwrap();
             if let (Some(stats), Constants::F32) = (counted(&gpu), &spec.constants) {
                 let floor = wide + len / 2 + 4 * len / block_size as usize;
-                report(&format!("quantize {name}"), &stats, floor, (stats.global_loads.of_width(16), wide as u64 / 16));
+                report(
+                    &format!("quantize {name}"),
+                    &stats,
+                    floor,
+                    (stats.global_loads.of_width(16), wide as u64 / 16),
+                );
             }
             reset_counters();
             ops::dequantize(&gpu.context, q.view(&gpu), output.tensor_mut(&gpu, &x)).unwrap();
             if let Some(stats) = counted(&gpu) {
                 let floor = wide + spec.sizes(ROWS as u64, COLS as u64).unwrap().total_bytes as usize;
-                report(&format!("dequantize {name}"), &stats, floor, (stats.global_stores.of_width(16), wide as u64 / 16));
+                report(
+                    &format!("dequantize {name}"),
+                    &stats,
+                    floor,
+                    (stats.global_stores.of_width(16), wide as u64 / 16),
+                );
             }
         }
     }

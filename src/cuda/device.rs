@@ -29,6 +29,9 @@ impl Cuda {
     pub fn new(ordinal: u32) -> Result<Self> {
         driver::find()?;
         let count = driver::device_count();
+        if count == 0 {
+            return Err(driver::no_device());
+        }
         if ordinal >= count {
             let valid = if count == 1 {
                 "there is one CUDA device, 0".into()

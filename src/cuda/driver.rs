@@ -38,9 +38,7 @@ pub fn find() -> Result<()> {
     // SAFETY: the driver is there, as just seen.
     match unsafe { sys::cuInit(0) } {
         CUresult::CUDA_SUCCESS => {}
-        CUresult::CUDA_ERROR_NO_DEVICE => {
-            return Err(Error::new(Status::NoDevice, "the NVIDIA driver finds no device"));
-        }
+        CUresult::CUDA_ERROR_NO_DEVICE => return Err(no_device()),
         other => return check(other, "cuInit").map_err(|e| Error::new(Status::NoDevice, e.message())),
     }
     let _ = FOUND.set(());
@@ -60,6 +58,11 @@ fn version() -> Option<i32> {
             (get(&mut version) == 0).then_some(version)
         }
     })
+}
+
+/// There is a driver and nothing else.
+pub fn no_device() -> Error {
+    Error::new(Status::NoDevice, "the NVIDIA driver finds no device")
 }
 
 /// How many devices there are; 0 without a driver.

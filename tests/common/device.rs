@@ -3,7 +3,7 @@
 use super::*;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
 use qlora_kernels::view::{Buffer, BufferMut, ConstantsMut, ConstantsView};
-use qlora_kernels::{Context, Quantized, QuantizedMut};
+use qlora_kernels::{Context, Quantized, QuantizedMut, ops};
 use std::sync::Arc;
 
 pub struct Gpu {
@@ -14,11 +14,32 @@ pub struct Gpu {
 impl Gpu {
     /// Device 0 and a stream of its own.
     pub fn new() -> Self {
+        Self::on(0)
+    }
+
+    /// A device and a stream of its own.
+    pub fn on(ordinal: usize) -> Self {
         ptx_sim::install();
-        let stream = CudaContext::new(0).unwrap().new_stream().unwrap();
+        let stream = CudaContext::new(ordinal).unwrap().new_stream().unwrap();
+        Self::with(stream, &Context::cuda(ordinal as u32).unwrap())
+    }
+
+    /// The same context on another stream.
+    pub fn with_new_stream(&self) -> Self {
+        Self::with(self.stream.context().new_stream().unwrap(), &self.context)
+    }
+
+    fn with(stream: Arc<CudaStream>, context: &Context) -> Self {
         // SAFETY: the stream is of the primary context and lives as long as the Gpu.
-        let context = unsafe { Context::cuda(0).unwrap().on_stream(stream.cu_stream().cast()) };
+        let context = unsafe { context.on_stream(stream.cu_stream().cast()) };
         Self { stream, context }
+    }
+
+    /// Other bytes for the same memory.
+    pub fn overwrite(&self, memory: &mut Memory, bytes: &[u8]) {
+        assert_eq!(bytes.len(), memory.len);
+        let mut part = memory.slice.slice_mut(memory.offset..memory.offset + memory.len);
+        self.stream.memcpy_htod(bytes, &mut part).unwrap();
     }
 
     /// Memory with these bytes, `offset` bytes away from an aligned address.
@@ -143,4 +164,51 @@ impl DeviceQuantized {
         };
         QuantizedMut::new(&self.spec, self.rows, self.cols, self.codes.buffer_mut(gpu), constants).unwrap()
     }
+}
+
+/// Where things lie: gaps between the rows of input and output (elements), and how far codes and tensors are from an
+/// aligned address (bytes, and elements).
+#[derive(Clone, Copy, Debug)]
+pub struct Placement {
+    pub gaps: [usize; 2],
+    pub codes: usize,
+    pub tensors: usize,
+}
+
+pub const ALIGNED: Placement = Placement { gaps: [0, 0], codes: 0, tensors: 0 };
+
+/// Quantizes and dequantizes on the device; everything must have the reference's bits.
+pub fn check(
+    gpu: &Gpu,
+    x: &Matrix,
+    spec: &QuantSpec,
+    out_dtype: DType,
+    at: Placement,
+) -> Result<(), TestCaseError> {
+    let expected = reference(&x.values(), spec);
+    let rounded: Vec<f32> = expected.values.iter().map(|&v| round_to(out_dtype, v)).collect();
+    let same = |what: &str, a: &[f32], b: &[f32]| {
+        same_bits(a, b).map_err(|e| TestCaseError::fail(format!("{what}: {e}")))
+    };
+
+    let q = DeviceQuantized::new(gpu, spec, x.rows, x.cols, at.codes);
+    let input = gpu.matrix(x, at.tensors * x.view().dtype().size());
+    let size = ops::quantize_workspace_size(&gpu.context, spec, x.rows, x.cols).unwrap();
+    let workspace = gpu.allocate(size, 3);
+    ops::quantize(&gpu.context, input.tensor(gpu, x), q.view_mut(gpu), workspace.buffer_mut::<u8>(gpu))
+        .unwrap();
+    let codes: Vec<u8> = gpu.download(&q.codes);
+    if let Some(i) = (0..codes.len()).find(|&i| codes[i] != expected.codes[i]) {
+        return Err(TestCaseError::fail(format!("byte {i}: {:02x} for {:02x}", codes[i], expected.codes[i])));
+    }
+    same("absmax", &gpu.download::<f32>(&q.absmax), &expected.absmax)?;
+    prop_assert_eq!(gpu.download::<u8>(&q.nested[0]), expected.nested.0);
+    same("absmax scales", &gpu.download::<f32>(&q.nested[1]), &expected.nested.1)?;
+    same("absmax offset", &gpu.download::<f32>(&q.nested[2]), &expected.nested.2)?;
+
+    let mut out = Matrix::zeros(out_dtype, x.rows, x.cols, at.gaps[1]);
+    let output = gpu.matrix(&out, at.tensors * out_dtype.size());
+    ops::dequantize(&gpu.context, q.view(gpu), output.tensor_mut(gpu, &out)).unwrap();
+    out.bytes_mut().copy_from_slice(&gpu.download::<u8>(&output));
+    same("values", &out.values(), &rounded)
 }

@@ -3,6 +3,7 @@
 //! A capture records operations in the order of their submission, which is one of the orders that their dependencies allow;
 //! a graph's launch repeats them in that order.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::{c_uint, c_ulonglong};
 use std::sync::Arc;
@@ -33,6 +34,11 @@ pub struct Capture {
 const GLOBAL: u32 = 0;
 const THREAD_LOCAL: u32 = 1;
 const RELAXED: u32 = 2;
+
+thread_local! {
+    /// What captures mean for this thread's own unsafe calls (driver API, `cuThreadExchangeStreamCaptureMode`).
+    static THREAD_MODE: Cell<u32> = const { Cell::new(GLOBAL) };
+}
 
 impl Driver {
     /// Fails if the capture is broken.
@@ -109,12 +115,18 @@ impl Driver {
     }
 
     /// Calls that allocate, free or wait are not captured: they fail and break what is being captured, by this thread or, in
-    /// global mode, by any.
+    /// global mode, by any. A thread can ask to be told of its own captures only, or of none.
     pub fn forbid_unsafe_in_capture(&mut self) -> Outcome {
-        let thread = this_thread();
+        let (thread, asked) = (this_thread(), THREAD_MODE.get());
         let mut outcome = Ok(());
         for capture in self.captures.values_mut() {
-            if capture.mode == GLOBAL || capture.mode == THREAD_LOCAL && capture.thread == thread {
+            let own = capture.thread == thread;
+            let disturbs = match capture.mode {
+                GLOBAL => own || asked == GLOBAL,
+                THREAD_LOCAL => own,
+                _ => false,
+            };
+            if disturbs && asked != RELAXED {
                 capture.invalid = true;
                 outcome = Err(Status::STREAM_CAPTURE_UNSUPPORTED);
             }
@@ -215,7 +227,11 @@ api! {
 
     fn cuThreadExchangeStreamCaptureMode(d, mode: *mut c_uint) {
         d.require_init()?;
-        put(mode, GLOBAL)
+        if mode.is_null() || mode.read() > RELAXED {
+            return Err(Status::INVALID_VALUE);
+        }
+        let before = THREAD_MODE.replace(mode.read());
+        put(mode, before)
     }
 
     fn cuGraphInstantiateWithFlags(d, into: *mut Handle, graph: Handle, _flags: c_ulonglong) {
