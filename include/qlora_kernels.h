@@ -36,10 +36,12 @@ typedef struct {
   qlk_device_kind device_kind;
   // Threads that an operation may use; 1 on a GPU.
   uint32_t threads;
-  // Cores that the process may use.
+  // Cores that the process may use; the streaming multiprocessors of a GPU.
   uint32_t cores;
   // The code path in use, zero-terminated: "portable", "avx2" or "avx512"; on a GPU the kernels' target, such as "sm_80".
   char instruction_set[32];
+  // "CPU", or the GPU's name as its driver has it, zero-terminated.
+  char name[64];
 } qlk_device_info;
 
 // A 4-bit data type.

@@ -32,6 +32,8 @@ fn several_devices() {
         return;
     }
     assert_eq!(qlora_kernels::DeviceKind::Cuda.count(), 2);
+    let context = Context::cuda(1).unwrap();
+    assert!(context.name().contains("ptx-sim") && context.cores() == 132, "{}", context.name());
     for ordinal in [0, 1] {
         check(&Gpu::on(ordinal), &sample(), &spec(), DType::F32, ALIGNED).unwrap();
     }

@@ -3,7 +3,6 @@
 use super::convert::*;
 use super::guard::guard;
 use super::types::*;
-use crate::cpu::threads;
 use crate::error::{Error, ensure};
 use crate::ops::{Context, DeviceKind};
 use std::ffi::c_char;
@@ -101,13 +100,20 @@ pub unsafe extern "C" fn qlk_context_info(
         let (context, info) = unsafe { (super::convert::context(context)?, out_struct(info, "info")?) };
         info.device_kind = context.device_kind() as qlk_device_kind;
         info.threads = context.threads() as u32;
-        info.cores = threads::cores() as u32;
-        info.instruction_set = [0; 32];
-        for (to, from) in info.instruction_set.iter_mut().zip(context.instruction_set().bytes()) {
-            *to = from as c_char;
-        }
+        info.cores = context.cores() as u32;
+        info.instruction_set = text(context.instruction_set());
+        info.name = text(context.name());
         Ok(())
     })
+}
+
+/// A zero-terminated string, cut to fit.
+fn text<const N: usize>(from: &str) -> [c_char; N] {
+    let mut to = [0; N];
+    for (to, from) in to.iter_mut().zip(from.bytes()).take(N - 1) {
+        *to = from as c_char;
+    }
+    to
 }
 
 fn unknown_kind(kind: qlk_device_kind) -> Error {

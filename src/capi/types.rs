@@ -208,8 +208,10 @@ pub struct qlk_device_info {
     pub device_kind: qlk_device_kind,
     /// Threads that an operation may use; 1 on a GPU.
     pub threads: u32,
-    /// Cores that the process may use.
+    /// Cores that the process may use; the streaming multiprocessors of a GPU.
     pub cores: u32,
     /// The code path in use, zero-terminated: "portable", "avx2" or "avx512"; on a GPU the kernels' target, such as "sm_80".
     pub instruction_set: [c_char; 32],
+    /// "CPU", or the GPU's name as its driver has it, zero-terminated.
+    pub name: [c_char; 64],
 }

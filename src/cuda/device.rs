@@ -11,10 +11,12 @@ use std::marker::PhantomData;
 pub struct Cuda {
     device: CUdevice,
     context: CUcontext,
-    pub(super) name: String,
+    /// As the driver has it.
+    pub name: String,
     /// Compute capability, major · 10 + minor.
     capability: u32,
-    pub(super) processors: u32,
+    /// Streaming multiprocessors.
+    pub processors: u32,
     /// Whether kernels may read and write any host memory (Grace, or HMM).
     pub(super) reads_host_memory: bool,
     pub(super) modules: Modules,

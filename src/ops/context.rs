@@ -2,6 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::cpu::simd::Simd;
+use crate::cpu::threads;
 use crate::cuda::launch::Stream;
 use crate::cuda::{Cuda, driver};
 use crate::error::{Result, ensure};
@@ -99,6 +100,22 @@ impl Context {
         match &self.device {
             Device::Cpu(cpu) => cpu.simd().name,
             Device::Cuda(cuda) => cuda.target().name(),
+        }
+    }
+
+    /// `CPU`, or the GPU's name as its driver has it.
+    pub fn name(&self) -> &str {
+        match &self.device {
+            Device::Cpu(_) => "CPU",
+            Device::Cuda(cuda) => &cuda.name,
+        }
+    }
+
+    /// Cores that this process may use; the streaming multiprocessors of a GPU.
+    pub fn cores(&self) -> usize {
+        match &self.device {
+            Device::Cpu(_) => threads::cores(),
+            Device::Cuda(cuda) => cuda.processors as usize,
         }
     }
 
