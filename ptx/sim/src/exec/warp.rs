@@ -305,11 +305,6 @@ impl Warp {
         }
     }
 
-    /// The record of an access by a lane.
-    pub fn now(&self, c: &Context<'_>, lane: usize) -> Epoch {
-        Epoch::new(c.block.index, self.index as u32, lane as u32, c.block.clocks[self.index].clock)
-    }
-
     /// In words: a thread by its block, warp and lane.
     pub fn name_thread(launch: &Launch<'_>, e: Epoch) -> String {
         let [x, y, z] = launch.block_id(e.block());

@@ -27,7 +27,9 @@ pub struct WarpClock {
 /// A thread at an access.
 pub struct Thread<'a> {
     pub now: Epoch,
-    pub clock: &'a WarpClock,
+    clock: &'a WarpClock,
+    /// The last write of another warp that was found to be before this: accesses of a warp often meet the same one.
+    known: Epoch,
 }
 
 impl WarpClock {
@@ -141,7 +143,32 @@ impl WarpClock {
     }
 }
 
-impl Thread<'_> {
+impl<'a> Thread<'a> {
+    /// A lane of a warp, before its first access.
+    pub fn new(block: u32, warp: usize, clock: &'a WarpClock, strong: bool) -> Self {
+        let now = Epoch::new(block, warp as u32, 0, clock.clock).strong(strong);
+        Self { now, clock, known: Epoch::NOBODY }
+    }
+
+    /// The same instruction in another lane.
+    #[inline(always)]
+    pub fn at_lane(&mut self, lane: usize) {
+        self.now = self.now.with_lane(lane as u32);
+    }
+
+    #[inline(always)]
+    pub(super) fn knows(&self, e: Epoch) -> bool {
+        e == self.known
+    }
+
+    /// Remembers an ordered write of another warp; those of this warp depend on the lane.
+    #[inline(always)]
+    pub(super) fn learn(&mut self, e: Epoch) {
+        if !e.same_warp(self.now) {
+            self.known = e;
+        }
+    }
+
     #[inline]
     pub fn is_after(&self, e: Epoch) -> bool {
         e.same_thread(self.now) || self.clock.ordered(e, self.now)
