@@ -6,7 +6,7 @@ use super::warp::{Context, Warp, lanes};
 use crate::fault::{FaultKind, Step, raise};
 use crate::isa::Order;
 use crate::memory::{Arena, PAGE, PageGuard, State, all_at_least, copy_small, memory};
-use crate::race::{Conflict, Thread};
+use crate::race::{Conflict, Reach, Thread, Writer};
 
 /// The 32-byte sectors that a warp's access touches.
 pub fn sectors(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u32 {
@@ -264,10 +264,11 @@ impl Warp {
     fn write_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
         let now = matches!(order, Order::Release | Order::AcqRel);
         let (block, warp) = (c.block.index, self.index);
-        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced()) {
+        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced(Reach::Device)) {
             for lane in lanes(mask) {
                 let variable = c.launch.sync.make(addresses[lane]);
-                c.block.clocks[warp].write_sync(&variable, block, warp, mask, self.live, now);
+                let by = Writer { block, warp, lanes: mask, live: self.live };
+                c.block.clocks[warp].write_sync(&variable, by, Reach::Device, now);
             }
         }
     }
@@ -277,7 +278,7 @@ impl Warp {
         let now = matches!(order, Order::Acquire | Order::AcqRel);
         for lane in lanes(mask) {
             if let Some(variable) = c.launch.sync.get(addresses[lane]) {
-                c.block.clocks[self.index].read_sync(&variable, now);
+                c.block.clocks[self.index].read_sync(&variable, Reach::Device, now);
             }
         }
     }

@@ -5,10 +5,10 @@ use super::cta::Block;
 use super::grid::Launch;
 use super::lanes::WARP;
 use super::warp::{Context, Warp, lanes};
-use crate::fault::{FaultKind, Step, raise};
+use crate::fault::{FaultKind, Raise, Step, raise};
 use crate::isa::Order;
 use crate::memory::{State, all_at_least, copy_small};
-use crate::race::{Conflict, Shadow, SyncTable, Thread};
+use crate::race::{Conflict, Reach, Shadow, SyncTable, Thread, Writer};
 
 /// The shared memory of a block.
 pub struct Shared {
@@ -17,6 +17,8 @@ pub struct Shared {
     pub state: Vec<u8>,
     pub shadow: Shadow,
     pub sync: SyncTable,
+    /// The first read of bytes that nobody had written.
+    pub unwritten: Option<Raise>,
 }
 
 impl Shared {
@@ -26,6 +28,7 @@ impl Shared {
             state: vec![State::Unwritten as u8; size],
             shadow: Shadow::new(size, 0),
             sync: SyncTable::default(),
+            unwritten: None,
         }
     }
 
@@ -35,6 +38,7 @@ impl Shared {
         self.state.fill(State::Unwritten as u8);
         self.shadow.reset(0);
         self.sync = SyncTable::default();
+        self.unwritten = None;
     }
 }
 
@@ -91,20 +95,20 @@ fn outside<T>(lane: usize, address: u64, bytes: usize, size: usize) -> Step<T> {
 }
 
 #[cold]
-fn unwritten(shared: &Shared, lane: usize, at: usize, bytes: usize) -> Step {
-    let k = shared.state[at..at + bytes].iter().position(|&s| s != State::Written as u8).unwrap_or(0);
-    let text = format!("reads {bytes} bytes at shared offset {at:#x}; byte {:#x} was never written", at + k);
-    raise(FaultKind::Uninitialized, lane, text)
+fn unwritten(state: &[u8], lane: usize, at: usize, bytes: usize) -> Raise {
+    let k = state[at..at + bytes].iter().position(|&s| s != State::Written as u8).unwrap_or(0);
+    let message = format!("reads {bytes} bytes at shared offset {at:#x}; byte {:#x} was never written", at + k);
+    Raise { kind: FaultKind::Uninitialized, lane, message }
 }
 
 #[cold]
 fn race<T>(launch: &Launch<'_>, lane: usize, at: usize, bytes: usize, read: bool, conflict: Conflict) -> Step<T> {
     let verb = if read { "reads" } else { "writes" };
     let who = Warp::name_thread(launch, conflict.earlier);
-    if conflict.earlier.is_pending() {
+    if conflict.is_unfinished {
         let text = format!(
             "{verb} {bytes} bytes at shared offset {at:#x}, which an asynchronous copy of {who} is still writing: \
-             the wait for it is missing"
+             its wait, or the barrier after that wait, is missing"
         );
         return raise(FaultKind::MissingWait, lane, text);
     }
@@ -152,10 +156,10 @@ impl Warp {
                     return race(c.launch, lane, at, bytes, true, conflict);
                 }
             }
-            // After the race: a value that another thread has not written yet is a missing barrier, if that thread was here.
             // SAFETY: inside, as checked above.
             if uninitialized && !unsafe { all_at_least(shared.state.as_ptr().add(at), bytes, State::Written) } {
-                return unwritten(shared, lane, at, bytes);
+                // If the write still comes, this was a race, which says more: wait and see.
+                shared.unwritten.get_or_insert_with(|| unwritten(&shared.state, lane, at, bytes));
             }
             f(shared, lane, at)?;
         }
@@ -190,6 +194,33 @@ impl Warp {
             shared.state[at..at + bytes].fill(State::Written as u8);
             // SAFETY: inside, as checked above.
             unsafe { copy_small(value.as_ptr(), shared.data.as_mut_ptr().add(at), bytes) };
+        }
+        Ok(())
+    }
+
+    /// Asynchronous writes of one element a lane: checked now, and until they land nobody may touch the bytes.
+    pub(super) fn begin_shared_writes(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+    ) -> Step {
+        for lane in lanes(mask) {
+            self.shared_at(c, lane, addresses[lane], bytes)?;
+        }
+        if !c.launch.checks.races {
+            return Ok(());
+        }
+        let Block { shared, clocks, index, .. } = &mut *c.block;
+        let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
+        thread.now = thread.now.pending();
+        for lane in lanes(mask) {
+            thread.at_lane(lane);
+            let at = addresses[lane] as usize;
+            if let Err(conflict) = shared.shadow.write(at, bytes, &mut thread, || false) {
+                return race(c.launch, lane, at, bytes, false, conflict);
+            }
         }
         Ok(())
     }
@@ -260,10 +291,11 @@ impl Warp {
     fn write_sync_shared(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
         let now = matches!(order, Order::Release | Order::AcqRel);
         let (block, warp) = (c.block.index, self.index);
-        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced()) {
+        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced(Reach::Block)) {
             for lane in lanes(mask) {
                 let variable = c.block.shared.sync.make(addresses[lane]);
-                c.block.clocks[warp].write_sync(&variable, block, warp, mask, self.live, now);
+                let by = Writer { block, warp, lanes: mask, live: self.live };
+                c.block.clocks[warp].write_sync(&variable, by, Reach::Block, now);
             }
         }
     }
@@ -272,7 +304,7 @@ impl Warp {
         let now = matches!(order, Order::Acquire | Order::AcqRel);
         for lane in lanes(mask) {
             if let Some(variable) = c.block.shared.sync.get(addresses[lane]) {
-                c.block.clocks[self.index].read_sync(&variable, now);
+                c.block.clocks[self.index].read_sync(&variable, Reach::Block, now);
             }
         }
     }

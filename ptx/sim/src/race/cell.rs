@@ -32,6 +32,18 @@ pub struct Conflict {
     pub earlier: Epoch,
     /// Whether it was a write.
     pub was_write: bool,
+    /// An asynchronous write whose issue is ordered before: only its completion was not waited for.
+    pub is_unfinished: bool,
+}
+
+impl Conflict {
+    fn write(earlier: Epoch, thread: &Thread<'_>) -> Self {
+        Self { earlier, was_write: true, is_unfinished: earlier.is_pending() && thread.is_after(earlier) }
+    }
+
+    fn read(earlier: Epoch) -> Self {
+        Self { earlier, was_write: false, is_unfinished: false }
+    }
 }
 
 impl Shadow {
@@ -91,7 +103,7 @@ impl Shadow {
             let Cell { write, read } = self.cells[at];
             if !write.is_nobody() && !thread.knows(write) {
                 if write.is_pending() || !allowed(write, thread) {
-                    return Err(Conflict { earlier: write, was_write: true });
+                    return Err(Conflict::write(write, thread));
                 }
                 thread.learn(write);
             }
@@ -144,7 +156,7 @@ impl Shadow {
             if !write.is_nobody() && !thread.knows(write) {
                 let harmless = || write.same_warp(thread.now) && same_value();
                 if write.is_pending() || !allowed(write, thread) && !harmless() {
-                    return Err(Conflict { earlier: write, was_write: true });
+                    return Err(Conflict::write(write, thread));
                 }
             }
             if !read.is_nobody() && !read.same_thread(thread.now) {
@@ -153,7 +165,7 @@ impl Shadow {
                     None => (!allowed(read, thread)).then_some(read),
                 };
                 if let Some(earlier) = conflict {
-                    return Err(Conflict { earlier, was_write: false });
+                    return Err(Conflict::read(earlier));
                 }
             }
             self.cells[at] = Cell { write: thread.now, read: Epoch::NOBODY };
