@@ -66,9 +66,10 @@ impl Warp {
         space: AddressSpace,
         addresses: &mut [u64; WARP],
         mask: u32,
-    ) -> Vec<(Space, u32)> {
+    ) -> impl Iterator<Item = (Space, u32)> + use<> {
+        let some: fn(&(Space, u32)) -> bool = |(_, mask)| *mask != 0;
         if let AddressSpace::In(space) = space {
-            return vec![(space, mask)];
+            return [(space, mask), (space, 0), (space, 0)].into_iter().filter(some);
         }
         let mut masks = [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0)];
         for lane in lanes(mask) {
@@ -83,7 +84,7 @@ impl Warp {
             *address -= window;
             masks[which].1 |= 1 << lane;
         }
-        masks.into_iter().filter(|(_, mask)| *mask != 0).collect()
+        masks.into_iter().filter(some)
     }
 
     /// The place of a lane's access in the block's local memory.
@@ -188,14 +189,24 @@ fn scatter(r: &mut Registers, reg: Reg, at: usize, size: usize, signed: bool, ma
 /// A register's low bytes.
 pub(super) fn gather(r: &Registers, reg: Reg, at: usize, size: usize, mask: u32, data: &mut Data) {
     let index = usize::from(reg.index);
-    for lane in 0..WARP {
-        if mask >> lane & 1 != 0 {
-            let to = &mut data[lane][at..at + size];
-            match reg.class {
-                Class::B64 => to.copy_from_slice(&r.b64[index][lane].to_le_bytes()[..size]),
-                Class::B128 => to.copy_from_slice(&r.b128[index][lane].to_le_bytes()[..size]),
-                _ => to.copy_from_slice(&r.b32[index][lane].to_le_bytes()[..size]),
+    macro_rules! take {
+        ($file:ident, $to:ty) => {{
+            let file = &r.$file[index];
+            for lane in 0..WARP {
+                if mask >> lane & 1 != 0 {
+                    data[lane][at..at + size_of::<$to>()].copy_from_slice(&(file[lane] as $to).to_le_bytes());
+                }
             }
-        }
+        }};
+    }
+    match (reg.class, size) {
+        (Class::B64, 8) => take!(b64, u64),
+        (Class::B64, 4) => take!(b64, u32),
+        (Class::B64, 2) => take!(b64, u16),
+        (Class::B64, _) => take!(b64, u8),
+        (Class::B128, _) => take!(b128, u128),
+        (_, 4) => take!(b32, u32),
+        (_, 2) => take!(b32, u16),
+        (_, _) => take!(b32, u8),
     }
 }

@@ -87,7 +87,7 @@ impl Warp {
     /// A memory fence, or one between proxies.
     pub(super) fn fence(&self, c: &mut Context<'_>, fence: Fence, mask: u32) {
         match fence {
-            Fence::Memory { .. } => c.block.clocks[self.index].fence(self.index, mask, self.live),
+            Fence::Memory { gpu } => c.block.clocks[self.index].fence(self.index, mask, self.live, gpu),
             Fence::ProxyAsync => {}
         }
     }

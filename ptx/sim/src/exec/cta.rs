@@ -25,6 +25,9 @@ pub struct Block {
     pub local_state: Vec<u8>,
     pub clocks: Vec<WarpClock>,
     pub barriers: [BarrierState; BARRIERS],
+    /// A read of unwritten shared memory. It is reported when the block ends or fails otherwise, unless that is by a race: then
+    /// the write came too late.
+    pub unwritten: Option<Box<Fault>>,
 }
 
 /// Counts of a worker.
@@ -91,6 +94,7 @@ impl Cta {
             local_state: vec![State::Unwritten as u8; local],
             clocks: vec![WarpClock::new(count); count],
             barriers: Default::default(),
+            unwritten: None,
         };
         let warps = (0..count)
             .map(|warp| {
@@ -113,6 +117,7 @@ impl Cta {
         self.block.index = index;
         self.block.id = launch.block_id(index);
         self.block.shared.reset();
+        self.block.unwritten = None;
         self.block.local_state.fill(State::Unwritten as u8);
         self.block.clocks.fill(WarpClock::new(count));
         self.block.barriers = Default::default();
@@ -164,12 +169,19 @@ impl Cta {
     }
 
     /// Runs each warp for a slice, in turn, until the block has ended or had `rounds` turns.
-    pub fn run(
-        &mut self,
-        launch: &Launch<'_>,
-        tally: &mut Tally,
-        rounds: u32,
-    ) -> Result<Progress, Box<Fault>> {
+    pub fn run(&mut self, launch: &Launch<'_>, tally: &mut Tally, rounds: u32) -> Result<Progress, Box<Fault>> {
+        let outcome = self.take_turns(launch, tally, rounds);
+        match (&outcome, self.block.unwritten.take()) {
+            (Ok(Progress::Ended), Some(unwritten)) => Err(unwritten),
+            (Err(fault), Some(unwritten)) if fault.kind != FaultKind::Race => Err(unwritten),
+            (_, unwritten) => {
+                self.block.unwritten = unwritten;
+                outcome
+            }
+        }
+    }
+
+    fn take_turns(&mut self, launch: &Launch<'_>, tally: &mut Tally, rounds: u32) -> Result<Progress, Box<Fault>> {
         let Self { block, warps } = self;
         for _ in 0..rounds {
             let mut ran = false;

@@ -5,8 +5,8 @@ use super::lanes::WARP;
 use super::warp::{Context, Warp, lanes};
 use crate::fault::{FaultKind, Step, raise};
 use crate::isa::Order;
-use crate::memory::{Arena, PAGE, PageGuard, State, memory};
-use crate::race::{Conflict, Thread};
+use crate::memory::{Arena, PAGE, PageGuard, State, all_at_least, copy_small, memory};
+use crate::race::{Conflict, Reach, Thread, Writer};
 
 /// The 32-byte sectors that a warp's access touches.
 pub fn sectors(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u32 {
@@ -40,24 +40,41 @@ enum Place<'a> {
     Registered(*mut u8),
 }
 
+#[inline(always)]
 fn place(lane: usize, address: u64, bytes: usize, read: bool, c: &Context<'_>) -> Step<Place<'static>> {
     if address & (bytes as u64 - 1) != 0 {
         return misaligned("global", lane, address, bytes);
     }
-    let verb = if read { "reads" } else { "writes" };
     let Some((arena, offset)) = memory().locate(address) else {
         if memory().find_range(address, bytes).is_some() {
             return Ok(Place::Registered(address as *mut u8));
         }
+        let verb = if read { "reads" } else { "writes" };
         let text = format!("{verb} {bytes} bytes at {address:#x}, {}", memory().describe(address));
         return raise(FaultKind::OutOfBounds, lane, text);
     };
-    // SAFETY: the arena has a state for each of its bytes, and an aligned access stays in a page.
-    let states = unsafe { std::slice::from_raw_parts(arena.state(offset), bytes) };
     let wanted = if read && c.launch.checks.uninitialized { State::Written } else { State::Unwritten };
-    if states.iter().all(|&state| state >= wanted as u8) {
+    // SAFETY: the arena has a state for each of its bytes, and an aligned access stays in a page.
+    if unsafe { all_at_least(arena.state(offset), bytes, wanted) } {
         return Ok(Place::Arena(arena, offset));
     }
+    bad_state(arena, lane, address, offset, bytes, read, wanted)
+}
+
+/// Says which byte is free or unwritten.
+#[cold]
+fn bad_state<T>(
+    arena: &Arena,
+    lane: usize,
+    address: u64,
+    offset: usize,
+    bytes: usize,
+    read: bool,
+    wanted: State,
+) -> Step<T> {
+    let verb = if read { "reads" } else { "writes" };
+    // SAFETY: as in `place`.
+    let states = unsafe { std::slice::from_raw_parts(arena.state(offset), bytes) };
     let free = states.iter().position(|&state| state == State::Free as u8);
     let at = |k: usize| format!("{:#x}, {}", address + k as u64, memory().describe(address + k as u64));
     match free {
@@ -106,6 +123,36 @@ fn race<T>(
     raise(FaultKind::Race, lane, text)
 }
 
+/// Checks a write and marks its bytes as written. The lock is held afterwards.
+#[inline(always)]
+fn writable(
+    c: &Context<'_>,
+    lock: &mut Lock<'static>,
+    thread: &mut Thread<'_>,
+    lane: usize,
+    address: u64,
+    bytes: usize,
+    value: Option<&[u8; 32]>,
+) -> Step<*mut u8> {
+    let (arena, offset) = match place(lane, address, bytes, false, c)? {
+        Place::Registered(to) => return Ok(to),
+        Place::Arena(arena, offset) => (arena, offset),
+    };
+    let guard = lock.take(arena, offset);
+    let to = arena.data(offset);
+    if c.launch.checks.races {
+        // SAFETY: allocated; the page's lock is held.
+        let present = unsafe { std::slice::from_raw_parts(to, bytes) };
+        let same_value = || value.is_some_and(|value| present == &value[..bytes]);
+        if let Err(conflict) = guard.shadow(c.launch.id).write(offset % PAGE, bytes, thread, same_value) {
+            return race(c, lane, address, bytes, false, conflict);
+        }
+    }
+    // SAFETY: as above.
+    unsafe { arena.state(offset).write_bytes(State::Written as u8, bytes) };
+    Ok(to)
+}
+
 impl Warp {
     pub(super) fn read_global(
         &self,
@@ -119,6 +166,8 @@ impl Warp {
         c.tally.loads.record(mask.count_ones(), bytes, sectors(addresses, mask, bytes));
         let strong = !matches!(order, Order::Weak | Order::ReadOnly);
         let mut lock = Lock::default();
+        let clock = &c.block.clocks[self.index];
+        let mut thread = Thread::new(c.block.index, self.index, clock, strong);
         for lane in lanes(mask) {
             let from = match place(lane, addresses[lane], bytes, true, c)? {
                 Place::Registered(from) => from,
@@ -126,12 +175,9 @@ impl Warp {
                     let guard = lock.take(arena, offset);
                     if c.launch.checks.races {
                         let shadow = guard.shadow(c.launch.id);
-                        let thread = Thread {
-                            now: self.now(c, lane).strong(strong),
-                            clock: &c.block.clocks[self.index],
-                        };
+                        thread.at_lane(lane);
                         let at = offset % PAGE;
-                        if let Err(conflict) = shadow.read(at, bytes, &thread) {
+                        if let Err(conflict) = shadow.read(at, bytes, &mut thread) {
                             return race(c, lane, addresses[lane], bytes, true, conflict);
                         }
                         if order == Order::ReadOnly
@@ -149,7 +195,7 @@ impl Warp {
                 }
             };
             // SAFETY: allocated; the page's lock is held against other warps.
-            unsafe { std::ptr::copy_nonoverlapping(from, data[lane].as_mut_ptr(), bytes) };
+            unsafe { copy_small(from, data[lane].as_mut_ptr(), bytes) };
         }
         drop(lock);
         if strong {
@@ -173,44 +219,14 @@ impl Warp {
             self.write_sync_global(c, addresses, mask, order);
         }
         let mut lock = Lock::default();
+        let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], strong);
         for lane in lanes(mask) {
-            let to = self.writable(c, &mut lock, lane, addresses[lane], bytes, strong, Some(&data[lane]))?;
+            thread.at_lane(lane);
+            let to = writable(c, &mut lock, &mut thread, lane, addresses[lane], bytes, Some(&data[lane]))?;
             // SAFETY: allocated; the page's lock is held.
-            unsafe { std::ptr::copy_nonoverlapping(data[lane].as_ptr(), to, bytes) };
+            unsafe { copy_small(data[lane].as_ptr(), to, bytes) };
         }
         Ok(())
-    }
-
-    /// Checks a write and marks its bytes as written. The lock is held afterwards.
-    fn writable<'a>(
-        &self,
-        c: &Context<'_>,
-        lock: &mut Lock<'a>,
-        lane: usize,
-        address: u64,
-        bytes: usize,
-        strong: bool,
-        value: Option<&[u8; 32]>,
-    ) -> Step<*mut u8> {
-        let (arena, offset): (&'static Arena, usize) = match place(lane, address, bytes, false, c)? {
-            Place::Registered(to) => return Ok(to),
-            Place::Arena(arena, offset) => (arena, offset),
-        };
-        let guard = lock.take(arena, offset);
-        let to = arena.data(offset);
-        if c.launch.checks.races {
-            let thread = Thread { now: self.now(c, lane).strong(strong), clock: &c.block.clocks[self.index] };
-            // SAFETY: allocated; the page's lock is held.
-            let present = unsafe { std::slice::from_raw_parts(to, bytes) };
-            let same_value = || value.is_some_and(|value| present == &value[..bytes]);
-            if let Err(conflict) = guard.shadow(c.launch.id).write(offset % PAGE, bytes, &thread, same_value)
-            {
-                return race(c, lane, address, bytes, false, conflict);
-            }
-        }
-        // SAFETY: as above.
-        unsafe { arena.state(offset).write_bytes(State::Written as u8, bytes) };
-        Ok(to)
     }
 
     /// Read-modify-writes of one element a lane, lane after lane. `f` gets the old bytes and gives the new.
@@ -226,10 +242,12 @@ impl Warp {
         c.tally.atomics.record(mask.count_ones(), bytes, sectors(addresses, mask, bytes));
         self.write_sync_global(c, addresses, mask, order);
         let mut lock = Lock::default();
+        let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], true);
         for lane in lanes(mask) {
+            thread.at_lane(lane);
             let address = addresses[lane];
             place(lane, address, bytes, true, c)?; // the old value must have been written
-            let at = self.writable(c, &mut lock, lane, address, bytes, true, None)?;
+            let at = writable(c, &mut lock, &mut thread, lane, address, bytes, None)?;
             let mut old = [0; 32];
             // SAFETY: allocated; the page's lock is held.
             unsafe { std::ptr::copy_nonoverlapping(at, old.as_mut_ptr(), bytes) };
@@ -246,10 +264,11 @@ impl Warp {
     fn write_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
         let now = matches!(order, Order::Release | Order::AcqRel);
         let (block, warp) = (c.block.index, self.index);
-        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced()) {
+        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced(Reach::Device)) {
             for lane in lanes(mask) {
                 let variable = c.launch.sync.make(addresses[lane]);
-                c.block.clocks[warp].write_sync(&variable, block, warp, mask, self.live, now);
+                let by = Writer { block, warp, lanes: mask, live: self.live };
+                c.block.clocks[warp].write_sync(&variable, by, Reach::Device, now);
             }
         }
     }
@@ -259,7 +278,7 @@ impl Warp {
         let now = matches!(order, Order::Acquire | Order::AcqRel);
         for lane in lanes(mask) {
             if let Some(variable) = c.launch.sync.get(addresses[lane]) {
-                c.block.clocks[self.index].read_sync(&variable, now);
+                c.block.clocks[self.index].read_sync(&variable, Reach::Device, now);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Running kernels.
 
 mod access;
+mod async_copy;
 mod atomic;
 mod barrier;
 mod collective;
@@ -8,6 +9,8 @@ mod cta;
 mod global;
 mod grid;
 pub mod lanes;
+mod matrix;
+mod mma;
 mod shared;
 mod warp;
 

@@ -1,12 +1,14 @@
 //! Shared memory: bounds, alignment, written or not, races, bank conflicts.
 
 use super::access::{Data, misaligned};
+use super::cta::Block;
+use super::grid::Launch;
 use super::lanes::WARP;
 use super::warp::{Context, Warp, lanes};
-use crate::fault::{FaultKind, Step, raise};
+use crate::fault::{FaultKind, Raise, Step, raise};
 use crate::isa::Order;
-use crate::memory::State;
-use crate::race::{Conflict, Shadow, SyncTable, Thread};
+use crate::memory::{State, all_at_least, copy_small};
+use crate::race::{Conflict, Reach, Shadow, SyncTable, Thread, Writer};
 
 /// The shared memory of a block.
 pub struct Shared {
@@ -15,6 +17,8 @@ pub struct Shared {
     pub state: Vec<u8>,
     pub shadow: Shadow,
     pub sync: SyncTable,
+    /// The first read of bytes that nobody had written.
+    pub unwritten: Option<Raise>,
 }
 
 impl Shared {
@@ -24,6 +28,7 @@ impl Shared {
             state: vec![State::Unwritten as u8; size],
             shadow: Shadow::new(size, 0),
             sync: SyncTable::default(),
+            unwritten: None,
         }
     }
 
@@ -33,6 +38,7 @@ impl Shared {
         self.state.fill(State::Unwritten as u8);
         self.shadow.reset(0);
         self.sync = SyncTable::default();
+        self.unwritten = None;
     }
 }
 
@@ -47,46 +53,62 @@ pub fn bank_conflicts(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u64 {
     let words_each = bytes.div_ceil(4);
     let mut extra = 0;
     for group in 0..WARP / lanes_at_once {
-        let group_mask = mask & ((1u64 << lanes_at_once) - 1 << (group * lanes_at_once)) as u32;
-        if group_mask == 0 {
-            continue;
-        }
-        // Common case: every word in another bank, or all lanes at one word.
-        let (mut used, mut clash) = (0u32, false);
+        let group_mask = mask & (((1u64 << lanes_at_once) - 1) << (group * lanes_at_once)) as u32;
+        // Of each bank: its distinct words so far, chained through `next`.
+        let (mut used, mut most) = (0u32, 1u8);
+        let mut last = [0u8; 32];
+        let mut depth = [0u8; 32];
         let mut words = [0u64; WARP];
+        let mut next = [0u8; WARP];
         let mut count = 0;
         for lane in lanes(group_mask) {
-            for k in 0..words_each {
-                let word = addresses[lane] / 4 + k as u64;
-                clash |= used >> (word % 32) & 1 != 0;
-                used |= 1 << (word % 32);
+            let first = addresses[lane] / 4;
+            'words: for word in first..first + words_each as u64 {
+                let bank = (word % 32) as usize;
+                if used >> bank & 1 != 0 {
+                    let mut at = usize::from(last[bank]);
+                    for _ in 0..depth[bank] {
+                        if words[at] == word {
+                            continue 'words;
+                        }
+                        at = usize::from(next[at]);
+                    }
+                }
+                used |= 1 << bank;
+                next[count] = last[bank];
+                last[bank] = count as u8;
                 words[count] = word;
                 count += 1;
+                depth[bank] += 1;
+                most = most.max(depth[bank]);
             }
         }
-        if clash {
-            let words = &mut words[..count];
-            words.sort_unstable();
-            let mut banks = [0u64; 32];
-            for (k, &word) in words.iter().enumerate() {
-                if k == 0 || words[k - 1] != word {
-                    banks[(word % 32) as usize] += 1;
-                }
-            }
-            extra += banks.iter().max().copied().unwrap_or(1) - 1;
-        }
+        extra += u64::from(most - 1);
     }
     extra
 }
 
 #[cold]
-fn race<T>(c: &Context<'_>, lane: usize, at: usize, bytes: usize, read: bool, conflict: Conflict) -> Step<T> {
+fn outside<T>(lane: usize, address: u64, bytes: usize, size: usize) -> Step<T> {
+    let text = format!("{bytes} bytes at shared offset {address:#x}; the block has {size:#x} bytes");
+    raise(FaultKind::OutOfBounds, lane, text)
+}
+
+#[cold]
+fn unwritten(state: &[u8], lane: usize, at: usize, bytes: usize) -> Raise {
+    let k = state[at..at + bytes].iter().position(|&s| s != State::Written as u8).unwrap_or(0);
+    let message = format!("reads {bytes} bytes at shared offset {at:#x}; byte {:#x} was never written", at + k);
+    Raise { kind: FaultKind::Uninitialized, lane, message }
+}
+
+#[cold]
+fn race<T>(launch: &Launch<'_>, lane: usize, at: usize, bytes: usize, read: bool, conflict: Conflict) -> Step<T> {
     let verb = if read { "reads" } else { "writes" };
-    let who = Warp::name_thread(c.launch, conflict.earlier);
-    if conflict.earlier.is_pending() {
+    let who = Warp::name_thread(launch, conflict.earlier);
+    if conflict.is_unfinished {
         let text = format!(
             "{verb} {bytes} bytes at shared offset {at:#x}, which an asynchronous copy of {who} is still writing: \
-             the wait for it is missing"
+             its wait, or the barrier after that wait, is missing"
         );
         return raise(FaultKind::MissingWait, lane, text);
     }
@@ -98,64 +120,108 @@ fn race<T>(c: &Context<'_>, lane: usize, at: usize, bytes: usize, read: bool, co
 
 impl Warp {
     /// Checks bounds and alignment of one lane's access.
+    #[inline(always)]
     pub(super) fn shared_at(&self, c: &Context<'_>, lane: usize, address: u64, bytes: usize) -> Step<usize> {
         if address & (bytes as u64 - 1) != 0 {
             return misaligned("shared", lane, address, bytes);
         }
         let size = c.block.shared.data.len();
         if address.saturating_add(bytes as u64) > size as u64 {
-            let text = format!("{bytes} bytes at shared offset {address:#x}; the block has {size:#x} bytes");
-            return raise(FaultKind::OutOfBounds, lane, text);
+            return outside(lane, address, bytes, size);
         }
         Ok(address as usize)
     }
 
-    /// Checks one lane's read.
-    pub(super) fn readable_shared(
+    /// Reads of one element a lane: each is checked, then `f` gets the lane and its offset.
+    pub(super) fn each_shared_read(
         &self,
         c: &mut Context<'_>,
-        lane: usize,
-        at: usize,
+        addresses: &[u64; WARP],
+        mask: u32,
         bytes: usize,
         strong: bool,
+        mut f: impl FnMut(&mut Shared, usize, usize) -> Step,
     ) -> Step {
-        if c.launch.checks.races {
-            let thread = Thread { now: self.now(c, lane).strong(strong), clock: &c.block.clocks[self.index] };
-            if let Err(conflict) = c.block.shared.shadow.read(at, bytes, &thread) {
-                return race(c, lane, at, bytes, true, conflict);
-            }
+        let (races, uninitialized) = (c.launch.checks.races, c.launch.checks.uninitialized);
+        for lane in lanes(mask) {
+            self.shared_at(c, lane, addresses[lane], bytes)?;
         }
-        // After the race: a value that another thread has not written yet is a missing barrier, if that thread has been here.
-        if c.launch.checks.uninitialized
-            && let Some(k) =
-                c.block.shared.state[at..at + bytes].iter().position(|&s| s != State::Written as u8)
-        {
-            let text =
-                format!("reads {bytes} bytes at shared offset {at:#x}; byte {:#x} was never written", at + k);
-            return raise(FaultKind::Uninitialized, lane, text);
+        let Block { shared, clocks, index, .. } = &mut *c.block;
+        let mut thread = Thread::new(*index, self.index, &clocks[self.index], strong);
+        for lane in lanes(mask) {
+            let at = addresses[lane] as usize;
+            if races {
+                thread.at_lane(lane);
+                if let Err(conflict) = shared.shadow.read(at, bytes, &mut thread) {
+                    return race(c.launch, lane, at, bytes, true, conflict);
+                }
+            }
+            // SAFETY: inside, as checked above.
+            if uninitialized && !unsafe { all_at_least(shared.state.as_ptr().add(at), bytes, State::Written) } {
+                // If the write still comes, this was a race, which says more: wait and see.
+                shared.unwritten.get_or_insert_with(|| unwritten(&shared.state, lane, at, bytes));
+            }
+            f(shared, lane, at)?;
         }
         Ok(())
     }
 
-    /// Checks one lane's write and marks its bytes as written.
-    pub(super) fn writable_shared(
+    /// Writes of one element a lane: each is checked; `f` gives the bytes.
+    pub(super) fn each_shared_write<'v>(
         &self,
         c: &mut Context<'_>,
-        lane: usize,
-        at: usize,
+        addresses: &[u64; WARP],
+        mask: u32,
         bytes: usize,
         strong: bool,
-        value: &[u8; 32],
+        value: impl Fn(usize) -> &'v [u8; 32],
     ) -> Step {
-        if c.launch.checks.races {
-            let thread = Thread { now: self.now(c, lane).strong(strong), clock: &c.block.clocks[self.index] };
-            let shared = &mut c.block.shared;
-            let present = &shared.data[at..at + bytes];
-            if let Err(conflict) = shared.shadow.write(at, bytes, &thread, || present == &value[..bytes]) {
-                return race(c, lane, at, bytes, false, conflict);
+        let races = c.launch.checks.races;
+        for lane in lanes(mask) {
+            self.shared_at(c, lane, addresses[lane], bytes)?;
+        }
+        let Block { shared, clocks, index, .. } = &mut *c.block;
+        let mut thread = Thread::new(*index, self.index, &clocks[self.index], strong);
+        for lane in lanes(mask) {
+            let (at, value) = (addresses[lane] as usize, value(lane));
+            if races {
+                thread.at_lane(lane);
+                let present = &shared.data[at..at + bytes];
+                if let Err(conflict) = shared.shadow.write(at, bytes, &mut thread, || present == &value[..bytes]) {
+                    return race(c.launch, lane, at, bytes, false, conflict);
+                }
+            }
+            shared.state[at..at + bytes].fill(State::Written as u8);
+            // SAFETY: inside, as checked above.
+            unsafe { copy_small(value.as_ptr(), shared.data.as_mut_ptr().add(at), bytes) };
+        }
+        Ok(())
+    }
+
+    /// Asynchronous writes of one element a lane: checked now, and until they land nobody may touch the bytes.
+    pub(super) fn begin_shared_writes(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+    ) -> Step {
+        for lane in lanes(mask) {
+            self.shared_at(c, lane, addresses[lane], bytes)?;
+        }
+        if !c.launch.checks.races {
+            return Ok(());
+        }
+        let Block { shared, clocks, index, .. } = &mut *c.block;
+        let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
+        thread.now = thread.now.pending();
+        for lane in lanes(mask) {
+            thread.at_lane(lane);
+            let at = addresses[lane] as usize;
+            if let Err(conflict) = shared.shadow.write(at, bytes, &mut thread, || false) {
+                return race(c.launch, lane, at, bytes, false, conflict);
             }
         }
-        c.block.shared.state[at..at + bytes].fill(State::Written as u8);
         Ok(())
     }
 
@@ -170,11 +236,11 @@ impl Warp {
     ) -> Step {
         c.tally.bank_conflicts += bank_conflicts(addresses, mask, bytes);
         let strong = order != Order::Weak;
-        for lane in lanes(mask) {
-            let at = self.shared_at(c, lane, addresses[lane], bytes)?;
-            self.readable_shared(c, lane, at, bytes, strong)?;
-            data[lane][..bytes].copy_from_slice(&c.block.shared.data[at..at + bytes]);
-        }
+        self.each_shared_read(c, addresses, mask, bytes, strong, |shared, lane, at| {
+            // SAFETY: inside, as `each_shared_read` has checked.
+            unsafe { copy_small(shared.data.as_ptr().add(at), data[lane].as_mut_ptr(), bytes) };
+            Ok(())
+        })?;
         if strong {
             self.read_sync_shared(c, addresses, mask, order);
         }
@@ -195,12 +261,7 @@ impl Warp {
         if strong {
             self.write_sync_shared(c, addresses, mask, order);
         }
-        for lane in lanes(mask) {
-            let at = self.shared_at(c, lane, addresses[lane], bytes)?;
-            self.writable_shared(c, lane, at, bytes, strong, &data[lane])?;
-            c.block.shared.data[at..at + bytes].copy_from_slice(&data[lane][..bytes]);
-        }
-        Ok(())
+        self.each_shared_write(c, addresses, mask, bytes, strong, |lane| &data[lane])
     }
 
     /// Read-modify-writes of one element a lane, lane after lane.
@@ -215,13 +276,13 @@ impl Warp {
     ) -> Step {
         self.write_sync_shared(c, addresses, mask, order);
         for lane in lanes(mask) {
-            let at = self.shared_at(c, lane, addresses[lane], bytes)?;
-            self.readable_shared(c, lane, at, bytes, true)?;
             let mut old = [0; 32];
-            old[..bytes].copy_from_slice(&c.block.shared.data[at..at + bytes]);
+            self.each_shared_read(c, addresses, 1 << lane, bytes, true, |shared, _, at| {
+                old[..bytes].copy_from_slice(&shared.data[at..at + bytes]);
+                Ok(())
+            })?;
             let new = f(lane, &old);
-            self.writable_shared(c, lane, at, bytes, true, &new)?;
-            c.block.shared.data[at..at + bytes].copy_from_slice(&new[..bytes]);
+            self.each_shared_write(c, addresses, 1 << lane, bytes, true, |_| &new)?;
         }
         self.read_sync_shared(c, addresses, mask, order);
         Ok(())
@@ -230,10 +291,11 @@ impl Warp {
     fn write_sync_shared(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
         let now = matches!(order, Order::Release | Order::AcqRel);
         let (block, warp) = (c.block.index, self.index);
-        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced()) {
+        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced(Reach::Block)) {
             for lane in lanes(mask) {
                 let variable = c.block.shared.sync.make(addresses[lane]);
-                c.block.clocks[warp].write_sync(&variable, block, warp, mask, self.live, now);
+                let by = Writer { block, warp, lanes: mask, live: self.live };
+                c.block.clocks[warp].write_sync(&variable, by, Reach::Block, now);
             }
         }
     }
@@ -242,7 +304,7 @@ impl Warp {
         let now = matches!(order, Order::Acquire | Order::AcqRel);
         for lane in lanes(mask) {
             if let Some(variable) = c.block.shared.sync.get(addresses[lane]) {
-                c.block.clocks[self.index].read_sync(&variable, now);
+                c.block.clocks[self.index].read_sync(&variable, Reach::Block, now);
             }
         }
     }

@@ -4,6 +4,7 @@
 //! that parted meet again where their paths join. A collective instruction that waits for lanes elsewhere parks those that
 //! have come, and the others go on; if none can, the collective never completes, and that is a fault.
 
+use super::async_copy::Copies;
 use super::cta::{Block, Tally};
 use super::grid::Launch;
 use super::lanes::{Reg, Registers, WARP};
@@ -25,6 +26,8 @@ pub struct Warp {
     parked: u32,
     /// What the warp waits for.
     pub waiting: Option<Wait>,
+    /// `cp.async` under way.
+    pub copies: Copies,
 }
 
 /// What a warp waits for.
@@ -63,7 +66,7 @@ enum Next {
 
 impl Warp {
     pub fn new(index: usize, registers: Registers, lanes: u32) -> Self {
-        Self { index, registers, live: lanes, lanes, pc: [0; WARP], parked: 0, waiting: None }
+        Self { index, registers, live: lanes, lanes, pc: [0; WARP], parked: 0, waiting: None, copies: Copies::default() }
     }
 
     /// Runs until the warp ends, waits, or has executed about `slice` instructions.
@@ -108,6 +111,10 @@ impl Warp {
                             return Ok(Stop::Waiting);
                         }
                         Err(raise) => return Err(self.place(c, instr, *raise)),
+                    }
+                    if let Some(raise) = c.block.shared.unwritten.take() {
+                        let fault = self.place(c, instr, raise);
+                        c.block.unwritten.get_or_insert(fault);
                     }
                 }
                 if pc >= horizon {
@@ -224,6 +231,16 @@ impl Warp {
                 return Ok(Next::Regroup);
             }
         }
+        if let Op::Ldmatrix(_) | Op::Stmatrix(_) | Op::Movmatrix { .. } | Op::Mma(_) = op {
+            if self.live != u32::MAX {
+                let text = format!("needs all 32 lanes, only {:#010x} are left", self.live);
+                return raise(FaultKind::Divergence, mask.trailing_zeros() as usize, text);
+            }
+            if !self.gather(pc, mask, u32::MAX) {
+                self.set_pc(active & !mask, pc + 1);
+                return Ok(Next::Regroup);
+            }
+        }
         match op {
             Op::Trap => {
                 return raise(FaultKind::Trap, mask.trailing_zeros() as usize, "the kernel trapped".into());
@@ -241,6 +258,14 @@ impl Warp {
             Op::Redux(redux) => self.redux(redux, mask),
             Op::ActiveMask(d) => self.write32(*d, mask, |_| mask),
             Op::Elect { d, p, .. } => self.elect(*d, *p, mask),
+            Op::CpAsync(copy) => self.cp_async(c, copy, mask)?,
+            Op::CpAsyncCommit => self.copies.commit(mask),
+            Op::CpAsyncWaitGroup(keep) => self.cp_async_wait(c, *keep, false, mask),
+            Op::CpAsyncWaitAll => self.cp_async_wait(c, 0, true, mask),
+            Op::Ldmatrix(op) => self.ldmatrix(c, op)?,
+            Op::Stmatrix(op) => self.stmatrix(c, op)?,
+            Op::Movmatrix { d, a } => self.movmatrix(*d, *a),
+            Op::Mma(mma) => self.mma(mma),
             Op::Alu(..) | Op::Branch(_) | Op::Exit | Op::Barrier(_) => unreachable!("done above"),
         }
         Ok(Next::Advance)
@@ -303,11 +328,6 @@ impl Warp {
             let base = &self.registers.b32[index];
             std::array::from_fn(|lane| u64::from(base[lane].wrapping_add(address.offset as u32)))
         }
-    }
-
-    /// The record of an access by a lane.
-    pub fn now(&self, c: &Context<'_>, lane: usize) -> Epoch {
-        Epoch::new(c.block.index, self.index as u32, lane as u32, c.block.clocks[self.index].clock)
     }
 
     /// In words: a thread by its block, warp and lane.

@@ -33,6 +33,11 @@ impl<'a> Mods<'a> {
         self.left.len() != before
     }
 
+    /// The next modifier, whatever it is.
+    pub fn next_word(&mut self) -> Option<&'a str> {
+        if self.left.is_empty() { None } else { Some(self.left.remove(0)) }
+    }
+
     /// The next modifier, which must be a type.
     pub fn ty(&mut self) -> Result<Type, String> {
         let Some(&word) = self.left.first() else { return Err("a type is missing".into()) };

@@ -101,11 +101,16 @@ pub enum Op {
     Redux(Redux),
     ActiveMask(u16),
     /// `elect.sync d|p, mask`.
-    Elect {
-        d: u16,
-        p: u16,
-        mask: u16,
-    },
+    Elect { d: u16, p: u16, mask: u16 },
+    CpAsync(Box<CpAsync>),
+    CpAsyncCommit,
+    /// At most this many groups stay in flight.
+    CpAsyncWaitGroup(u32),
+    CpAsyncWaitAll,
+    Ldmatrix(Box<Ldmatrix>),
+    Stmatrix(Box<Ldmatrix>),
+    Movmatrix { d: u16, a: u16 },
+    Mma(Box<Mma>),
 }
 
 /// An address: a register (constant ones included) and an offset.
@@ -301,7 +306,6 @@ pub struct Ldmatrix {
     pub registers: Vec<u16>,
     pub address: Address,
     pub trans: bool,
-    pub store: bool,
 }
 
 /// Element types of matrix products.

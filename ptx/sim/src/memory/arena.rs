@@ -153,3 +153,46 @@ impl Drop for PageGuard<'_> {
         self.page.lock.store(false, Ordering::Release);
     }
 }
+
+/// The least state of some bytes, a power of two of them and at most 32.
+///
+/// # Safety
+/// The bytes are readable.
+#[inline(always)]
+pub unsafe fn all_at_least(states: *const u8, bytes: usize, wanted: State) -> bool {
+    // States are 0, 1, 2: at least 1 is "bit 0 or 1", at least 2 is "bit 1".
+    let mask = if wanted as u8 == State::Written as u8 { 0x0202_0202_0202_0202u64 } else { 0x0303_0303_0303_0303 };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let word = |at: usize| states.add(at).cast::<u64>().read_unaligned();
+        let full = |word: u64| {
+            let bits = word & mask;
+            (bits | bits >> 1) & 0x0101_0101_0101_0101 == 0x0101_0101_0101_0101
+        };
+        match bytes {
+            1 => full(u64::from(*states) * 0x0101_0101_0101_0101),
+            2 => full(u64::from(states.cast::<u16>().read_unaligned()) * 0x0001_0001_0001_0001),
+            4 => full(u64::from(states.cast::<u32>().read_unaligned()) * 0x0000_0001_0000_0001),
+            _ => (0..bytes / 8).all(|k| full(word(8 * k))),
+        }
+    }
+}
+
+/// Copies a power of two of at most 32 bytes.
+///
+/// # Safety
+/// As for `copy_nonoverlapping`.
+#[inline(always)]
+pub unsafe fn copy_small(from: *const u8, to: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise. Constant lengths make plain moves of what would be calls.
+    unsafe {
+        match bytes {
+            1 => *to = *from,
+            2 => std::ptr::copy_nonoverlapping(from, to, 2),
+            4 => std::ptr::copy_nonoverlapping(from, to, 4),
+            8 => std::ptr::copy_nonoverlapping(from, to, 8),
+            16 => std::ptr::copy_nonoverlapping(from, to, 16),
+            _ => std::ptr::copy_nonoverlapping(from, to, bytes),
+        }
+    }
+}

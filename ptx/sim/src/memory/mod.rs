@@ -3,8 +3,8 @@
 mod arena;
 mod registry;
 
-pub use arena::{Arena, PAGE, Page, PageGuard, State};
-pub use registry::{Allocation, Kind, Memory, OutOfMemory, memory};
+pub use arena::{Arena, PAGE, PageGuard, State, all_at_least, copy_small};
+pub use registry::{Allocation, Kind, memory};
 
 /// Generic addresses of shared memory: this plus the offset. No user-space address looks like it.
 pub const SHARED_WINDOW: u64 = 1 << 62;

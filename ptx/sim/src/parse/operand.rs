@@ -77,13 +77,12 @@ impl Parser<'_> {
         }
     }
 
-    /// `+4`, `-4` or `+-4` after a base.
+    /// `+4` or `+-4` after a base. (`-4` alone is no PTX.)
     fn offset(&mut self) -> Result<Option<i64>> {
-        let plus = self.eat(b'+');
-        let minus = self.eat(b'-');
-        if !plus && !minus {
+        if !self.eat(b'+') {
             return Ok(None);
         }
+        let minus = self.eat(b'-');
         let Kind::Int(value) = self.peek() else { return self.unexpected("an integer offset") };
         self.advance();
         let value = value as i64;

@@ -3,8 +3,9 @@
 use super::clock::Thread;
 use super::epoch::Epoch;
 
-/// Readers of one cell that are kept; of more, the earliest are forgotten. A race with a forgotten reader alone is missed.
-const MOST_READERS: usize = 16;
+/// Readers of one cell that are kept, each in a place that its warp's number gives: of a block all are. Where warps of several
+/// blocks come to the same place, the earlier is forgotten; a race with a forgotten reader alone is missed.
+const READERS: usize = 32;
 
 /// The last write of some bytes, and the reads since that no later read is ordered behind.
 #[derive(Clone, Copy, Default)]
@@ -21,7 +22,7 @@ pub struct Shadow {
     size: usize,
     by_byte: bool,
     cells: Vec<Cell>,
-    readers: Vec<Vec<Epoch>>,
+    readers: Vec<[Epoch; READERS]>,
 }
 
 /// An earlier access that is not ordered before the present one.
@@ -31,6 +32,18 @@ pub struct Conflict {
     pub earlier: Epoch,
     /// Whether it was a write.
     pub was_write: bool,
+    /// An asynchronous write whose issue is ordered before: only its completion was not waited for.
+    pub is_unfinished: bool,
+}
+
+impl Conflict {
+    fn write(earlier: Epoch, thread: &Thread<'_>) -> Self {
+        Self { earlier, was_write: true, is_unfinished: earlier.is_pending() && thread.is_after(earlier) }
+    }
+
+    fn read(earlier: Epoch) -> Self {
+        Self { earlier, was_write: false, is_unfinished: false }
+    }
 }
 
 impl Shadow {
@@ -64,7 +77,7 @@ impl Shadow {
         // Each byte needs a list of its own.
         for cell in &mut self.cells {
             if let Some(list) = cell.read.as_list() {
-                let readers = self.readers[list].clone();
+                let readers = self.readers[list];
                 cell.read = Epoch::list(self.readers.len());
                 self.readers.push(readers);
             }
@@ -83,15 +96,19 @@ impl Shadow {
     }
 
     /// Records a read.
-    #[inline]
-    pub fn read(&mut self, offset: usize, len: usize, thread: &Thread<'_>) -> Result<(), Conflict> {
+    #[inline(always)]
+    pub fn read(&mut self, offset: usize, len: usize, thread: &mut Thread<'_>) -> Result<(), Conflict> {
+        let several = thread.now.of_several();
         for at in self.range(offset, len) {
             let Cell { write, read } = self.cells[at];
-            if !write.is_nobody() && (write.is_pending() || !allowed(write, thread)) {
-                return Err(Conflict { earlier: write, was_write: true });
+            if !write.is_nobody() && !thread.knows(write) {
+                if write.is_pending() || !allowed(write, thread) {
+                    return Err(Conflict::write(write, thread));
+                }
+                thread.learn(write);
             }
-            if read != thread.now {
-                self.cells[at].read = self.joined_readers(read, thread);
+            if read != thread.now && read != several {
+                self.cells[at].read = if read.is_nobody() { thread.now } else { self.joined_readers(read, thread) };
             }
         }
         Ok(())
@@ -106,19 +123,9 @@ impl Shadow {
     #[inline]
     fn joined_readers(&mut self, read: Epoch, thread: &Thread<'_>) -> Epoch {
         let now = thread.now;
-        if read.is_nobody() {
-            return now;
-        }
         if let Some(list) = read.as_list() {
-            let list = &mut self.readers[list];
-            if let Some(own) = list.iter_mut().find(|e| e.same_warp(now)) {
-                *own = merged(*own, thread);
-                return read;
-            }
-            if list.len() == MOST_READERS {
-                list.remove(0);
-            }
-            list.push(now);
+            let own = &mut self.readers[list][place(now)];
+            *own = if own.same_warp(now) { merged(*own, thread) } else { now };
             return read;
         }
         if read.same_warp(now) {
@@ -127,7 +134,10 @@ impl Shadow {
         if thread.is_after(read) {
             return now;
         }
-        self.readers.push(vec![read, now]);
+        let mut list = [Epoch::NOBODY; READERS];
+        list[place(read)] = read;
+        list[place(now)] = now;
+        self.readers.push(list);
         Epoch::list(self.readers.len() - 1)
     }
 
@@ -138,26 +148,24 @@ impl Shadow {
         &mut self,
         offset: usize,
         len: usize,
-        thread: &Thread<'_>,
+        thread: &mut Thread<'_>,
         same_value: impl Fn() -> bool,
     ) -> Result<(), Conflict> {
         for at in self.range(offset, len) {
             let Cell { write, read } = self.cells[at];
-            if !write.is_nobody() && !write.same_thread(thread.now) {
+            if !write.is_nobody() && !thread.knows(write) {
                 let harmless = || write.same_warp(thread.now) && same_value();
                 if write.is_pending() || !allowed(write, thread) && !harmless() {
-                    return Err(Conflict { earlier: write, was_write: true });
+                    return Err(Conflict::write(write, thread));
                 }
-            } else if write.is_pending() {
-                return Err(Conflict { earlier: write, was_write: true });
             }
             if !read.is_nobody() && !read.same_thread(thread.now) {
                 let conflict = match read.as_list() {
-                    Some(list) => self.readers[list].iter().copied().find(|&e| !allowed(e, thread)),
+                    Some(list) => self.readers[list].iter().copied().find(|&e| !e.is_nobody() && !allowed(e, thread)),
                     None => (!allowed(read, thread)).then_some(read),
                 };
                 if let Some(earlier) = conflict {
-                    return Err(Conflict { earlier, was_write: false });
+                    return Err(Conflict::read(earlier));
                 }
             }
             self.cells[at] = Cell { write: thread.now, read: Epoch::NOBODY };
@@ -173,6 +181,11 @@ impl Shadow {
     }
 }
 
+/// The place of a warp in a list of readers.
+const fn place(e: Epoch) -> usize {
+    (e.block().wrapping_mul(7).wrapping_add(e.warp())) as usize % READERS
+}
+
 /// Whether the earlier access may come before this one: ordered, or both strong.
 #[inline]
 fn allowed(earlier: Epoch, thread: &Thread<'_>) -> bool {
@@ -184,6 +197,9 @@ fn allowed(earlier: Epoch, thread: &Thread<'_>) -> bool {
 /// An earlier read of the same warp and the present one as one record.
 #[inline]
 fn merged(earlier: Epoch, thread: &Thread<'_>) -> Epoch {
+    if earlier == thread.now.of_several() {
+        return earlier;
+    }
     if earlier.same_thread(thread.now) || thread.is_after(earlier) {
         return thread.now;
     }

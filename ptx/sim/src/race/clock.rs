@@ -16,28 +16,56 @@ pub struct WarpClock {
     part: Known,
     /// What this warp knows of the block's warps; of itself: what it has made known.
     known: Vec<Known>,
-    /// `known` when the last fence of gpu scope came: what a relaxed store or atomic publishes.
-    fenced: Vec<Known>,
     foreign: Foreign,
+    /// For locations in shared memory, where a fence of any scope serves, and in global memory, where it must be of gpu scope.
+    patterns: [Patterns; 2],
+}
+
+/// Where a location that orders accesses is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// In shared memory: it orders threads of the block.
+    Block,
+    /// In global memory: it orders threads of all blocks. (A fence of block scope would serve between threads of one block; that
+    /// is not taken for enough.)
+    Device,
+}
+
+/// Halves of release and acquire patterns (§8.8) that wait for their other half.
+#[derive(Clone, Default)]
+struct Patterns {
+    /// What the warp knew when the last fence came: what a relaxed store or atomic publishes.
+    fenced: Vec<Known>,
     fenced_foreign: Foreign,
     /// Read from by relaxed loads and atomics; the next fence acquires it.
     seen: Foreign,
 }
 
+impl Patterns {
+    fn join(&mut self, other: &Self) {
+        join(&mut self.fenced, &other.fenced);
+        self.fenced_foreign.join(&other.fenced_foreign);
+        self.seen.join(&other.seen);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.fenced.iter().all(|k| *k == Known::default()) && self.fenced_foreign.is_empty()
+    }
+}
+
 /// A thread at an access.
 pub struct Thread<'a> {
     pub now: Epoch,
-    pub clock: &'a WarpClock,
+    clock: &'a WarpClock,
+    /// The last write of another warp that was found to be before this: accesses of a warp often meet the same one.
+    known: Epoch,
 }
 
 impl WarpClock {
     pub fn new(warps: usize) -> Self {
-        Self {
-            clock: 1,
-            known: vec![Known::default(); warps],
-            fenced: vec![Known::default(); warps],
-            ..Self::default()
-        }
+        let known = vec![Known::default(); warps];
+        let patterns = Patterns { fenced: known.clone(), ..Patterns::default() };
+        Self { clock: 1, known, patterns: [patterns.clone(), patterns], ..Self::default() }
     }
 
     fn tick(&mut self) {
@@ -69,60 +97,55 @@ impl WarpClock {
     /// Arrives at something: its past, for others to join.
     pub fn release(&mut self, warp: usize, lanes: u32, live: u32) -> Past {
         self.publish(warp, lanes, live);
-        Past {
-            known: self.known.clone(),
-            fenced: self.fenced.clone(),
-            foreign: self.foreign.clone(),
-            fenced_foreign: self.fenced_foreign.clone(),
-            seen: self.seen.clone(),
-        }
+        Past { known: self.known.clone(), foreign: self.foreign.clone(), patterns: self.patterns.clone() }
     }
 
     /// Takes over a past, after waiting for it. If the whole warp waited and was part of it, its lanes are ordered too.
     pub fn acquire(&mut self, past: &Past, warp: usize) {
         join(&mut self.known, &past.known);
-        join(&mut self.fenced, &past.fenced);
         self.foreign.join(&past.foreign);
-        self.fenced_foreign.join(&past.fenced_foreign);
-        self.seen.join(&past.seen);
+        for (into, other) in self.patterns.iter_mut().zip(&past.patterns) {
+            into.join(other);
+        }
         self.lane_sync = self.lane_sync.max(self.known[warp].all.min(self.clock));
     }
 
-    /// A fence by `lanes`. One of gpu scope completes acquire patterns and begins release patterns.
-    pub fn fence(&mut self, warp: usize, lanes: u32, live: u32) {
-        let seen = std::mem::take(&mut self.seen);
-        self.foreign.join(&seen);
+    /// A fence by `lanes`: completes acquire patterns and begins release patterns.
+    pub fn fence(&mut self, warp: usize, lanes: u32, live: u32, gpu: bool) {
+        let reached = if gpu { 2 } else { 1 };
+        for patterns in &mut self.patterns[..reached] {
+            let seen = std::mem::take(&mut patterns.seen);
+            self.foreign.join(&seen);
+        }
         self.publish(warp, lanes, live);
-        self.fenced.clone_from(&self.known);
-        self.fenced_foreign = self.foreign.clone();
+        for patterns in &mut self.patterns[..reached] {
+            patterns.fenced.clone_from(&self.known);
+            patterns.fenced_foreign = self.foreign.clone();
+        }
     }
 
     /// A strong write to `variable`. `now`: of release semantics, rather than relaxed after a fence.
-    pub fn write_sync(
-        &mut self,
-        variable: &SyncVariable,
-        block: u32,
-        warp: usize,
-        lanes: u32,
-        live: u32,
-        now: bool,
-    ) {
+    pub fn write_sync(&mut self, variable: &SyncVariable, by: Writer, reach: Reach, now: bool) {
+        let Writer { block, warp, lanes, live } = by;
         if now {
             self.publish(warp, lanes, live);
             variable.release(block, &self.known, &self.foreign);
-        } else if self.fenced.iter().any(|k| *k != Known::default()) || !self.fenced_foreign.is_empty() {
-            variable.release(block, &self.fenced, &self.fenced_foreign);
+        } else {
+            let patterns = &self.patterns[reach as usize];
+            if !patterns.is_empty() {
+                variable.release(block, &patterns.fenced, &patterns.fenced_foreign);
+            }
         }
     }
 
     /// Whether a relaxed write has anything to publish.
-    pub fn has_fenced(&self) -> bool {
-        self.fenced.iter().any(|k| *k != Known::default()) || !self.fenced_foreign.is_empty()
+    pub fn has_fenced(&self, reach: Reach) -> bool {
+        !self.patterns[reach as usize].is_empty()
     }
 
     /// A strong read of `variable`.
-    pub fn read_sync(&mut self, variable: &Arc<SyncVariable>, now: bool) {
-        let into = if now { &mut self.foreign } else { &mut self.seen };
+    pub fn read_sync(&mut self, variable: &Arc<SyncVariable>, reach: Reach, now: bool) {
+        let into = if now { &mut self.foreign } else { &mut self.patterns[reach as usize].seen };
         into.add(variable);
     }
 
@@ -141,7 +164,32 @@ impl WarpClock {
     }
 }
 
-impl Thread<'_> {
+impl<'a> Thread<'a> {
+    /// A lane of a warp, before its first access.
+    pub fn new(block: u32, warp: usize, clock: &'a WarpClock, strong: bool) -> Self {
+        let now = Epoch::new(block, warp as u32, 0, clock.clock).strong(strong);
+        Self { now, clock, known: Epoch::NOBODY }
+    }
+
+    /// The same instruction in another lane.
+    #[inline(always)]
+    pub fn at_lane(&mut self, lane: usize) {
+        self.now = self.now.with_lane(lane as u32);
+    }
+
+    #[inline(always)]
+    pub(super) fn knows(&self, e: Epoch) -> bool {
+        e == self.known
+    }
+
+    /// Remembers an ordered write of another warp; those of this warp depend on the lane.
+    #[inline(always)]
+    pub(super) fn learn(&mut self, e: Epoch) {
+        if !e.same_warp(self.now) {
+            self.known = e;
+        }
+    }
+
     #[inline]
     pub fn is_after(&self, e: Epoch) -> bool {
         e.same_thread(self.now) || self.clock.ordered(e, self.now)
@@ -154,14 +202,21 @@ fn join(into: &mut [Known], other: &[Known]) {
     }
 }
 
+/// Who writes to a synchronization variable.
+#[derive(Clone, Copy)]
+pub struct Writer {
+    pub block: u32,
+    pub warp: usize,
+    pub lanes: u32,
+    pub live: u32,
+}
+
 /// What arrivals at a barrier make known.
 #[derive(Clone, Default)]
 pub struct Past {
     known: Vec<Known>,
-    fenced: Vec<Known>,
     foreign: Foreign,
-    fenced_foreign: Foreign,
-    seen: Foreign,
+    patterns: [Patterns; 2],
 }
 
 impl Past {
@@ -172,9 +227,9 @@ impl Past {
             return;
         }
         join(&mut self.known, &other.known);
-        join(&mut self.fenced, &other.fenced);
         self.foreign.join(&other.foreign);
-        self.fenced_foreign.join(&other.fenced_foreign);
-        self.seen.join(&other.seen);
+        for (into, other) in self.patterns.iter_mut().zip(&other.patterns) {
+            into.join(other);
+        }
     }
 }

@@ -102,8 +102,14 @@ impl Epoch {
         self.0 >> LANE == other.0 >> LANE
     }
 
+    #[inline(always)]
+    pub const fn with_lane(self, lane: u32) -> Self {
+        Self(self.0 & !(63 << LANE) | (lane as u64) << LANE)
+    }
+
+    #[inline(always)]
     pub const fn of_several(self) -> Self {
-        Self(self.0 & !(63 << LANE) | (SEVERAL as u64) << LANE)
+        self.with_lane(SEVERAL)
     }
 }
 

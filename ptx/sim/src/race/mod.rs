@@ -5,7 +5,7 @@
 //!
 //! - Lanes of a warp are not ordered by running in lockstep. Records name the lane, and accesses of different lanes of one
 //!   warp are ordered by `bar.warp.sync` and by barriers of the block only.
-//! - Between blocks, order comes from release and acquire patterns on global memory alone ([`SyncVariable`]).
+//! - Between blocks, order comes from release and acquire patterns on global memory alone ([`SyncTable`]).
 
 mod cell;
 mod clock;
@@ -13,6 +13,6 @@ mod epoch;
 mod sync;
 
 pub use cell::{Conflict, Shadow};
-pub use clock::{Past, Thread, WarpClock};
+pub use clock::{Past, Reach, Thread, WarpClock, Writer};
 pub use epoch::Epoch;
-pub use sync::{SyncTable, SyncVariable};
+pub use sync::SyncTable;

@@ -42,6 +42,10 @@ impl Gpu {
         address
     }
 
+    pub fn set_zero(&self, address: u64, bytes: usize) {
+        unsafe { check(sys::cuMemsetD8_v2(address, 0, bytes)) };
+    }
+
     pub fn upload<T: Copy>(&self, data: &[T]) -> u64 {
         let address = self.alloc(size_of_val(data));
         unsafe { check(sys::cuMemcpyHtoD_v2(address, data.as_ptr().cast(), size_of_val(data))) };

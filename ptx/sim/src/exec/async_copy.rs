@@ -1,0 +1,127 @@
+//! `cp.async`: copies that land when they are waited for, and not before.
+
+use std::collections::VecDeque;
+
+use super::cta::Block;
+use super::lanes::WARP;
+use super::warp::{Context, Warp, lanes};
+use crate::fault::{FaultKind, Step, raise};
+use crate::isa::{CpAsync, Order};
+use crate::memory::State;
+use crate::race::Thread;
+
+/// A copy into shared memory under way; its bytes were read when it was issued.
+pub struct Landing {
+    pub lane: usize,
+    pub at: usize,
+    pub size: usize,
+    pub data: [u8; 16],
+}
+
+/// The copies of a warp. Groups are each thread's own.
+#[derive(Default)]
+pub struct Copies {
+    uncommitted: Vec<Landing>,
+    /// Oldest first: the lanes that committed, and their copies.
+    groups: VecDeque<(u32, Vec<Landing>)>,
+}
+
+impl Copies {
+    pub fn commit(&mut self, mask: u32) {
+        let (group, rest) =
+            std::mem::take(&mut self.uncommitted).into_iter().partition(|copy| mask >> copy.lane & 1 != 0);
+        self.uncommitted = rest;
+        self.groups.push_back((mask, group));
+    }
+
+    /// Takes the copies of the lanes in `mask` out of all groups but the latest `keep` of each lane, and with `uncommitted`
+    /// those of no group, too.
+    fn take(&mut self, keep: u32, uncommitted: bool, mask: u32) -> Vec<Landing> {
+        let mut done = Vec::new();
+        let mut later = [0u32; WARP];
+        for (committers, group) in self.groups.iter_mut().rev() {
+            for lane in lanes(*committers) {
+                later[lane] += 1;
+            }
+            let is_done = |copy: &Landing| mask >> copy.lane & 1 != 0 && later[copy.lane] > keep;
+            let (landed, rest) = std::mem::take(group).into_iter().partition(is_done);
+            *group = rest;
+            done.extend::<Vec<Landing>>(landed);
+        }
+        while self.groups.front().is_some_and(|(_, group)| group.is_empty())
+            && self.groups.len() > keep.max(8) as usize
+        {
+            self.groups.pop_front();
+        }
+        if uncommitted {
+            let (landed, rest) =
+                std::mem::take(&mut self.uncommitted).into_iter().partition(|copy| mask >> copy.lane & 1 != 0);
+            self.uncommitted = rest;
+            done.extend::<Vec<Landing>>(landed);
+        }
+        done
+    }
+}
+
+/// Puts a copy's bytes in their place, as written by `thread` now.
+pub fn land(block: &mut Block, warp: usize, copy: &Landing) {
+    let shared = &mut block.shared;
+    let range = copy.at..copy.at + copy.size;
+    shared.data[range.clone()].copy_from_slice(&copy.data[..copy.size]);
+    shared.state[range].fill(State::Written as u8);
+    let mut thread = Thread::new(block.index, warp, &block.clocks[warp], false);
+    thread.at_lane(copy.lane);
+    shared.shadow.land(copy.at, copy.size, thread.now);
+}
+
+impl Warp {
+    pub(super) fn cp_async(&mut self, c: &mut Context<'_>, op: &CpAsync, mask: u32) -> Step {
+        let (dst, src) = (self.addresses(&op.dst), self.addresses(&op.src));
+        let ignored = op.ignore.map_or(0, |p| self.predicate(p)) & mask;
+        let mut data = [[0; 32]; WARP];
+        // Lanes with a short source read less: one read for each length.
+        let mut lengths = [op.size; WARP];
+        for lane in lanes(mask) {
+            if let Some(register) = op.src_size {
+                let length = self.registers.b32[usize::from(register)][lane] as usize;
+                if length > op.size {
+                    let text = format!("a source of {length} bytes for a copy of {}", op.size);
+                    return raise(FaultKind::IllegalOperand, lane, text);
+                }
+                lengths[lane] = length;
+            }
+            if ignored >> lane & 1 != 0 {
+                lengths[lane] = 0;
+            }
+            if src[lane] % op.size as u64 != 0 {
+                return super::access::misaligned("global", lane, src[lane], op.size);
+            }
+        }
+        let full = lanes(mask).filter(|&lane| lengths[lane] == op.size).fold(0, |set, lane| set | 1 << lane);
+        self.read_global(c, &src, full, op.size, Order::Weak, &mut data)?;
+        for lane in lanes(mask & !full) {
+            for byte in 0..lengths[lane] {
+                let mut address = src;
+                address[lane] += byte as u64;
+                let mut one = [[0; 32]; WARP];
+                self.read_global(c, &address, 1 << lane, 1, Order::Weak, &mut one)?;
+                data[lane][byte] = one[lane][0];
+            }
+        }
+        c.tally.bank_conflicts += super::shared::bank_conflicts(&dst, mask, op.size);
+        self.begin_shared_writes(c, &dst, mask, op.size)?;
+        for lane in lanes(mask) {
+            let mut bytes = [0; 16];
+            bytes.copy_from_slice(&data[lane][..16]);
+            let copy = Landing { lane, at: dst[lane] as usize, size: op.size, data: bytes };
+            self.copies.uncommitted.push(copy);
+        }
+        Ok(())
+    }
+
+    pub(super) fn cp_async_wait(&mut self, c: &mut Context<'_>, keep: u32, uncommitted: bool, mask: u32) {
+        for copy in self.copies.take(keep, uncommitted, mask) {
+            land(c.block, self.index, &copy);
+        }
+    }
+}
