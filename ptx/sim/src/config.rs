@@ -27,6 +27,9 @@ pub struct Config {
     pub print_faults: bool,
     /// A kernel that executes more warp instructions than this is stopped.
     pub instruction_limit: u64,
+    /// Blocks of a grid below this number (x fastest) are not run: for a look at the far end of grids that are too large
+    /// to run whole.
+    pub first_block: u32,
 }
 
 /// When work that was put into a stream is done.
@@ -58,6 +61,7 @@ impl Default for Config {
             check_uninitialized: true,
             print_faults: true,
             instruction_limit: 20_000_000_000,
+            first_block: 0,
         }
     }
 }

@@ -20,7 +20,8 @@ fn table(ptx: &str, shape: Shape, input: &[f32], expected: &[f32], edits: &[Edit
         let scratch = gpu.alloc(1024);
         gpu.set_zero(scratch, 4);
         let function = gpu.function(text, "k");
-        gpu.try_launch(function, shape, &[input, output, scratch]).map(|()| gpu.download::<f32>(output, expected.len()))
+        gpu.try_launch(function, shape, &[input, output, scratch])
+            .map(|()| gpu.download::<f32>(output, expected.len()))
     };
     match run(ptx) {
         Ok(output) => assert_eq!(output, expected),
@@ -83,13 +84,38 @@ fn block_reduction() {
             ("barrier removed", "bar.sync 0; // after the store", "", FaultKind::Race),
             ("barrier between warps removed", "bar.sync 0; // after 32.", "", FaultKind::Race),
             ("barrier within a warp removed", "bar.sync 0; // after 2.", "", FaultKind::Race),
-            ("off-by-one bound", "setp.ge.u32 %p0, %r0, 100;", "setp.gt.u32 %p0, %r0, 100;", FaultKind::OutOfBounds),
-            ("wrong alignment", "ld.global.f32 %f0, [%rd0]", "ld.global.f32 %f0, [%rd0+2]", FaultKind::Misaligned),
+            (
+                "off-by-one bound",
+                "setp.ge.u32 %p0, %r0, 100;",
+                "setp.gt.u32 %p0, %r0, 100;",
+                FaultKind::OutOfBounds,
+            ),
+            (
+                "wrong alignment",
+                "ld.global.f32 %f0, [%rd0]",
+                "ld.global.f32 %f0, [%rd0+2]",
+                FaultKind::Misaligned,
+            ),
             ("shared off by one", "[%r1+256]", "[%r1+260]", FaultKind::OutOfBounds),
-            ("uninitialized shared memory", "st.shared.f32 [%r1], %f0;", "@!%p0 st.shared.f32 [%r1], %f0;", FaultKind::Uninitialized),
+            (
+                "uninitialized shared memory",
+                "st.shared.f32 [%r1], %f0;",
+                "@!%p0 st.shared.f32 [%r1], %f0;",
+                FaultKind::Uninitialized,
+            ),
             ("divergent barrier", "bar.sync 0; // after 8.", "@%p1 bar.sync 0;", FaultKind::Divergence),
-            ("store before the start", "st.global.f32 [%rd1], %f3", "st.global.f32 [%rd1+-4], %f3", FaultKind::OutOfBounds),
-            ("write to the input's place", "st.global.f32 [%rd1], %f3;", "st.global.f32 [%rd1+65536], %f3;", FaultKind::OutOfBounds),
+            (
+                "store before the start",
+                "st.global.f32 [%rd1], %f3",
+                "st.global.f32 [%rd1+-4], %f3",
+                FaultKind::OutOfBounds,
+            ),
+            (
+                "write to the input's place",
+                "st.global.f32 [%rd1], %f3;",
+                "st.global.f32 [%rd1+65536], %f3;",
+                FaultKind::OutOfBounds,
+            ),
             ("trap", "mov.u32 %r1, s;", "mov.u32 %r1, s; trap;", FaultKind::Trap),
             ("no end", "mov.u32 %r1, s;", "LOOP: bra LOOP; mov.u32 %r1, s;", FaultKind::Timeout),
         ],
@@ -119,9 +145,19 @@ fn shuffles() {
         &ramp(32),
         &[496.0; 32],
         &[
-            ("divergent shuffle", "shfl.sync.bfly.b32 %r2, %r1, 16, 31, -1;", "@%p0 shfl.sync.bfly.b32 %r2, %r1, 16, 31, -1;", FaultKind::Divergence),
+            (
+                "divergent shuffle",
+                "shfl.sync.bfly.b32 %r2, %r1, 16, 31, -1;",
+                "@%p0 shfl.sync.bfly.b32 %r2, %r1, 16, 31, -1;",
+                FaultKind::Divergence,
+            ),
             ("mask without the lane", "%r1, 8, 31, -1", "%r1, 8, 31, 0xffff", FaultKind::Divergence),
-            ("lanes gone", "ld.global.f32 %f0, [%rd0]; // data", "ld.global.f32 %f0, [%rd0]; setp.gt.u32 %p1, %r0, 30; @%p1 exit;", FaultKind::Divergence),
+            (
+                "lanes gone",
+                "ld.global.f32 %f0, [%rd0]; // data",
+                "ld.global.f32 %f0, [%rd0]; setp.gt.u32 %p1, %r0, 30; @%p1 exit;",
+                FaultKind::Divergence,
+            ),
         ],
     );
 }
@@ -151,8 +187,18 @@ fn warp_exchange() {
         &[
             ("load after store unordered", "bar.warp.sync -1; // store to load", "", FaultKind::Race),
             ("store after load unordered", "bar.warp.sync -1; // load to store", "", FaultKind::Race),
-            ("half the warp", "bar.warp.sync -1; // store to load", "bar.warp.sync 0xffff;", FaultKind::Divergence),
-            ("same place", "st.shared.f32 [%r3], %f0;\n        bar.warp", "st.shared.f32 [s], %f0;\n        bar.warp", FaultKind::Race),
+            (
+                "half the warp",
+                "bar.warp.sync -1; // store to load",
+                "bar.warp.sync 0xffff;",
+                FaultKind::Divergence,
+            ),
+            (
+                "same place",
+                "st.shared.f32 [%r3], %f0;\n        bar.warp",
+                "st.shared.f32 [s], %f0;\n        bar.warp",
+                FaultKind::Race,
+            ),
         ],
     );
 }
@@ -189,7 +235,12 @@ fn asynchronous_copies() {
         &[
             ("wait removed", "cp.async.wait_group 1; // first", "", FaultKind::MissingWait),
             ("second wait removed", "cp.async.wait_group 0; // second", "", FaultKind::MissingWait),
-            ("one group too many in flight", "wait_group 0; // second", "wait_group 1;", FaultKind::MissingWait),
+            (
+                "one group too many in flight",
+                "wait_group 0; // second",
+                "wait_group 1;",
+                FaultKind::MissingWait,
+            ),
             ("barrier removed", "bar.sync 0; // first", "", FaultKind::Race),
             ("second barrier removed", "bar.sync 0; // second", "", FaultKind::MissingWait),
             ("wrong alignment", "[%r2+1024], [%rd0+1024]", "[%r2+1024], [%rd0+1020]", FaultKind::Misaligned),
@@ -230,9 +281,24 @@ fn last_block_reduces() {
             ("no release fence", "membar.gl; // release", "", FaultKind::Race),
             ("no acquire fence", "membar.gl; // acquire", "", FaultKind::Race),
             ("fence of the block only", "membar.gl; // release", "membar.cta;", FaultKind::Race),
-            ("one block too early", "setp.ne.u32 %p0, %r1, 15;", "setp.ne.u32 %p0, %r1, 14;", FaultKind::Uninitialized),
-            ("not atomic", "atom.global.add.u32 %r1, [%rd5], 1;", "ld.global.u32 %r1, [%rd5]; add.u32 %r1, %r1, 1; st.global.u32 [%rd5], %r1;", FaultKind::Race),
-            ("partials in one place", "st.global.f32 [%rd4+64], %f0; // partial", "st.global.f32 [%rd5+64], %f0;", FaultKind::Race),
+            (
+                "one block too early",
+                "setp.ne.u32 %p0, %r1, 15;",
+                "setp.ne.u32 %p0, %r1, 14;",
+                FaultKind::Uninitialized,
+            ),
+            (
+                "not atomic",
+                "atom.global.add.u32 %r1, [%rd5], 1;",
+                "ld.global.u32 %r1, [%rd5]; add.u32 %r1, %r1, 1; st.global.u32 [%rd5], %r1;",
+                FaultKind::Race,
+            ),
+            (
+                "partials in one place",
+                "st.global.f32 [%rd4+64], %f0; // partial",
+                "st.global.f32 [%rd5+64], %f0;",
+                FaultKind::Race,
+            ),
         ],
     );
 }
@@ -269,10 +335,20 @@ fn named_barriers() {
         &expected,
         &[
             ("no wait for the reader", "bar.sync 2, 64; // empty", "", FaultKind::Barrier),
-            ("arrival too early", "ld.global.f32 %f0, [%rd0]; st.shared.f32 [%r1], %f0;\n        bar.arrive 1, 64; // full", "bar.arrive 1, 64; ld.global.f32 %f0, [%rd0]; st.shared.f32 [%r1], %f0;", FaultKind::Race),
+            (
+                "arrival too early",
+                "ld.global.f32 %f0, [%rd0]; st.shared.f32 [%r1], %f0;\n        bar.arrive 1, 64; // full",
+                "bar.arrive 1, 64; ld.global.f32 %f0, [%rd0]; st.shared.f32 [%r1], %f0;",
+                FaultKind::Race,
+            ),
             ("nobody arrives", "bar.arrive 2, 64; // read", "", FaultKind::Deadlock),
             ("wrong count", "bar.sync 1, 64; // first", "bar.sync 1, 96;", FaultKind::Barrier),
-            ("count of no whole warps", "bar.sync 1, 64; // first", "mov.u32 %r6, 48; bar.sync 1, %r6;", FaultKind::Barrier),
+            (
+                "count of no whole warps",
+                "bar.sync 1, 64; // first",
+                "mov.u32 %r6, 48; bar.sync 1, %r6;",
+                FaultKind::Barrier,
+            ),
         ],
     );
 }

@@ -101,6 +101,7 @@ impl Driver {
             races: self.config.check_races,
             uninitialized: self.config.check_uninitialized,
             instruction_limit: self.config.instruction_limit,
+            first_block: self.config.first_block,
         };
         let run = exec::Launch::new(
             kernel,

@@ -54,8 +54,9 @@ impl Copies {
             self.groups.pop_front();
         }
         if uncommitted {
-            let (landed, rest) =
-                std::mem::take(&mut self.uncommitted).into_iter().partition(|copy| mask >> copy.lane & 1 != 0);
+            let (landed, rest) = std::mem::take(&mut self.uncommitted)
+                .into_iter()
+                .partition(|copy| mask >> copy.lane & 1 != 0);
             self.uncommitted = rest;
             done.extend::<Vec<Landing>>(landed);
         }

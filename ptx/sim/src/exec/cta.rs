@@ -169,7 +169,12 @@ impl Cta {
     }
 
     /// Runs each warp for a slice, in turn, until the block has ended or had `rounds` turns.
-    pub fn run(&mut self, launch: &Launch<'_>, tally: &mut Tally, rounds: u32) -> Result<Progress, Box<Fault>> {
+    pub fn run(
+        &mut self,
+        launch: &Launch<'_>,
+        tally: &mut Tally,
+        rounds: u32,
+    ) -> Result<Progress, Box<Fault>> {
         let outcome = self.take_turns(launch, tally, rounds);
         match (&outcome, self.block.unwritten.take()) {
             (Ok(Progress::Ended), Some(unwritten)) => Err(unwritten),
@@ -181,7 +186,12 @@ impl Cta {
         }
     }
 
-    fn take_turns(&mut self, launch: &Launch<'_>, tally: &mut Tally, rounds: u32) -> Result<Progress, Box<Fault>> {
+    fn take_turns(
+        &mut self,
+        launch: &Launch<'_>,
+        tally: &mut Tally,
+        rounds: u32,
+    ) -> Result<Progress, Box<Fault>> {
         let Self { block, warps } = self;
         for _ in 0..rounds {
             let mut ran = false;

@@ -17,6 +17,7 @@ pub struct Checks {
     pub races: bool,
     pub uninitialized: bool,
     pub instruction_limit: u64,
+    pub first_block: u32,
 }
 
 /// A launch of a kernel.
@@ -96,7 +97,7 @@ const MOST_RESIDENT: usize = 1024;
 /// Runs the launch on `threads` host threads. On a fault, what was counted until then is lost.
 pub fn run(launch: &Launch<'_>, threads: usize) -> Result<Stats, Box<Fault>> {
     let count = launch.grid.iter().product::<u32>();
-    let next = AtomicU32::new(0);
+    let next = AtomicU32::new(launch.checks.first_block.min(count));
     let stop = AtomicBool::new(false);
     let fault = Mutex::new(None);
     let worker = || {

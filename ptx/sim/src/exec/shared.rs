@@ -97,12 +97,20 @@ fn outside<T>(lane: usize, address: u64, bytes: usize, size: usize) -> Step<T> {
 #[cold]
 fn unwritten(state: &[u8], lane: usize, at: usize, bytes: usize) -> Raise {
     let k = state[at..at + bytes].iter().position(|&s| s != State::Written as u8).unwrap_or(0);
-    let message = format!("reads {bytes} bytes at shared offset {at:#x}; byte {:#x} was never written", at + k);
+    let message =
+        format!("reads {bytes} bytes at shared offset {at:#x}; byte {:#x} was never written", at + k);
     Raise { kind: FaultKind::Uninitialized, lane, message }
 }
 
 #[cold]
-fn race<T>(launch: &Launch<'_>, lane: usize, at: usize, bytes: usize, read: bool, conflict: Conflict) -> Step<T> {
+fn race<T>(
+    launch: &Launch<'_>,
+    lane: usize,
+    at: usize,
+    bytes: usize,
+    read: bool,
+    conflict: Conflict,
+) -> Step<T> {
     let verb = if read { "reads" } else { "writes" };
     let who = Warp::name_thread(launch, conflict.earlier);
     if conflict.is_unfinished {
@@ -157,7 +165,8 @@ impl Warp {
                 }
             }
             // SAFETY: inside, as checked above.
-            if uninitialized && !unsafe { all_at_least(shared.state.as_ptr().add(at), bytes, State::Written) } {
+            if uninitialized && !unsafe { all_at_least(shared.state.as_ptr().add(at), bytes, State::Written) }
+            {
                 // If the write still comes, this was a race, which says more: wait and see.
                 shared.unwritten.get_or_insert_with(|| unwritten(&shared.state, lane, at, bytes));
             }
@@ -187,7 +196,9 @@ impl Warp {
             if races {
                 thread.at_lane(lane);
                 let present = &shared.data[at..at + bytes];
-                if let Err(conflict) = shared.shadow.write(at, bytes, &mut thread, || present == &value[..bytes]) {
+                if let Err(conflict) =
+                    shared.shadow.write(at, bytes, &mut thread, || present == &value[..bytes])
+                {
                     return race(c.launch, lane, at, bytes, false, conflict);
                 }
             }

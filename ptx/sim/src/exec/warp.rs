@@ -66,7 +66,16 @@ enum Next {
 
 impl Warp {
     pub fn new(index: usize, registers: Registers, lanes: u32) -> Self {
-        Self { index, registers, live: lanes, lanes, pc: [0; WARP], parked: 0, waiting: None, copies: Copies::default() }
+        Self {
+            index,
+            registers,
+            live: lanes,
+            lanes,
+            pc: [0; WARP],
+            parked: 0,
+            waiting: None,
+            copies: Copies::default(),
+        }
     }
 
     /// Runs until the warp ends, waits, or has executed about `slice` instructions.

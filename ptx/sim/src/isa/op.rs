@@ -101,7 +101,11 @@ pub enum Op {
     Redux(Redux),
     ActiveMask(u16),
     /// `elect.sync d|p, mask`.
-    Elect { d: u16, p: u16, mask: u16 },
+    Elect {
+        d: u16,
+        p: u16,
+        mask: u16,
+    },
     CpAsync(Box<CpAsync>),
     CpAsyncCommit,
     /// At most this many groups stay in flight.
@@ -109,7 +113,10 @@ pub enum Op {
     CpAsyncWaitAll,
     Ldmatrix(Box<Ldmatrix>),
     Stmatrix(Box<Ldmatrix>),
-    Movmatrix { d: u16, a: u16 },
+    Movmatrix {
+        d: u16,
+        a: u16,
+    },
     Mma(Box<Mma>),
 }
 

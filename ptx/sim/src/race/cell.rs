@@ -108,7 +108,8 @@ impl Shadow {
                 thread.learn(write);
             }
             if read != thread.now && read != several {
-                self.cells[at].read = if read.is_nobody() { thread.now } else { self.joined_readers(read, thread) };
+                self.cells[at].read =
+                    if read.is_nobody() { thread.now } else { self.joined_readers(read, thread) };
             }
         }
         Ok(())
@@ -161,7 +162,9 @@ impl Shadow {
             }
             if !read.is_nobody() && !read.same_thread(thread.now) {
                 let conflict = match read.as_list() {
-                    Some(list) => self.readers[list].iter().copied().find(|&e| !e.is_nobody() && !allowed(e, thread)),
+                    Some(list) => {
+                        self.readers[list].iter().copied().find(|&e| !e.is_nobody() && !allowed(e, thread))
+                    }
                     None => (!allowed(read, thread)).then_some(read),
                 };
                 if let Some(earlier) = conflict {
