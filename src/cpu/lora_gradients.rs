@@ -2,15 +2,15 @@
 
 use super::Cpu;
 use super::gemm::engine::{Epilogue, Operand, Product, Scratch, multiply};
-use super::gemm::{Adapter, down_projection, up_projection};
-use crate::view::{Tensor, TensorMut};
+use super::gemm::{down_projection, up_projection};
+use crate::view::{Lora, Tensor, TensorMut};
 
 /// Writes the gradients, or adds them to what is there. `scratch` holds `gemm::workspace_size` bytes.
 pub fn lora_gradients(
     cpu: &Cpu,
     x: &Tensor<'_>,
     dy: &Tensor<'_>,
-    lora: &Adapter<'_>,
+    lora: &Lora<'_>,
     [da, db]: [TensorMut<'_>; 2],
     accumulate: bool,
     mut scratch: Scratch<'_>,

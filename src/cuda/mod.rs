@@ -7,7 +7,7 @@
 //! | [`module`] | compiled kernels, kept per device |
 //! | [`launch`] | arguments, grids, launches |
 //! | [`memory`] | what a pointer points to |
-//! | [`quantize`], [`dequantize`], [`double_quantize`], [`blockwise8`] | the operations |
+//! | [`quantize`], [`dequantize`], [`double_quantize`], [`blockwise8`], [`gemm`], [`lora_gradients`] | the operations |
 //!
 //! Contexts are the device's primary one, so that pointers and streams of the CUDA runtime, of PyTorch, cudarc and cust
 //! are valid as they are. It is current during a call only: whatever was current before is current again after it. An
@@ -19,7 +19,9 @@ pub mod dequantize;
 pub mod device;
 pub mod double_quantize;
 pub mod driver;
+pub mod gemm;
 pub mod launch;
+pub mod lora_gradients;
 pub mod memory;
 pub mod module;
 pub mod quantize;

@@ -6,6 +6,7 @@
 //! | [`dequantize`] | 4-bit blocks back, with plain or double-quantized constants |
 //! | [`double_quantize`] | the constants' mean, their second quantization, and back |
 //! | [`blockwise8`] | 8-bit blocks, there and back |
+//! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
 //! | [`scale`] | the absmax of a block across lanes and warps |
@@ -20,6 +21,7 @@ pub mod catalogue;
 pub mod constants;
 pub mod dequantize;
 pub mod double_quantize;
+pub mod gemm;
 pub mod quantize;
 pub mod scale;
 pub mod table;
@@ -61,6 +63,8 @@ pub enum KernelSpec {
     Quantize8(blockwise8::Quantize8Spec),
     /// [`blockwise8`], back.
     Dequantize8(blockwise8::Dequantize8Spec),
+    /// [`gemm`].
+    Gemm(gemm::GemmSpec),
 }
 
 macro_rules! any_kernel {
@@ -89,6 +93,7 @@ any_kernel! {
     DoubleDequantize double_quantize::DoubleDequantizeSpec;
     Quantize8 blockwise8::Quantize8Spec;
     Dequantize8 blockwise8::Dequantize8Spec;
+    Gemm gemm::GemmSpec;
 }
 
 /// A module with one kernel of `threads` threads a block.

@@ -2,7 +2,7 @@
 
 use super::tile::{Place, VECTORS};
 use crate::view::DType;
-use ptx_asm::{Addr, B32, B64, F32, Global, Kernel, Load, Ptr, Reg, Target, U16};
+use ptx_asm::{Addr, B16, B32, B64, F32, Global, Kernel, Load, Ptr, Reg, Target, U16};
 
 /// How a matrix lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -169,13 +169,22 @@ fn narrow_pair_bf16(k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
     if k.target() >= Target::Sm80 {
         return k.cvt_rn_bf16x2_f32(high, low).as_b32();
     }
-    // Turing has no bf16: adds half of the dropped part's range, less one where the kept part is even, and cuts. A NaN,
-    // which this could carry into an infinity, is replaced.
-    let round = |x: Reg<F32>| {
-        let bits = k.f32_to_bits(x);
-        let odd = k.bfe_u32(bits, 16, 1);
-        let rounded = k.add_u32(k.add_u32(bits, 0x7fff), odd);
-        k.selp_b32(0x7fff_0000u32, rounded, k.testp_notanumber_f32(x))
-    };
-    k.prmt_b32(round(low), round(high), 0x7632)
+    k.prmt_b32(round_to_bf16(k, low), round_to_bf16(k, high), 0x7632)
+}
+
+/// One value, rounded to nearest even.
+pub fn narrow_bf16(k: &Kernel, value: Reg<F32>) -> Reg<B16> {
+    if k.target() >= Target::Sm80 {
+        return k.cvt_rn_bf16_f32(value).as_b16();
+    }
+    k.cvt_u16_u32(k.shr_u32(round_to_bf16(k, value), 16))
+}
+
+/// Rounds the upper half of an f32 by its lower one. Turing has no bf16: adds half of the dropped part's range, less one
+/// where the kept part is even. A NaN, which this could carry into an infinity, is replaced.
+fn round_to_bf16(k: &Kernel, x: Reg<F32>) -> Reg<B32> {
+    let bits = k.f32_to_bits(x);
+    let odd = k.bfe_u32(bits, 16, 1);
+    let rounded = k.add_u32(k.add_u32(bits, 0x7fff), odd);
+    k.selp_b32(0x7fff_0000u32, rounded, k.testp_notanumber_f32(x))
 }

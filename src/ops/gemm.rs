@@ -2,33 +2,22 @@
 
 use super::context::{Context, Device};
 use super::quantize::check_constants;
-use super::{check_disjoint, check_shape, check_workspace, not_on_cuda, shape, workspace_extent};
+use super::{check_disjoint, check_memory, check_shape, check_workspace, shape, workspace_extent};
+use crate::cpu::Cpu;
 use crate::cpu::dequantize::Reader;
-use crate::cpu::gemm::engine::Scratch;
-use crate::cpu::gemm::{self, Adapter};
+use crate::cpu::gemm::{self, engine::Scratch};
+use crate::cuda::{self, Cuda};
 use crate::error::{Error, Result, ensure};
-use crate::view::{BufferMut, Extent, Quantized, Tensor, TensorMut};
+use crate::format::CodebookTable;
+use crate::view::{BufferMut, Extent, Lora, Quantized, Tensor, TensorMut};
 
-/// A low-rank adapter (LoRA, arXiv 2106.09685) of a weight `W[N, K]`: it adds `scale · B·A` to it.
-#[derive(Clone, Copy, Debug)]
-pub struct Lora<'a> {
-    /// `[r, K]`, the down-projection.
-    pub a: Tensor<'a>,
-    /// `[N, r]`, the up-projection.
-    pub b: Tensor<'a>,
-    /// `s`, usually alpha / r.
-    pub scale: f32,
-}
-
-impl<'a> Lora<'a> {
-    /// The adapter, checked to fit a weight `[n, k]`.
-    pub(super) fn check(&self, n: usize, k: usize) -> Result<Adapter<'a>> {
-        let rank = self.a.rows();
-        check_shape("lora.a", shape(&self.a), "rank x K", [rank, k])?;
-        check_shape("lora.b", shape(&self.b), "N x rank", [n, rank])?;
-        ensure!(self.scale.is_finite(), "lora.scale is {}; it must be finite", self.scale);
-        Ok(Adapter { a: self.a, b: self.b, scale: self.scale })
-    }
+/// Checks that an adapter fits a weight `[n, k]`.
+pub(super) fn check_lora(lora: &Lora<'_>, n: usize, k: usize) -> Result<()> {
+    let rank = lora.rank();
+    check_shape("lora.a", shape(&lora.a), "rank x K", [rank, k])?;
+    check_shape("lora.b", shape(&lora.b), "N x rank", [n, rank])?;
+    ensure!(lora.scale.is_finite(), "lora.scale is {}; it must be finite", lora.scale);
+    Ok(())
 }
 
 /// Bytes of workspace that [`gemm_forward`], [`gemm_backward`] and [`super::lora_gradients`] need, at any alignment,
@@ -42,7 +31,7 @@ pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank
     }
     match &context.device {
         Device::Cpu(cpu) => gemm::workspace_size(cpu.threads().count(), m, rank).ok_or_else(too_large),
-        Device::Cuda(_) => Err(not_on_cuda("gemm")),
+        Device::Cuda(_) => cuda::gemm::workspace_size(m, rank).ok_or_else(too_large),
     }
 }
 
@@ -67,15 +56,21 @@ pub fn gemm_forward<'w>(
     }
     let mut inputs = vec![("x", x.extent())];
     inputs.extend(bias.iter().map(|bias| ("bias", bias.extent())));
-    let call = Call::check(context, m, &w, lora, workspace.into(), ("y", y.extent()), inputs)?;
+    let call = Call::check(&w, lora.as_ref(), workspace.into(), ("y", y.extent()), inputs)?;
     match &context.device {
-        Device::Cpu(cpu) if m != 0 && n != 0 => {
-            gemm::forward(cpu, &x, &call.reader, bias.as_ref(), call.adapter.as_ref(), y, call.scratch);
+        Device::Cpu(cpu) => {
+            let (table, scratch) = (call.table, scratch(cpu, m, call.rank, call.workspace)?);
+            if m != 0 && n != 0 {
+                gemm::forward(cpu, &x, &Reader::new(&w, &table), bias.as_ref(), lora.as_ref(), y, scratch);
+            }
+            Ok(())
         }
-        Device::Cpu(_) => {}
-        Device::Cuda(_) => return Err(not_on_cuda("gemm")),
+        Device::Cuda(cuda) => {
+            let (table, workspace) = (call.table, call.for_cuda(cuda, m)?);
+            let (bias, lora) = (bias.as_ref(), lora.as_ref());
+            cuda::gemm::forward(cuda, context.stream, &x, (&w, &table), bias, lora, &y, workspace)
+        }
     }
-    Ok(())
 }
 
 /// `dX[M, K] = dY[M, N]·W[N, K] + s·(dY·B)·A`: the gradient of [`gemm_forward`] in its input. Types as there.
@@ -91,63 +86,79 @@ pub fn gemm_backward<'w>(
     check_shape("dy", shape(&dy), "M x N", [m, n])?;
     check_shape("dx", [dx.rows(), dx.cols()], "M x K", [m, k])?;
     let inputs = vec![("dy", dy.extent())];
-    let call = Call::check(context, m, &w, lora, workspace.into(), ("dx", dx.extent()), inputs)?;
+    let call = Call::check(&w, lora.as_ref(), workspace.into(), ("dx", dx.extent()), inputs)?;
     match &context.device {
-        Device::Cpu(cpu) if m != 0 && k != 0 => {
-            gemm::backward(cpu, &dy, &call.reader, call.adapter.as_ref(), dx, call.scratch);
+        Device::Cpu(cpu) => {
+            let (table, scratch) = (call.table, scratch(cpu, m, call.rank, call.workspace)?);
+            if m != 0 && k != 0 {
+                gemm::backward(cpu, &dy, &Reader::new(&w, &table), lora.as_ref(), dx, scratch);
+            }
+            Ok(())
         }
-        Device::Cpu(_) => {}
-        Device::Cuda(_) => return Err(not_on_cuda("gemm")),
+        Device::Cuda(cuda) => {
+            let (table, workspace) = (call.table, call.for_cuda(cuda, m)?);
+            cuda::gemm::backward(cuda, context.stream, &dy, (&w, &table), lora.as_ref(), &dx, workspace)
+        }
     }
-    Ok(())
 }
 
 /// What both directions need, checked.
 struct Call<'a> {
-    reader: Reader<'a>,
-    adapter: Option<Adapter<'a>>,
-    scratch: Scratch<'a>,
+    table: CodebookTable,
+    rank: usize,
+    workspace: BufferMut<'a, u8>,
+    memory: Vec<(&'static str, Extent)>,
 }
 
 impl<'a> Call<'a> {
     fn check(
-        context: &Context,
-        m: usize,
-        w: &Quantized<'a>,
-        lora: Option<Lora<'a>>,
+        w: &Quantized<'_>,
+        lora: Option<&Lora<'_>>,
         workspace: BufferMut<'a, u8>,
-        out: (&str, Extent),
+        out: (&'static str, Extent),
         mut inputs: Vec<(&'static str, Extent)>,
     ) -> Result<Self> {
-        let adapter = lora.map(|lora| lora.check(w.rows, w.cols)).transpose()?;
         inputs.extend(w.extents());
-        if let Some(adapter) = &adapter {
-            inputs.extend([("lora.a", adapter.a.extent()), ("lora.b", adapter.b.extent())]);
+        if let Some(lora) = lora {
+            check_lora(lora, w.rows, w.cols)?;
+            inputs.extend([("lora.a", lora.a.extent()), ("lora.b", lora.b.extent())]);
         }
         check_disjoint(&[out, workspace_extent(&workspace)], &inputs)?;
         check_constants(&w.spec.constants)?;
         let table = w.spec.codebook.table().map_err(Error::invalid)?;
-        let rank = adapter.as_ref().map_or(0, |a| a.a.rows());
-        let scratch = scratch(context, [m, w.rows, w.cols, rank], workspace)?;
-        Ok(Self { reader: Reader::new(w, &table), adapter, scratch })
+        inputs.push(out);
+        Ok(Self { table, rank: lora.map_or(0, Lora::rank), workspace, memory: inputs })
+    }
+
+    /// The workspace, where a GPU can do the work.
+    fn for_cuda(self, cuda: &Cuda, m: usize) -> Result<BufferMut<'a, u8>> {
+        check_cuda_workspace(cuda, &self.workspace, m, self.rank)?;
+        check_memory(cuda, &[&self.memory])?;
+        Ok(self.workspace)
     }
 }
 
-/// The workspace, checked against [`gemm_workspace_size`] for the threads in use now.
+/// Checks a GPU's workspace against [`gemm_workspace_size`].
+pub(super) fn check_cuda_workspace(
+    cuda: &Cuda,
+    workspace: &BufferMut<'_, u8>,
+    m: usize,
+    rank: usize,
+) -> Result<()> {
+    check_workspace(workspace.len(), cuda::gemm::workspace_size(m, rank).unwrap_or(usize::MAX))?;
+    check_memory(cuda, &[&[workspace_extent(workspace)]])
+}
+
+/// The workspace as the CPU's engine uses it, checked against [`gemm_workspace_size`] for the threads in use now.
 pub(super) fn scratch<'a>(
-    context: &Context,
-    [m, n, k, rank]: [usize; 4],
+    cpu: &Cpu,
+    m: usize,
+    rank: usize,
     workspace: BufferMut<'a, u8>,
 ) -> Result<Scratch<'a>> {
-    gemm_workspace_size(context, m, n, k, rank)?;
-    match &context.device {
-        Device::Cpu(cpu) => {
-            let threads = cpu.threads();
-            let needed = gemm::workspace_size(threads.count(), m, rank).expect("checked above");
-            check_workspace(workspace.len(), needed)?;
-            // SAFETY: a CPU context's memory is host memory.
-            Ok(Scratch::new(threads, unsafe { workspace.into_slice() }))
-        }
-        Device::Cuda(_) => Err(not_on_cuda("gemm")),
-    }
+    let threads = cpu.threads();
+    let needed = gemm::workspace_size(threads.count(), m, rank).unwrap_or(usize::MAX);
+    check_workspace(workspace.len(), needed)?;
+    // SAFETY: a CPU context's memory is host memory.
+    Ok(Scratch::new(threads, unsafe { workspace.into_slice() }))
 }

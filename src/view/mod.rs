@@ -4,10 +4,12 @@
 //! for a device's context may be device pointers. An operation reads and writes nothing outside its views.
 
 mod buffer;
+mod lora;
 mod quantized;
 mod tensor;
 
 pub use buffer::{Buffer, BufferMut};
+pub use lora::Lora;
 pub(crate) use quantized::sizes;
 pub use quantized::{ConstantsMut, ConstantsView, Quantized, QuantizedMut};
 pub(crate) use tensor::Extent;

@@ -3,7 +3,8 @@
 use super::*;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
 use qlora_kernels::view::{Buffer, BufferMut, ConstantsMut, ConstantsView};
-use qlora_kernels::{Context, Quantized, QuantizedMut, ops};
+use super::products::{Adapter, Products};
+use qlora_kernels::{Context, Lora, Quantized, QuantizedMatrix, QuantizedMut, ops};
 use std::sync::Arc;
 
 pub struct Gpu {
@@ -139,6 +140,19 @@ impl DeviceQuantized {
         }
     }
 
+    /// A copy of one in host memory.
+    pub fn of(gpu: &Gpu, q: &QuantizedMatrix) -> Self {
+        let (codes, scales, offset) = q.nested();
+        Self {
+            spec: q.spec().clone(),
+            rows: q.rows(),
+            cols: q.cols(),
+            codes: gpu.upload(q.codes()),
+            absmax: gpu.upload(q.absmax()),
+            nested: [gpu.upload(codes), gpu.upload(scales), gpu.upload(offset)],
+        }
+    }
+
     pub fn view(&self, gpu: &Gpu) -> Quantized<'_> {
         let [codes, scales, offset] = &self.nested;
         let constants = match self.spec.is_double_quantized() {
@@ -211,4 +225,57 @@ pub fn check(
     ops::dequantize(&gpu.context, q.view(gpu), output.tensor_mut(gpu, &out)).unwrap();
     out.bytes_mut().copy_from_slice(&gpu.download::<u8>(&output));
     same("values", &out.values(), &rounded)
+}
+
+/// On device memory: operands go up, results come back.
+impl Products for Gpu {
+    fn forward(&self, x: &Matrix, w: &QuantizedMatrix, bias: &Matrix, adapter: Option<Adapter<'_>>, y: &mut Matrix) {
+        let call = Call::new(self, [x.rows, w.rows(), w.cols()], adapter);
+        let (weight, [x_up, bias_up, y_up]) = (DeviceQuantized::of(self, w), [x, bias, y].map(|m| self.matrix(m, 0)));
+        let (x, bias) = (x_up.tensor(self, x), bias_up.tensor(self, bias));
+        let (out, workspace) = (y_up.tensor_mut(self, y), call.workspace.buffer_mut::<u8>(self));
+        let lora = call.lora(self);
+        ops::gemm_forward(&self.context, x, weight.view(self), Some(bias), lora, out, workspace).unwrap();
+        y.bytes_mut().copy_from_slice(&self.download::<u8>(&y_up));
+    }
+
+    fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, adapter: Option<Adapter<'_>>, dx: &mut Matrix) {
+        let call = Call::new(self, [dy.rows, w.rows(), w.cols()], adapter);
+        let (weight, [dy_up, dx_up]) = (DeviceQuantized::of(self, w), [dy, dx].map(|m| self.matrix(m, 0)));
+        let (out, workspace) = (dx_up.tensor_mut(self, dx), call.workspace.buffer_mut::<u8>(self));
+        let (dy, lora) = (dy_up.tensor(self, dy), call.lora(self));
+        ops::gemm_backward(&self.context, dy, weight.view(self), lora, out, workspace).unwrap();
+        dx.bytes_mut().copy_from_slice(&self.download::<u8>(&dx_up));
+    }
+
+    fn gradients(&self, x: &Matrix, dy: &Matrix, adapter: Adapter<'_>, [da, db]: [&mut Matrix; 2], accumulate: bool) {
+        let call = Call::new(self, [x.rows, dy.cols, x.cols], Some(adapter));
+        let [x_up, dy_up, da_up, db_up] = [x, dy, da, db].map(|m| self.matrix(m, 0));
+        let (x, dy) = (x_up.tensor(self, x), dy_up.tensor(self, dy));
+        let (a, b) = (da_up.tensor_mut(self, da), db_up.tensor_mut(self, db));
+        let (lora, workspace) = (call.lora(self).unwrap(), call.workspace.buffer_mut::<u8>(self));
+        ops::lora_gradients(&self.context, x, dy, lora, a, b, accumulate, workspace).unwrap();
+        da.bytes_mut().copy_from_slice(&self.download::<u8>(&da_up));
+        db.bytes_mut().copy_from_slice(&self.download::<u8>(&db_up));
+    }
+}
+
+/// An adapter in device memory, and a workspace.
+struct Call<'a> {
+    adapter: Option<(Adapter<'a>, [Memory; 2])>,
+    workspace: Memory,
+}
+
+impl<'a> Call<'a> {
+    fn new(gpu: &Gpu, [m, n, k]: [usize; 3], adapter: Option<Adapter<'a>>) -> Self {
+        let rank = adapter.map_or(0, |(a, ..)| a.rows);
+        let size = ops::gemm_workspace_size(&gpu.context, m, n, k, rank).unwrap();
+        let adapter = adapter.map(|adapter| (adapter, [adapter.0, adapter.1].map(|m| gpu.matrix(m, 0))));
+        Self { adapter, workspace: gpu.allocate(size, 3) }
+    }
+
+    fn lora(&self, gpu: &Gpu) -> Option<Lora<'_>> {
+        let ((a, b, scale), [a_up, b_up]) = self.adapter.as_ref()?;
+        Some(Lora { a: a_up.tensor(gpu, a), b: b_up.tensor(gpu, b), scale: *scale })
+    }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod device;
+pub mod products;
 
 use half::{bf16, f16};
 use proptest::prelude::*;

@@ -12,16 +12,8 @@ mod pack;
 
 use super::Cpu;
 use super::dequantize::Reader;
-use crate::view::{Tensor, TensorMut};
+use crate::view::{Lora, Tensor, TensorMut};
 use engine::{Epilogue, Operand, Product, Scratch};
-
-/// A low-rank adapter: `s`, `A[r, K]`, `B[N, r]`.
-#[derive(Clone, Copy)]
-pub struct Adapter<'a> {
-    pub a: Tensor<'a>,
-    pub b: Tensor<'a>,
-    pub scale: f32,
-}
 
 /// Bytes of workspace that the products of this module need with `threads` threads, at any alignment.
 pub fn workspace_size(threads: usize, m: usize, rank: usize) -> Option<usize> {
@@ -35,7 +27,7 @@ pub fn forward(
     x: &Tensor<'_>,
     w: &Reader<'_>,
     bias: Option<&Tensor<'_>>,
-    lora: Option<&Adapter<'_>>,
+    lora: Option<&Lora<'_>>,
     y: TensorMut<'_>,
     mut scratch: Scratch<'_>,
 ) {
@@ -61,7 +53,7 @@ pub fn backward(
     cpu: &Cpu,
     dy: &Tensor<'_>,
     w: &Reader<'_>,
-    lora: Option<&Adapter<'_>>,
+    lora: Option<&Lora<'_>>,
     dx: TensorMut<'_>,
     mut scratch: Scratch<'_>,
 ) {
@@ -81,7 +73,7 @@ pub fn backward(
 pub fn down_projection<'a>(
     cpu: &Cpu,
     x: &Tensor<'_>,
-    lora: &Adapter<'_>,
+    lora: &Lora<'_>,
     scratch: &mut Scratch<'a>,
 ) -> Tensor<'a> {
     let product =
@@ -93,7 +85,7 @@ pub fn down_projection<'a>(
 pub fn up_projection<'a>(
     cpu: &Cpu,
     dy: &Tensor<'_>,
-    lora: &Adapter<'_>,
+    lora: &Lora<'_>,
     scratch: &mut Scratch<'a>,
 ) -> Tensor<'a> {
     let product = Product { left: Operand::dense(dy), right: Operand::dense(&lora.b), inner: dy.cols() };

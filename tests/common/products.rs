@@ -1,0 +1,199 @@
+//! Products and adapter gradients, on whatever device, against f64 within a derived bound.
+//!
+//! The bound. Let `u = 2⁻²⁴` and `γ(n) = n·u / (1 - n·u)`. A dot product of length `n` in f32, in any order, fused or
+//! not, is off by at most `γ(n)·Σ|a·b|` (Higham, "Accuracy and Stability of Numerical Algorithms", 2nd ed., section
+//! 3.1). The library computes, from f32 values that both sides share exactly,
+//!
+//! - `T = fl(s · fl(X·Aᵀ))`: off by at most `γ(K + 1)·|s|·|X|·|A|ᵀ` (the product, and the scaling's rounding);
+//! - `Y` = sum of `K + r` products `[X, T]·[W, B]ᵀ`, plus bias (1 addition), plus old value (1 addition): off by
+//!   `γ(K + r + 2)` times the sum of magnitudes, plus `T`'s error carried through `|B|`;
+//! - one rounding to the output's type: its unit roundoff times `|Y|` plus that error, and half its smallest subnormal.
+//!
+//! With `T`'s magnitudes bounded by `|s|·|X|·|A|ᵀ`, both adapter terms together are within
+//! `γ(2K + r + 4)·|s|·|X|·|A|ᵀ·|B|ᵀ`, since `(1+γ(a))(1+γ(b)) ≤ 1 + γ(a+b)` (Lemma 3.3). Nothing else enters: the
+//! inputs are normal numbers whose products do not underflow by more than the subnormal term, which is added once a
+//! product.
+
+
+use super::*;
+use qlora_kernels::{Context, Lora, QuantizedMatrix, ops};
+
+/// An adapter: A, B and the scale.
+pub type Adapter<'a> = (&'a Matrix, &'a Matrix, f32);
+
+/// Something that can do what is tested. Outputs are replaced, or added to.
+pub trait Products {
+    fn forward(&self, x: &Matrix, w: &QuantizedMatrix, bias: &Matrix, lora: Option<Adapter<'_>>, y: &mut Matrix);
+    fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, lora: Option<Adapter<'_>>, dx: &mut Matrix);
+    fn gradients(&self, x: &Matrix, dy: &Matrix, lora: Adapter<'_>, out: [&mut Matrix; 2], accumulate: bool);
+}
+
+fn lora<'a>((a, b, scale): Adapter<'a>) -> Lora<'a> {
+    Lora { a: a.view(), b: b.view(), scale }
+}
+
+/// On host memory, with a workspace full of garbage that would show (NaNs), at an odd address.
+impl Products for Context {
+    fn forward(&self, x: &Matrix, w: &QuantizedMatrix, bias: &Matrix, adapter: Option<Adapter<'_>>, y: &mut Matrix) {
+        let workspace = &mut workspace(self, x.rows, w, adapter)[3..];
+        let lora = adapter.map(lora);
+        ops::gemm_forward(self, x.view(), w.view(), Some(bias.view()), lora, y.view_mut(), workspace).unwrap();
+    }
+
+    fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, adapter: Option<Adapter<'_>>, dx: &mut Matrix) {
+        let workspace = &mut workspace(self, dy.rows, w, adapter)[3..];
+        ops::gemm_backward(self, dy.view(), w.view(), adapter.map(lora), dx.view_mut(), workspace).unwrap();
+    }
+
+    fn gradients(&self, x: &Matrix, dy: &Matrix, adapter: Adapter<'_>, [da, db]: [&mut Matrix; 2], accumulate: bool) {
+        let bytes = ops::gemm_workspace_size(self, x.rows, dy.cols, x.cols, adapter.0.rows).unwrap();
+        let workspace = &mut vec![0xff; bytes + 3][3..];
+        let (da, db) = (da.view_mut(), db.view_mut());
+        ops::lora_gradients(self, x.view(), dy.view(), lora(adapter), da, db, accumulate, workspace).unwrap();
+    }
+}
+
+fn workspace(context: &Context, m: usize, w: &QuantizedMatrix, adapter: Option<Adapter<'_>>) -> Vec<u8> {
+    let rank = adapter.map_or(0, |(a, ..)| a.rows);
+    vec![0xff; ops::gemm_workspace_size(context, m, w.rows(), w.cols(), rank).unwrap() + 3]
+}
+
+/// A matrix of f64, to compute with.
+#[derive(Clone)]
+pub struct M64 {
+    rows: usize,
+    cols: usize,
+    data: Vec<f64>,
+}
+
+impl M64 {
+    fn new(values: &[f32], rows: usize, cols: usize) -> Self {
+        Self { rows, cols, data: values.iter().map(|&v| f64::from(v)).collect() }
+    }
+    fn of(m: &Matrix) -> Self {
+        Self::new(&m.values(), m.rows, m.cols)
+    }
+    fn t(&self) -> Self {
+        let data = (0..self.cols).flat_map(|c| (0..self.rows).map(move |r| self.data[r * self.cols + c]));
+        Self { rows: self.cols, cols: self.rows, data: data.collect() }
+    }
+    fn mul(&self, other: &Self) -> Self {
+        assert_eq!(self.cols, other.rows);
+        let mut data = vec![0.0; self.rows * other.cols];
+        for (row, out) in self.data.chunks(self.cols.max(1)).zip(data.chunks_mut(other.cols.max(1))) {
+            for (a, b) in row.iter().zip(other.data.chunks(other.cols.max(1))) {
+                out.iter_mut().zip(b).for_each(|(o, b)| *o += a * b);
+            }
+        }
+        Self { rows: self.rows, cols: other.cols, data }
+    }
+    fn map(&self, f: impl Fn(f64) -> f64) -> Self {
+        Self { data: self.data.iter().map(|&v| f(v)).collect(), ..*self }
+    }
+    fn abs(&self) -> Self {
+        self.map(f64::abs)
+    }
+    fn add(&self, other: &Self) -> Self {
+        assert_eq!((self.rows, self.cols), (other.rows, other.cols));
+        Self { data: self.data.iter().zip(&other.data).map(|(a, b)| a + b).collect(), ..*self }
+    }
+}
+
+fn gamma(n: usize) -> f64 {
+    let nu = n as f64 * 2f64.powi(-24);
+    nu / (1.0 - nu)
+}
+
+/// Holds `actual` to `exact`, where f32 arithmetic of depth `depth` on terms of total `magnitude` is allowed.
+fn within(actual: &Matrix, exact: &M64, magnitude: &M64, depth: usize) -> Result<(), TestCaseError> {
+    let (roundoff, tiny) = unit_roundoff(actual.view().dtype());
+    for (i, &value) in actual.values().iter().enumerate() {
+        let arithmetic = gamma(depth) * magnitude.data[i] + depth as f64 * 2f64.powi(-149);
+        let bound = arithmetic + roundoff * (exact.data[i].abs() + arithmetic) + tiny;
+        let error = (f64::from(value) - exact.data[i]).abs();
+        prop_assert!(
+            error <= bound,
+            "element {i}: {value} for {}, off by {error:e} > {bound:e}",
+            exact.data[i]
+        );
+    }
+    Ok(())
+}
+
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub rank: Option<usize>,
+    pub spec: QuantSpec,
+    pub dtypes: [DType; 5],
+    pub gap: usize,
+    pub seed: u64,
+    pub threads: usize,
+}
+
+pub fn any_case(limit: usize) -> impl Strategy<Value = Case> {
+    let dtypes = [any_dtype(), any_dtype(), any_dtype(), any_dtype(), any_dtype()];
+    let shape = (1..=limit, 1..=limit, 1..=limit, prop::option::of(1usize..20));
+    (shape, any_codebook(), any_constants(), any_block_size(), dtypes, 0usize..3, any::<u64>(), 1usize..4)
+        .prop_map(|((m, n, k, rank), codebook, constants, block_size, dtypes, gap, seed, threads)| {
+            let spec = QuantSpec::new(codebook, block_size).with_constants(constants);
+            Case { m, n, k, rank, spec, dtypes, gap, seed, threads }
+        })
+}
+
+impl Case {
+    fn matrix(&self, which: usize, rows: usize, cols: usize) -> Matrix {
+        let values = numbers(rows * cols, self.seed.wrapping_add(which as u64 * 977), &[]);
+        Matrix::new(self.dtypes[which % 5], &values, rows, cols, self.gap)
+    }
+
+    /// Forward, backward and gradients.
+    pub fn check(&self, device: &impl Products) -> Result<(), TestCaseError> {
+        let Case { m, n, k, .. } = *self;
+        let (rank, scale) = (self.rank.unwrap_or(0), 0.37f32);
+        let cpu = Context::cpu();
+        let weight = numbers(n * k, self.seed ^ 5, &[]);
+        let q = QuantizedMatrix::quantize(&cpu, Tensor::new(&weight, n, k).unwrap(), &self.spec).unwrap();
+        let mut w = vec![0f32; n * k];
+        q.dequantize(&cpu, TensorMut::new(&mut w, n, k).unwrap()).unwrap();
+        let w = M64::new(&w, n, k);
+        let (x, dy, bias) = (self.matrix(0, m, k), self.matrix(1, m, n), self.matrix(2, 1, n));
+        let (a, b) = (self.matrix(3, rank, k), self.matrix(4, n, rank));
+        let (x64, dy64, a64, b64) = (M64::of(&x), M64::of(&dy), M64::of(&a), M64::of(&b));
+        let s = f64::from(scale);
+        let adapter = self.rank.map(|_| (&a, &b, scale));
+        let ones = M64 { rows: m, cols: 1, data: vec![1.0; m] };
+        let depth = |inner: usize| inner + if rank > 0 { inner + rank + 4 } else { 4 };
+
+        let mut y = Matrix::zeros(self.dtypes[2], m, n, self.gap);
+        device.forward(&x, &q, &bias, adapter, &mut y);
+        let low = x64.mul(&a64.t()).map(|v| v * s);
+        let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(&bias)));
+        let low_abs = x64.abs().mul(&a64.abs().t()).map(|v| v * s);
+        let magnitude = x64.abs().mul(&w.abs().t()).add(&low_abs.mul(&b64.abs().t()));
+        within(&y, &exact, &magnitude.add(&ones.mul(&M64::of(&bias).abs())), depth(k))?;
+
+        let mut dx = Matrix::zeros(self.dtypes[3], m, k, self.gap);
+        device.backward(&dy, &q, adapter, &mut dx);
+        let up = dy64.mul(&b64).map(|v| v * s);
+        let up_abs = dy64.abs().mul(&b64.abs()).map(|v| v * s);
+        let exact = dy64.mul(&w).add(&up.mul(&a64));
+        let magnitude = dy64.abs().mul(&w.abs()).add(&up_abs.mul(&a64.abs()));
+        within(&dx, &exact, &magnitude, depth(n))?;
+
+        let Some(adapter) = adapter else { return Ok(()) };
+        for accumulate in [false, true] {
+            let (mut da, mut db) = (self.matrix(4, rank, k), self.matrix(0, n, rank));
+            let old = if accumulate { 1.0 } else { 0.0 };
+            let (old_a, old_b) = (M64::of(&da).map(|v| v * old), M64::of(&db).map(|v| v * old));
+            device.gradients(&x, &dy, adapter, [&mut da, &mut db], accumulate);
+            let magnitude = up_abs.t().mul(&x64.abs()).add(&old_a.abs());
+            within(&da, &up.t().mul(&x64).add(&old_a), &magnitude, n + m + 4)?;
+            let magnitude = dy64.abs().t().mul(&low_abs).add(&old_b.abs());
+            within(&db, &dy64.t().mul(&low).add(&old_b), &magnitude, k + m + 4)?;
+        }
+        Ok(())
+    }
+}
