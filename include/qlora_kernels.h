@@ -198,8 +198,7 @@ typedef struct {
 // The processor: all its cores, its widest instruction set.
 #define QLK_DEVICE_CPU 0
 
-// An NVIDIA GPU, Turing or later. Products, adapter gradients and optimizer steps answer QLK_STATUS_UNSUPPORTED in this
-// version.
+// An NVIDIA GPU, Turing or later.
 #define QLK_DEVICE_CUDA 1
 
 // IEEE binary32.

@@ -29,8 +29,7 @@ pub const QLK_STATUS_DEVICE: qlk_status = 8;
 pub type qlk_device_kind = u32;
 /// The processor: all its cores, its widest instruction set.
 pub const QLK_DEVICE_CPU: qlk_device_kind = 0;
-/// An NVIDIA GPU, Turing or later. Products, adapter gradients and optimizer steps answer QLK_STATUS_UNSUPPORTED in this
-/// version.
+/// An NVIDIA GPU, Turing or later.
 pub const QLK_DEVICE_CUDA: qlk_device_kind = 1;
 
 /// The type of a tensor's elements.

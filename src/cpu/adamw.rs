@@ -2,8 +2,8 @@
 
 use super::Cpu;
 use super::access::{Output, for_each_row_piece, read_row};
-use super::simd::AdamWScalars;
 use super::threads::Shared;
+use crate::format::adamw::AdamWScalars;
 use crate::view::{Tensor, TensorMut};
 
 /// Elements that a thread works on at a time: parameter and gradient in f32 stay in the first-level cache.

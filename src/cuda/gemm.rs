@@ -116,9 +116,9 @@ pub fn multiply(
         bias: to.bias.map(Tensor::dtype),
         accumulate: to.accumulate,
     };
-    let args = products.iter().fold(Args::new(), |args, (left, right, inner)| {
-        right.args(left.args(args)).number(*inner as u64)
-    });
+    let args = products
+        .iter()
+        .fold(Args::new(), |args, (left, right, inner)| right.args(left.args(args)).number(*inner as u64));
     let args = args.number(m).number(n).number(to.scale.to_bits().into());
     let args = to.bias.into_iter().fold(args, |args, bias| args.pointer(bias));
     let args = args.pointer(to.out).number(Matrix::row_stride(&to.out));

@@ -14,7 +14,9 @@
 //! | [`blockwise8`] | 8-bit blocks (optimizer states, nested constants) |
 //! | [`double_quant`] | double quantization of the block constants |
 //! | [`sum`] | the one order in which constants are summed |
+//! | [`adamw`] | one AdamW step on one element |
 
+pub mod adamw;
 pub mod blockwise4;
 pub mod blockwise8;
 pub mod codebook;

@@ -1,9 +1,11 @@
 //! One of each kernel for each target that has its own: what `ptx/generated` shows and what ptxas must accept.
 
+use super::adamw::AdamWSpec;
 use super::blockwise8::{Dequantize8Spec, Quantize8Spec};
 use super::constants::{ConstantsSpec, NestedSpec};
 use super::dequantize::DequantizeSpec;
 use super::double_quantize::{DoubleDequantizeSpec, DoubleQuantizeSpec, SumSpec};
+use super::gemm::{GemmSpec, OperandSpec, Storage};
 use super::quantize::QuantizeSpec;
 use super::table;
 use super::tensor::Layout;
@@ -82,6 +84,32 @@ fn of_target(target: Target) -> Vec<Entry> {
     for (name, nested) in [("fp8", NestedSpec::Fp8), ("map", NestedSpec::Dynamic)] {
         add(format!("double_quantize_{name}"), DoubleQuantizeSpec { nested: nested.clone() }.into());
         add(format!("double_dequantize_{name}"), DoubleDequantizeSpec { nested }.into());
+    }
+    let weight = OperandSpec {
+        storage: Storage::Quantized {
+            values: values(&nf4),
+            block_size: 64,
+            constants: nested(NestedSpec::Fp8),
+        },
+        rows_are_inner: true,
+    };
+    let dense = |dtype| OperandSpec { storage: Storage::Dense(dtype), rows_are_inner: true };
+    let (bf16, f32) = (DType::Bf16, DType::F32);
+    let forward = vec![[dense(bf16), weight.clone()], [dense(f32), dense(bf16)]];
+    let (bias, accumulate) = (Some(bf16), false);
+    add(
+        "gemm_forward_nf4_bf16_lora".into(),
+        GemmSpec { products: forward, out: bf16, bias, accumulate }.into(),
+    );
+    let backward = vec![[dense(bf16), OperandSpec { rows_are_inner: false, ..weight }]];
+    add(
+        "gemm_backward_nf4_bf16".into(),
+        GemmSpec { products: backward, out: bf16, bias: None, accumulate }.into(),
+    );
+    for (name, dtypes, layout) in
+        [("bf16", [bf16; 2], Layout::Vectors), ("f32_strided", [f32; 2], Layout::Elements)]
+    {
+        add(format!("adamw_{name}"), AdamWSpec { dtypes, layout }.into());
     }
     entries
 }

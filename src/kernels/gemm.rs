@@ -7,11 +7,12 @@
 //! whatever the grid: results repeat bit for bit.
 
 use super::constants::{ConstantsParam, ConstantsSpec};
+use super::dense::Dense;
 use super::table;
 use super::tile::THREADS;
 use super::{Spec, Written, module};
 use crate::view::DType;
-use ptx_asm::{Array, B16, B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Target, U8, U16};
+use ptx_asm::{Array, B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Target, U8};
 
 /// Rows and columns of a tile.
 const TILE: u32 = 64;
@@ -85,8 +86,8 @@ impl GemmSpec {
         let scale = k.param_f32("scale");
         let bias = self.bias.map(|dtype| Dense { dtype, base: k.param_ptr("bias"), stride: k.mov(0) });
         let out = Dense { dtype: self.out, base: k.param_ptr("out"), stride: k.param_u64("out_stride") };
-        let [left_piece, right_piece] = ["left_piece", "right_piece"]
-            .map(|name| k.shared::<F32>(name, (STEP * STRIDE) as usize));
+        let [left_piece, right_piece] =
+            ["left_piece", "right_piece"].map(|name| k.shared::<F32>(name, (STEP * STRIDE) as usize));
         k.bar_sync(0);
 
         k.section("this block's tiles, column after column");
@@ -142,13 +143,7 @@ impl GemmSpec {
 }
 
 /// Adds the product of two pieces to a thread's sums.
-fn multiply_add(
-    k: &Kernel,
-    left: Array<F32>,
-    right: Array<F32>,
-    [x, y]: [Reg<B32>; 2],
-    sums: &[Reg<F32>],
-) {
+fn multiply_add(k: &Kernel, left: Array<F32>, right: Array<F32>, [x, y]: [Reg<B32>; 2], sums: &[Reg<F32>]) {
     k.section("multiply");
     let rows = k.element(left.ptr(k), y, 4 * EACH);
     let cols = k.element(right.ptr(k), x, 4 * EACH);
@@ -217,49 +212,6 @@ impl Operand {
                 Stored::Quantized(quantized) => quantized.load(k, row, col, inside),
             };
             k.st_shared::<F32>(to, value);
-        }
-    }
-}
-
-/// A dense matrix.
-struct Dense {
-    dtype: DType,
-    base: Ptr<Global>,
-    stride: Reg<B64>,
-}
-
-impl Dense {
-    fn address(&self, k: &Kernel, row: Reg<B64>, col: Reg<B64>) -> Ptr<Global> {
-        let element = k.mad_lo_u64(row, self.stride, col);
-        k.offset(self.base, k.shl_b64(element, self.dtype.size().trailing_zeros()))
-    }
-
-    /// An element as f32; 0 where the guard does not hold.
-    fn load(&self, k: &Kernel, row: Reg<B64>, col: Reg<B64>, guard: Option<Reg<Pred>>) -> Reg<F32> {
-        let from = self.address(k, row, col);
-        let bits = k.mov::<B32>(0);
-        let to = match guard {
-            Some(guard) => k.to(bits).when(guard),
-            None => k.to(bits),
-        };
-        match self.dtype {
-            DType::F32 => to.ld_global::<B32>(from),
-            DType::F16 | DType::Bf16 => to.ld_global::<U16>(from),
-        }
-        match self.dtype {
-            DType::F32 => k.f32_from_bits(bits),
-            DType::F16 => k.cvt_f32_f16(k.cvt_u16_u32(bits).as_f16()),
-            DType::Bf16 => k.f32_from_bits(k.shl_b32(bits, 16)),
-        }
-    }
-
-    /// Writes an element, rounded to nearest even.
-    fn store(&self, k: &Kernel, row: Reg<B64>, col: Reg<B64>, value: Reg<F32>) {
-        let to = self.address(k, row, col);
-        match self.dtype {
-            DType::F32 => k.st_global::<F32>(to, value),
-            DType::F16 => k.st_global::<B16>(to, k.cvt_rn_f16_f32(value).as_b16()),
-            DType::Bf16 => k.st_global::<B16>(to, super::tensor::narrow_bf16(k, value)),
         }
     }
 }

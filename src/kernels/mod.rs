@@ -7,8 +7,10 @@
 //! | [`double_quantize`] | the constants' mean, their second quantization, and back |
 //! | [`blockwise8`] | 8-bit blocks, there and back |
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
+//! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
+//! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
 //! | [`constants`] | reading the constants of a quantized matrix |
 //! | [`catalogue`] | one of each, for `ptx/generated` and for ptxas |
@@ -16,9 +18,11 @@
 //!
 //! What a kernel must compute is written in [`crate::format`]: the same bits. All sizes are 64-bit.
 
+pub mod adamw;
 pub mod blockwise8;
 pub mod catalogue;
 pub mod constants;
+pub mod dense;
 pub mod dequantize;
 pub mod double_quantize;
 pub mod gemm;
@@ -65,6 +69,8 @@ pub enum KernelSpec {
     Dequantize8(blockwise8::Dequantize8Spec),
     /// [`gemm`].
     Gemm(gemm::GemmSpec),
+    /// [`adamw`].
+    AdamW(adamw::AdamWSpec),
 }
 
 macro_rules! any_kernel {
@@ -94,6 +100,7 @@ any_kernel! {
     Quantize8 blockwise8::Quantize8Spec;
     Dequantize8 blockwise8::Dequantize8Spec;
     Gemm gemm::GemmSpec;
+    AdamW adamw::AdamWSpec;
 }
 
 /// A module with one kernel of `threads` threads a block.

@@ -1,11 +1,11 @@
 //! The AdamW step.
 
 use super::context::{Context, Device};
-use super::{check_disjoint, check_shape, not_on_cuda};
-use crate::cpu;
-use crate::cpu::simd::AdamWScalars;
+use super::{check_disjoint, check_memory, check_shape};
 use crate::error::{Result, ensure};
+use crate::format::adamw::AdamWScalars;
 use crate::view::{BufferMut, Tensor, TensorMut};
+use crate::{cpu, cuda};
 
 /// The hyperparameters of one AdamW step (Loshchilov and Hutter, arXiv 1711.05101).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -99,6 +99,9 @@ pub fn adamw_step<'a>(
             cpu::adamw::adamw_step(cpu, &scalars, param, &grad, m, v);
             Ok(())
         }
-        Device::Cuda(_) => Err(not_on_cuda("adamw_step")),
+        Device::Cuda(cuda) => {
+            check_memory(cuda, &[&outputs, &[("grad", grad.extent())]])?;
+            cuda::adamw::adamw_step(cuda, context.stream, &scalars, &param, &grad, &m, &v)
+        }
     }
 }

@@ -3,9 +3,9 @@
 use super::context::{Context, Device};
 use super::gemm::{check_cuda_workspace, check_lora, scratch};
 use super::{check_disjoint, check_memory, check_shape, shape, workspace_extent};
-use crate::{cpu, cuda};
 use crate::error::Result;
 use crate::view::{BufferMut, Lora, Tensor, TensorMut};
+use crate::{cpu, cuda};
 
 /// `dA[r, K] = s·(dY·B)ᵀ·X` and `dB[N, r] = s·dYᵀ·(X·Aᵀ)`, for `X[M, K]` and `dY[M, N]`; added to what is there if
 /// `accumulate`. All are f32, f16 or bf16, independently; sums are f32. The workspace is that of
@@ -40,7 +40,16 @@ pub fn lora_gradients<'w>(
             check_cuda_workspace(cuda, &workspace, m, rank)?;
             check_memory(cuda, &[&outputs, &inputs])?;
             let out = [&da, &db];
-            cuda::lora_gradients::lora_gradients(cuda, context.stream, &x, &dy, &lora, out, accumulate, workspace)
+            cuda::lora_gradients::lora_gradients(
+                cuda,
+                context.stream,
+                &x,
+                &dy,
+                &lora,
+                out,
+                accumulate,
+                workspace,
+            )
         }
     }
 }

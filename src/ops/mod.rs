@@ -13,12 +13,12 @@ mod lora_gradients;
 mod matrix;
 mod quantize;
 
+pub use crate::view::Lora;
 pub use adamw::{AdamW, adamw_step};
 pub use blockwise8::{dequantize_8bit, quantize_8bit};
 pub use context::{Context, DeviceKind};
 pub use dequantize::dequantize;
 pub use double_quantize::{double_dequantize, double_quantize, double_quantize_workspace_size};
-pub use crate::view::Lora;
 pub use gemm::{gemm_backward, gemm_forward, gemm_workspace_size};
 pub use lora_gradients::lora_gradients;
 pub use matrix::QuantizedMatrix;
@@ -71,9 +71,4 @@ fn workspace_extent(workspace: &BufferMut<'_, u8>) -> (&'static str, Extent) {
 /// Checks that a GPU can reach the memory of its arguments.
 fn check_memory(cuda: &Cuda, arguments: &[&[(&str, Extent)]]) -> Result<()> {
     arguments.iter().try_for_each(|views| cuda.check_memory(views))
-}
-
-/// The answer to an operation that a CUDA context cannot do.
-fn not_on_cuda(operation: &str) -> Error {
-    Error::new(Status::Unsupported, format!("{operation} runs on CPU contexts only in this version"))
 }

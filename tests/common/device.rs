@@ -1,9 +1,9 @@
 //! A CUDA device for tests: the simulator, or the machine's own with `QLK_REAL_CUDA=1`; and its memory, through cudarc.
 
+use super::products::{Adapter, Products};
 use super::*;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
 use qlora_kernels::view::{Buffer, BufferMut, ConstantsMut, ConstantsView};
-use super::products::{Adapter, Products};
 use qlora_kernels::{Context, Lora, Quantized, QuantizedMatrix, QuantizedMut, ops};
 use std::sync::Arc;
 
@@ -229,9 +229,17 @@ pub fn check(
 
 /// On device memory: operands go up, results come back.
 impl Products for Gpu {
-    fn forward(&self, x: &Matrix, w: &QuantizedMatrix, bias: &Matrix, adapter: Option<Adapter<'_>>, y: &mut Matrix) {
+    fn forward(
+        &self,
+        x: &Matrix,
+        w: &QuantizedMatrix,
+        bias: &Matrix,
+        adapter: Option<Adapter<'_>>,
+        y: &mut Matrix,
+    ) {
         let call = Call::new(self, [x.rows, w.rows(), w.cols()], adapter);
-        let (weight, [x_up, bias_up, y_up]) = (DeviceQuantized::of(self, w), [x, bias, y].map(|m| self.matrix(m, 0)));
+        let (weight, [x_up, bias_up, y_up]) =
+            (DeviceQuantized::of(self, w), [x, bias, y].map(|m| self.matrix(m, 0)));
         let (x, bias) = (x_up.tensor(self, x), bias_up.tensor(self, bias));
         let (out, workspace) = (y_up.tensor_mut(self, y), call.workspace.buffer_mut::<u8>(self));
         let lora = call.lora(self);
@@ -248,7 +256,14 @@ impl Products for Gpu {
         dx.bytes_mut().copy_from_slice(&self.download::<u8>(&dx_up));
     }
 
-    fn gradients(&self, x: &Matrix, dy: &Matrix, adapter: Adapter<'_>, [da, db]: [&mut Matrix; 2], accumulate: bool) {
+    fn gradients(
+        &self,
+        x: &Matrix,
+        dy: &Matrix,
+        adapter: Adapter<'_>,
+        [da, db]: [&mut Matrix; 2],
+        accumulate: bool,
+    ) {
         let call = Call::new(self, [x.rows, dy.cols, x.cols], Some(adapter));
         let [x_up, dy_up, da_up, db_up] = [x, dy, da, db].map(|m| self.matrix(m, 0));
         let (x, dy) = (x_up.tensor(self, x), dy_up.tensor(self, dy));

@@ -14,7 +14,6 @@
 //! inputs are normal numbers whose products do not underflow by more than the subnormal term, which is added once a
 //! product.
 
-
 use super::*;
 use qlora_kernels::{Context, Lora, QuantizedMatrix, ops};
 
@@ -23,7 +22,14 @@ pub type Adapter<'a> = (&'a Matrix, &'a Matrix, f32);
 
 /// Something that can do what is tested. Outputs are replaced, or added to.
 pub trait Products {
-    fn forward(&self, x: &Matrix, w: &QuantizedMatrix, bias: &Matrix, lora: Option<Adapter<'_>>, y: &mut Matrix);
+    fn forward(
+        &self,
+        x: &Matrix,
+        w: &QuantizedMatrix,
+        bias: &Matrix,
+        lora: Option<Adapter<'_>>,
+        y: &mut Matrix,
+    );
     fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, lora: Option<Adapter<'_>>, dx: &mut Matrix);
     fn gradients(&self, x: &Matrix, dy: &Matrix, lora: Adapter<'_>, out: [&mut Matrix; 2], accumulate: bool);
 }
@@ -34,10 +40,18 @@ fn lora<'a>((a, b, scale): Adapter<'a>) -> Lora<'a> {
 
 /// On host memory, with a workspace full of garbage that would show (NaNs), at an odd address.
 impl Products for Context {
-    fn forward(&self, x: &Matrix, w: &QuantizedMatrix, bias: &Matrix, adapter: Option<Adapter<'_>>, y: &mut Matrix) {
+    fn forward(
+        &self,
+        x: &Matrix,
+        w: &QuantizedMatrix,
+        bias: &Matrix,
+        adapter: Option<Adapter<'_>>,
+        y: &mut Matrix,
+    ) {
         let workspace = &mut workspace(self, x.rows, w, adapter)[3..];
         let lora = adapter.map(lora);
-        ops::gemm_forward(self, x.view(), w.view(), Some(bias.view()), lora, y.view_mut(), workspace).unwrap();
+        ops::gemm_forward(self, x.view(), w.view(), Some(bias.view()), lora, y.view_mut(), workspace)
+            .unwrap();
     }
 
     fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, adapter: Option<Adapter<'_>>, dx: &mut Matrix) {
@@ -45,7 +59,14 @@ impl Products for Context {
         ops::gemm_backward(self, dy.view(), w.view(), adapter.map(lora), dx.view_mut(), workspace).unwrap();
     }
 
-    fn gradients(&self, x: &Matrix, dy: &Matrix, adapter: Adapter<'_>, [da, db]: [&mut Matrix; 2], accumulate: bool) {
+    fn gradients(
+        &self,
+        x: &Matrix,
+        dy: &Matrix,
+        adapter: Adapter<'_>,
+        [da, db]: [&mut Matrix; 2],
+        accumulate: bool,
+    ) {
         let bytes = ops::gemm_workspace_size(self, x.rows, dy.cols, x.cols, adapter.0.rows).unwrap();
         let workspace = &mut vec![0xff; bytes + 3][3..];
         let (da, db) = (da.view_mut(), db.view_mut());

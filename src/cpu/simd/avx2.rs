@@ -1,7 +1,8 @@
 //! The inner loops for AVX2 with FMA and F16C.
 
-use super::{AdamWScalars, Simd, Tile, portable};
+use super::{Simd, Tile, portable};
 use crate::format::CodebookTable;
+use crate::format::adamw::AdamWScalars;
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 

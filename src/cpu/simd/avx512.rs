@@ -1,7 +1,8 @@
 //! The inner loops for AVX-512 (F, BW, VL): the 16 values of a codebook fill exactly one register.
 
-use super::{AdamWScalars, Simd, Tile, avx2, portable};
+use super::{Simd, Tile, avx2, portable};
 use crate::format::CodebookTable;
+use crate::format::adamw::AdamWScalars;
 use half::bf16;
 use std::arch::x86_64::*;
 

@@ -12,6 +12,7 @@ mod avx512;
 mod portable;
 
 use crate::format::CodebookTable;
+use crate::format::adamw::AdamWScalars;
 use crate::format::blockwise4::NAN_ABSMAX;
 use half::{bf16, f16};
 
@@ -29,23 +30,6 @@ type Tile = unsafe fn(
 
 /// Scalars, parameters, gradients, first and second moments.
 type AdamWStep = unsafe fn(&AdamWScalars, &mut [f32], &[f32], &mut [f32], &mut [f32]);
-
-/// The scalars of one AdamW step, bias corrections included.
-#[derive(Clone, Copy, Debug)]
-pub struct AdamWScalars {
-    pub grad_scale: f32,
-    pub beta1: f32,
-    pub one_minus_beta1: f32,
-    pub beta2: f32,
-    pub one_minus_beta2: f32,
-    /// `1 - lr · weight_decay`
-    pub decay: f32,
-    /// `lr / (1 - beta1^t)`
-    pub step_size: f32,
-    /// `1 / √(1 - beta2^t)`
-    pub inverse_sqrt_correction: f32,
-    pub eps: f32,
-}
 
 /// The inner loops of one instruction set.
 pub struct Simd {

@@ -1,8 +1,9 @@
 //! The inner loops in plain Rust, for any machine. The elementwise bodies are inlined into the other tables, where the
 //! compiler vectorizes them for those targets: Rust never fuses or reorders floating point, so the bits stay.
 
-use super::{AdamWScalars, Simd, Tile};
+use super::{Simd, Tile};
 use crate::format::CodebookTable;
+use crate::format::adamw::AdamWScalars;
 use half::{bf16, f16};
 
 pub static SIMD: Simd = Simd {
@@ -125,14 +126,9 @@ unsafe fn tile<const ROWS: usize>(
     }
 }
 
-/// Loshchilov and Hutter, arXiv 1711.05101, algorithm 2, in the order of operations of `torch.optim.AdamW`.
 #[inline(always)]
 pub fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
     for (((p, g), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
-        let g = g * s.grad_scale;
-        *m = s.beta1 * *m + s.one_minus_beta1 * g;
-        *v = s.beta2 * *v + s.one_minus_beta2 * (g * g);
-        let denominator = v.sqrt() * s.inverse_sqrt_correction + s.eps;
-        *p = *p * s.decay - s.step_size * (*m / denominator);
+        s.step(p, *g, m, v);
     }
 }
