@@ -7,7 +7,7 @@
 //! | [`ops`] | the operations, one file each: argument checks, choice of the backend |
 //! | `cpu` | the operations for CPUs: portable, AVX2, AVX-512, chosen at run time |
 //! | `cuda` | the operations for NVIDIA GPUs: the driver, found at run time; launches |
-//! | [`kernels`] | Rust functions that write the GPU kernels as PTX |
+//! | `kernels` | Rust functions that write the GPU kernels as PTX |
 //! | [`capi`] | the C ABI of `include/qlora_kernels.h`: converts, calls `ops`, returns a status |
 //!
 //! Imports run one way: `capi → ops → {cpu, cuda} → kernels → ptx-asm`; all may use `format`, `view` and `error`.
@@ -36,6 +36,7 @@ mod cpu;
 mod cuda;
 mod error;
 pub mod format;
+#[doc(hidden)] // specs are checked by `ops`; public for the tests and the generated files
 pub mod kernels;
 pub mod ops;
 pub mod view;

@@ -6,7 +6,7 @@ mod common;
 use common::device::*;
 use common::*;
 use proptest::prelude::*;
-use qlora_kernels::format::{Map256, blockwise8, double_quant};
+use qlora_kernels::format::{Map256, double_quant};
 use qlora_kernels::view::{ConstantsMut, ConstantsView};
 use qlora_kernels::{Codebook, DType, QuantSpec, ops};
 
@@ -56,24 +56,9 @@ proptest! {
         seed: u64,
         special in prop::collection::vec(any_number(), 0..6),
     ) {
-        let gpu = Gpu::new();
         let map = if signed { Map256::dynamic_signed() } else { Map256::dynamic_unsigned() };
         let x = Matrix::new(dtype, &numbers(rows * cols, seed, &special), rows, cols, at.gaps[0]);
-        let (codes, absmax) = blockwise8::quantize(&x.values(), &map, block_size as usize);
-        let input = gpu.matrix(&x, at.tensors * dtype.size());
-        let (c, a) = (gpu.allocate(codes.len(), at.codes), gpu.allocate(4 * absmax.len(), 0));
-        ops::quantize_8bit(&gpu.context, input.tensor(&gpu, &x), &map, block_size, c.buffer_mut(&gpu), a.buffer_mut(&gpu)).unwrap();
-        prop_assert_eq!(gpu.download::<u8>(&c), codes.clone());
-        prop_assert_eq!(same_bits(&gpu.download::<f32>(&a), &absmax), Ok(()));
-
-        let values = blockwise8::dequantize(&codes, &absmax, &map, block_size as usize);
-        let rounded: Vec<f32> = values.into_iter().map(|v| round_to(out_dtype, v)).collect();
-        let mut out = Matrix::zeros(out_dtype, rows, cols, at.gaps[1]);
-        let output = gpu.matrix(&out, at.tensors * out_dtype.size());
-        let out_view = output.tensor_mut(&gpu, &out);
-        ops::dequantize_8bit(&gpu.context, c.buffer(&gpu), a.buffer(&gpu), &map, block_size, out_view).unwrap();
-        out.bytes_mut().copy_from_slice(&gpu.download::<u8>(&output));
-        prop_assert_eq!(same_bits(&out.values(), &rounded), Ok(()));
+        check_8bit(&Gpu::new(), &x, &map, block_size, out_dtype, at)?;
     }
 
     #[test]
@@ -89,7 +74,7 @@ proptest! {
         let [codes, scales, offset] =
             [absmax.len(), 4 * expected.scales.len(), 4].map(|bytes| gpu.allocate(bytes, 0));
         let size = ops::double_quantize_workspace_size(&gpu.context, absmax.len()).unwrap();
-        let workspace = gpu.allocate(size, 1);
+        let workspace = gpu.workspace(size);
         let out = ConstantsMut::Nested {
             codes: codes.buffer_mut(&gpu),
             scales: scales.buffer_mut(&gpu),

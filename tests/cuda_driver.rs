@@ -6,7 +6,7 @@ use common::device::*;
 use common::*;
 use cudarc::driver::{CudaContext, sys};
 use ptx_sim::{Config, Installed, counters, reset_counters};
-use qlora_kernels::{Codebook, Constants, Context, DType, QuantSpec, QuantizedMatrix, Status, ops};
+use qlora_kernels::{Codebook, Constants, Context, DType, QuantSpec, QuantizedMatrix, Status, Tensor, ops};
 
 /// The simulator, with two devices; `None` on a real driver.
 fn simulator() -> Option<()> {
@@ -93,23 +93,43 @@ fn a_foreign_current_context_stays_current() {
 }
 
 #[test]
-fn host_memory_is_refused() {
-    simulator();
+fn memory_of_others_is_refused() {
+    let simulated = simulator().is_some();
     let gpu = Gpu::new();
     let (x, spec) = (sample(), QuantSpec::new(Codebook::Nf4, 64));
     let q = DeviceQuantized::new(&gpu, &spec, x.rows, x.cols, 0);
-    let none = &mut [][..];
-    let error = ops::quantize(&gpu.context, x.view(), q.view_mut(&gpu), none).unwrap_err();
-    assert_eq!(error.status(), Status::InvalidArgument);
-    assert!(
-        error.message().starts_with("x is at 0x") && error.message().contains("no memory of the device"),
-        "{error}"
-    );
-    // A matrix in host memory: the convenient form is for CPU contexts.
+    let refusal = |x: Tensor<'_>| {
+        let error = ops::quantize(&gpu.context, x, q.view_mut(&gpu), &mut vec![]).unwrap_err();
+        assert_eq!(error.status(), Status::InvalidArgument);
+        error.message().to_owned()
+    };
+    // A Rust slice, whatever the device could read: the call's work may outlive it.
+    let message = refusal(x.view());
+    assert!(message.starts_with("x is at 0x") && message.contains("a Rust slice"), "{message}");
     let error = QuantizedMatrix::quantize(&gpu.context, x.view(), &spec).unwrap_err();
     assert_eq!(error.status(), Status::InvalidArgument);
+    if simulated {
+        // Host memory by its address, as C programs give it.
+        let address = x.bytes().as_ptr();
+        let host = unsafe { Tensor::from_raw(address, DType::Bf16, x.rows, x.cols, x.cols).unwrap() };
+        let message = refusal(host);
+        assert!(message.contains("no memory of the device"), "{message}");
+        // Another device's memory.
+        let other = Gpu::on(1);
+        let memory = other.matrix(&x, 0);
+        let message = refusal(memory.tensor(&other, &x));
+        assert!(message.contains("memory of CUDA device 1; the context is one of device 0"), "{message}");
+    }
     // The device is as good as before.
     check(&gpu, &x, &spec, DType::F32, ALIGNED).unwrap();
+}
+
+/// The legacy default stream, which a context has unless it is given another.
+#[test]
+fn the_default_stream() {
+    simulator();
+    let gpu = Gpu::on_default_stream();
+    check(&gpu, &sample(), &spec(), DType::F16, ALIGNED).unwrap();
 }
 
 /// A call allocates nothing and waits for nothing, on the first use of its kernels as later.
@@ -117,7 +137,8 @@ fn host_memory_is_refused() {
 fn calls_only_enqueue() {
     let Some(()) = simulator() else { return };
     let gpu = Gpu::new();
-    let (x, spec) = (sample(), spec());
+    // Kernels that no other test of this process uses: one device's are shared by all its contexts.
+    let (x, spec) = (sample(), QuantSpec::new(Codebook::Int4, 512).with_constants(Constants::Dynamic));
     let (input, q) = (gpu.matrix(&x, 0), DeviceQuantized::new(&gpu, &spec, x.rows, x.cols, 0));
     let size = ops::quantize_workspace_size(&gpu.context, &spec, x.rows, x.cols).unwrap();
     let workspace = gpu.allocate(size, 0);
@@ -130,45 +151,12 @@ fn calls_only_enqueue() {
         let seen = counters();
         assert_eq!((seen.allocations, seen.frees, seen.synchronizations), (0, 0, 0), "{:?}", seen.calls);
         let compiled = seen.calls.get("cuModuleLoadDataEx").copied().unwrap_or(0);
-        // Codes, one level of the mean, constants, and back. Contexts of other tests have kernels of their own.
-        assert_eq!(compiled, if first { 4 } else { 0 }, "{:?}", seen.calls);
+        // Codes, one level of the mean, constants, and back; the mean's kernel may be there already.
+        assert!(if first { (3..=4).contains(&compiled) } else { compiled == 0 }, "{:?}", seen.calls);
     }
 }
 
-/// Captured once, even on the first use of its kernels, and replayed on other data.
-#[test]
-fn calls_can_be_captured() {
-    simulator();
-    let gpu = Gpu::new();
-    let (x, spec) = (sample(), spec());
-    let (mut input, q) = (gpu.matrix(&x, 0), DeviceQuantized::new(&gpu, &spec, x.rows, x.cols, 0));
-    let size = ops::quantize_workspace_size(&gpu.context, &spec, x.rows, x.cols).unwrap();
-    let (workspace, output) = (gpu.allocate(size, 0), gpu.matrix(&x, 0));
-    // Views before the capture: asking cudarc for a pointer makes the stream wait for events.
-    let (view, to, workspace) = (input.tensor(&gpu, &x), q.view_mut(&gpu), workspace.buffer_mut::<u8>(&gpu));
-    let (from, out) = (q.view(&gpu), output.tensor_mut(&gpu, &x));
-    gpu.stream.synchronize().unwrap();
-
-    gpu.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
-    ops::quantize(&gpu.context, view, to, workspace).unwrap();
-    ops::dequantize(&gpu.context, from, out).unwrap();
-    let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = gpu.stream.end_capture(flags).unwrap().expect("a graph");
-
-    for seed in [1, 2] {
-        let x = Matrix::new(DType::Bf16, &numbers(100 * 130, seed, &[]), 100, 130, 0);
-        gpu.overwrite(&mut input, x.bytes());
-        graph.launch().unwrap();
-        let expected = reference(&x.values(), &spec);
-        assert_eq!(gpu.download::<u8>(&q.codes), expected.codes);
-        let mut back = x.clone();
-        back.bytes_mut().copy_from_slice(&gpu.download::<u8>(&output));
-        let rounded: Vec<f32> = expected.values.iter().map(|&v| round_to(DType::Bf16, v)).collect();
-        same_bits(&back.values(), &rounded).unwrap();
-    }
-}
-
-/// Kernels of one context are compiled once, whatever the shapes, streams and threads.
+/// Kernels of a device are compiled once, whatever the shapes, streams, threads and contexts.
 #[test]
 fn kernels_are_kept() {
     let Some(()) = simulator() else { return };
@@ -177,7 +165,9 @@ fn kernels_are_kept() {
     reset_counters();
     for columns in [64, 65, 640] {
         let x = Matrix::new(DType::F32, &numbers(3 * columns, 9, &[]), 3, columns, 0);
-        check(&gpu.with_new_stream(), &x, &QuantSpec::new(Codebook::Nf4, 64), DType::F32, ALIGNED).unwrap();
+        for gpu in [gpu.with_new_stream(), Gpu::new()] {
+            check(&gpu, &x, &QuantSpec::new(Codebook::Fp4E3m0, 256), DType::F32, ALIGNED).unwrap();
+        }
     }
     assert_eq!(loads(), 2);
 }

@@ -6,6 +6,7 @@ mod common;
 use common::device::*;
 use common::*;
 use ptx_sim::{Config, Installed};
+use qlora_kernels::format::Map256;
 use qlora_kernels::{Codebook, Constants, Context, DType, DeviceKind, QuantSpec, Status};
 
 fn refusal() -> (Status, String) {
@@ -48,12 +49,17 @@ fn each_machine_gets_its_answer() {
     ptx_sim::configure(&Config { compute_capability: (7, 5), ..usual.clone() });
     let gpu = Gpu::new();
     assert_eq!(gpu.context.instruction_set(), "sm_75");
+    let all: Vec<f32> = (0..9000).map(|i| f32::from_bits(i * 477_218)).collect();
     for dtype in [DType::F32, DType::F16, DType::Bf16] {
-        for constants in constants() {
-            let all: Vec<f32> = (0..9000).map(|i| f32::from_bits(i * 477_218)).collect();
-            let x = Matrix::new(dtype, &all, 90, 100, 0);
-            let spec = QuantSpec::new(Codebook::Nf4, 64).with_constants(constants);
-            check(&gpu, &x, &spec, dtype, ALIGNED).unwrap();
+        for at in [ALIGNED, Placement { gaps: [2, 1], codes: 1, tensors: 1 }] {
+            let x = Matrix::new(dtype, &all, 90, 100, at.gaps[0]);
+            for block_size in [32, 64, 4096] {
+                for (codebook, constants) in codebooks().into_iter().zip(constants().into_iter().cycle()) {
+                    let spec = QuantSpec::new(codebook, block_size).with_constants(constants);
+                    check(&gpu, &x, &spec, dtype, at).unwrap();
+                }
+            }
+            check_8bit(&gpu, &x, &Map256::dynamic_signed(), 256, dtype, at).unwrap();
         }
     }
     drop(gpu);

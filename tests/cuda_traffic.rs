@@ -59,7 +59,7 @@ fn each_byte_is_moved_once() {
             let q = DeviceQuantized::new(&gpu, &spec, ROWS, COLS, 0);
             let (input, output) = (gpu.matrix(&x, 0), gpu.matrix(&x, 0));
             let size = ops::quantize_workspace_size(&gpu.context, &spec, ROWS, COLS).unwrap();
-            let workspace = gpu.allocate(size, 0);
+            let workspace = gpu.workspace(size);
             gpu.stream.synchronize().unwrap();
 
             reset_counters();

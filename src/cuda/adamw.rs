@@ -1,7 +1,7 @@
 //! The AdamW step with f32 states.
 
-use super::device::Cuda;
-use super::launch::{Args, Matrix, Stream};
+use super::device::Queue;
+use super::launch::{Args, Matrix};
 use crate::error::Result;
 use crate::format::adamw::AdamWScalars;
 use crate::kernels::adamw::AdamWSpec;
@@ -11,8 +11,7 @@ use crate::view::{BufferMut, Tensor, TensorMut};
 
 /// Enqueues the update of `param`, `m` and `v` in place.
 pub fn adamw_step(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     scalars: &AdamWScalars,
     param: &TensorMut<'_>,
     grad: &Tensor<'_>,
@@ -23,7 +22,6 @@ pub fn adamw_step(
     if n == 0 {
         return Ok(());
     }
-    let _entered = cuda.enter()?;
     let contiguous = Matrix::is_contiguous(&param) && Matrix::is_contiguous(&grad);
     let layout = if contiguous { Layout::Vectors } else { Layout::Elements };
     let spec = AdamWSpec { dtypes: [param.dtype(), grad.dtype()], layout };
@@ -32,5 +30,5 @@ pub fn adamw_step(
     let args = args.pointer(grad).number(Matrix::row_stride(&grad));
     let args = args.pointer(m).pointer(v).number(n);
     let args = scalars.all().into_iter().fold(args, |args, scalar| args.number(scalar.to_bits().into()));
-    cuda.launch(spec.into(), n.div_ceil(THREADS.into()), args, stream)
+    queue.launch(spec.into(), n.div_ceil(THREADS.into()), args)
 }

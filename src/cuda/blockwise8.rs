@@ -1,7 +1,7 @@
 //! 8-bit blockwise quantization.
 
-use super::device::Cuda;
-use super::launch::{Args, Stream, layout};
+use super::device::Queue;
+use super::launch::{Args, layout};
 use super::memory::Address;
 use crate::error::Result;
 use crate::format::Map256;
@@ -12,8 +12,7 @@ use crate::view::{Buffer, BufferMut, Tensor, TensorMut};
 
 /// Enqueues the quantization of `x`.
 pub fn quantize(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     x: &Tensor<'_>,
     map: &Map256,
     block_size: u32,
@@ -24,18 +23,16 @@ pub fn quantize(
     if n == 0 {
         return Ok(());
     }
-    let _entered = cuda.enter()?;
     let layout = layout(x, codes.address(), 8);
     let map = Box::new(bits(map.values));
     let spec = Quantize8Spec { dtype: x.dtype(), layout, map, block_size };
     let args = Args::new().tensor(x, layout).pointer(codes).pointer(absmax).number(n);
-    cuda.launch(spec.into(), n.div_ceil(Tile::of(x.dtype()).elements().into()), args, stream)
+    queue.launch(spec.into(), Tile::of(x.dtype()).count(n), args)
 }
 
 /// Enqueues the dequantization into `out`.
 pub fn dequantize(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     codes: Buffer<'_, u8>,
     absmax: Buffer<'_, f32>,
     map: &Map256,
@@ -46,10 +43,9 @@ pub fn dequantize(
     if n == 0 {
         return Ok(());
     }
-    let _entered = cuda.enter()?;
     let layout = layout(out, codes.address(), 8);
     let map = Box::new(bits(map.values));
     let spec = Dequantize8Spec { dtype: out.dtype(), layout, map, block_size };
     let args = Args::new().tensor(out, layout).pointer(codes).pointer(absmax).number(n);
-    cuda.launch(spec.into(), n.div_ceil(Tile::of(out.dtype()).elements().into()), args, stream)
+    queue.launch(spec.into(), Tile::of(out.dtype()).count(n), args)
 }

@@ -1,7 +1,7 @@
 //! Dequantization of a whole matrix.
 
-use super::device::Cuda;
-use super::launch::{Args, Stream, layout};
+use super::device::Queue;
+use super::launch::{Args, layout};
 use super::memory::Address;
 use crate::error::Result;
 use crate::format::CodebookTable;
@@ -13,13 +13,11 @@ use crate::view::{ConstantsView, Quantized, TensorMut};
 
 /// Enqueues the dequantization of `matrix`, which has elements, into `out`.
 pub fn dequantize(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     matrix: &Quantized<'_>,
     table: &CodebookTable,
     out: &TensorMut<'_>,
 ) -> Result<()> {
-    let _entered = cuda.enter()?;
     let n = (out.rows() * out.cols()) as u64;
     let layout = layout(out, matrix.codes.address(), 4);
     let spec = DequantizeSpec {
@@ -36,6 +34,6 @@ pub fn dequantize(
             args.pointer(codes).pointer(scales).pointer(offset)
         }
     };
-    let tiles = n.div_ceil(Tile::of(out.dtype()).elements().into());
-    cuda.launch(spec.into(), tiles, args.number(n), stream)
+    let tiles = Tile::of(out.dtype()).count(n);
+    queue.launch(spec.into(), tiles, args.number(n))
 }

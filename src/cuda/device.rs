@@ -1,15 +1,18 @@
 //! A device and its primary context.
 
 use super::driver::{self, check};
+use super::launch::Stream;
 use super::module::Modules;
 use crate::error::{Error, Result, Status};
 use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute_enum as Attribute};
 use ptx_asm::Target;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, Weak};
 
 /// A GPU. It may be shared between threads.
 pub struct Cuda {
-    device: CUdevice,
+    pub(super) device: CUdevice,
     context: CUcontext,
     /// As the driver has it.
     pub name: String,
@@ -27,8 +30,20 @@ unsafe impl Send for Cuda {}
 unsafe impl Sync for Cuda {}
 
 impl Cuda {
-    /// Device `ordinal`. Fails without a driver, or for a GPU that is older than Turing.
-    pub fn new(ordinal: u32) -> Result<Self> {
+    /// Device `ordinal`, one for all who ask as long as somebody has it, so that its kernels are compiled once. Fails
+    /// without a driver, or for a GPU that is older than Turing.
+    pub fn of(ordinal: u32) -> Result<Arc<Self>> {
+        static DEVICES: Mutex<BTreeMap<u32, Weak<Cuda>>> = Mutex::new(BTreeMap::new());
+        let mut devices = DEVICES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(device) = devices.get(&ordinal).and_then(Weak::upgrade) {
+            return Ok(device);
+        }
+        let device = Arc::new(Self::new(ordinal)?);
+        devices.insert(ordinal, Arc::downgrade(&device));
+        Ok(device)
+    }
+
+    fn new(ordinal: u32) -> Result<Self> {
         driver::find()?;
         let count = driver::device_count();
         if count == 0 {
@@ -82,32 +97,39 @@ impl Cuda {
         if self.capability >= Target::Sm80.sm() { Target::Sm80 } else { Target::Sm75 }
     }
 
-    /// Makes the device's context current for as long as the guard lives.
-    pub fn enter(&self) -> Result<Entered<'_>> {
+    /// Makes the device's context current on this thread, for work to be put on a stream, until the queue is dropped.
+    pub fn queue(&self, stream: Stream) -> Result<Queue<'_>> {
         // SAFETY: the context is retained.
         check(unsafe { sys::cuCtxPushCurrent_v2(self.context) }, "cuCtxPushCurrent")?;
-        Ok(Entered(PhantomData))
+        Ok(Queue { cuda: self, stream, this_thread: PhantomData })
     }
 }
 
 impl Drop for Cuda {
+    /// Waits for the context's work, which may use the kernels. At the end of a process the driver may be gone already:
+    /// nothing is left to do then, so errors are let go.
     fn drop(&mut self) {
-        if let Ok(_entered) = self.enter() {
+        if let Ok(_queue) = self.queue(Stream::LEGACY_DEFAULT) {
+            // SAFETY: a context is current; its kernels are used by this device's handles only, of which none is left.
+            let _ = unsafe { sys::cuCtxSynchronize() };
             self.modules.unload();
         }
-        // At the end of a process the driver may be gone already: nothing is left to do then.
         // SAFETY: retained in `new`.
         let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
     }
 }
 
-/// The device's context is current on this thread.
-pub struct Entered<'a>(PhantomData<(&'a Cuda, *const ())>);
+/// A device whose context is current on this thread, and the stream that its work goes to.
+pub struct Queue<'a> {
+    pub(super) cuda: &'a Cuda,
+    pub(super) stream: Stream,
+    this_thread: PhantomData<*const ()>,
+}
 
-impl Drop for Entered<'_> {
+impl Drop for Queue<'_> {
     fn drop(&mut self) {
         let mut popped = std::ptr::null_mut();
-        // SAFETY: pushed by `enter` on this thread.
+        // SAFETY: pushed by `queue` on this thread.
         let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut popped) };
     }
 }

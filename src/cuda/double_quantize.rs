@@ -1,7 +1,7 @@
 //! Double quantization of constants: the levels of the sum, then the codes.
 
-use super::device::Cuda;
-use super::launch::{Args, Stream};
+use super::device::Queue;
+use super::launch::Args;
 use super::memory::Address;
 use crate::error::Result;
 use crate::format::spec::CONSTANT_BLOCK;
@@ -44,8 +44,7 @@ impl Level {
 /// Enqueues the double quantization of `n` constants at `absmax`. `out` is where codes, scales and offset go;
 /// `workspace` has [`workspace_size`] bytes.
 pub fn enqueue(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     absmax: u64,
     n: u64,
     constants: &Constants,
@@ -53,7 +52,7 @@ pub fn enqueue(
     workspace: u64,
 ) -> Result<()> {
     if n == 0 {
-        return cuda.fill_word(offset, 0f32.to_bits(), stream); // the mean of nothing
+        return queue.fill_word(offset, 0f32.to_bits()); // the mean of nothing
     }
     let most = n.div_ceil(FAN_IN as u64);
     let (mut to, end) = Level::place(workspace, most);
@@ -63,33 +62,30 @@ pub fn enqueue(
     while first || len > 1 {
         let runs = len.div_ceil(FAN_IN as u64);
         let args = Args::new().number(values).number(counts).number(len).number(to.sums).number(to.counts);
-        cuda.launch(SumSpec { first }.into(), blocks_of_runs(runs), args, stream)?;
+        queue.launch(SumSpec { first }.into(), blocks_of_runs(runs), args)?;
         (values, counts, len, first) = (to.sums, to.counts, runs, false);
         std::mem::swap(&mut to, &mut next);
     }
     let args = Args::new().number(absmax).number(n).number(values).number(counts);
     let args = args.number(codes).number(scales).number(offset);
     let spec = DoubleQuantizeSpec { nested: nested(constants) };
-    cuda.launch(spec.into(), blocks_of_runs(n.div_ceil(CONSTANT_BLOCK)), args, stream)
+    queue.launch(spec.into(), blocks_of_runs(n.div_ceil(CONSTANT_BLOCK)), args)
 }
 
 /// Enqueues [`enqueue`] for constants of the caller's.
 pub fn quantize(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     absmax: Buffer<'_, f32>,
     constants: &Constants,
     out: [u64; 3],
     workspace: BufferMut<'_, u8>,
 ) -> Result<()> {
-    let _entered = cuda.enter()?;
-    enqueue(cuda, stream, absmax.address(), absmax.len() as u64, constants, out, workspace.address())
+    enqueue(queue, absmax.address(), absmax.len() as u64, constants, out, workspace.address())
 }
 
 /// Enqueues the reading back of constants.
 pub fn dequantize(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     constants: &Constants,
     [codes, scales, offset]: [u64; 3],
     absmax: &BufferMut<'_, f32>,
@@ -98,10 +94,9 @@ pub fn dequantize(
     if n == 0 {
         return Ok(());
     }
-    let _entered = cuda.enter()?;
     let spec = DoubleDequantizeSpec { nested: nested(constants) };
     let args = Args::new().number(codes).number(scales).number(offset).number(n).pointer(absmax);
-    cuda.launch(spec.into(), blocks_of_runs(n.div_ceil(CONSTANT_BLOCK)), args, stream)
+    queue.launch(spec.into(), blocks_of_runs(n.div_ceil(CONSTANT_BLOCK)), args)
 }
 
 /// A warp does a run.

@@ -9,12 +9,9 @@ use std::sync::OnceLock;
 /// The least driver: that of CUDA 12.0 (r525), the version of the functions bound and of the kernels' PTX.
 const LEAST: i32 = 12_000;
 
-/// The names under which cudarc looks for the driver, in its order.
-const NAMES: &[&str] = if cfg!(windows) {
-    &["nvcuda.dll"]
-} else {
-    &["libcuda.so", "libcuda.so.12", "libcuda.so.11", "libcuda.so.10", "libcuda.so.9", "libcuda.so.1"]
-};
+/// The names under which drivers are installed, of those that cudarc tries, in its order: the first that opens is the one
+/// that it uses, too.
+const NAMES: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so", "libcuda.so.1"] };
 
 /// Looks for a driver that is new enough and starts it. Asked once a process, until there is one.
 pub fn find() -> Result<()> {
@@ -47,17 +44,16 @@ pub fn find() -> Result<()> {
 
 /// `cuDriverGetVersion` of the library that cudarc will use; `None` where there is none.
 fn version() -> Option<i32> {
-    NAMES.iter().find_map(|name| {
-        // SAFETY: loading the driver runs its initializers, as every CUDA program does; the signature is the driver
-        // API's. The library stays loaded: unloading a driver is not supported.
-        unsafe {
-            let library = std::mem::ManuallyDrop::new(libloading::Library::new(*name).ok()?);
-            let get: libloading::Symbol<unsafe extern "C" fn(*mut c_int) -> c_int> =
-                library.get(b"cuDriverGetVersion\0").ok()?;
-            let mut version = 0;
-            (get(&mut version) == 0).then_some(version)
-        }
-    })
+    // SAFETY: loading the driver runs its initializers, as every CUDA program does; the signature is the driver API's.
+    // The library stays loaded: unloading a driver is not supported.
+    unsafe {
+        let library = NAMES.iter().find_map(|name| libloading::Library::new(*name).ok())?;
+        let library = std::mem::ManuallyDrop::new(library);
+        let get: libloading::Symbol<unsafe extern "C" fn(*mut c_int) -> c_int> =
+            library.get(b"cuDriverGetVersion\0").ok()?;
+        let mut version = 0;
+        (get(&mut version) == 0).then_some(version)
+    }
 }
 
 /// There is a driver and nothing else.

@@ -3,8 +3,8 @@
 //! - forward `Y[M, N] = X·Wᵀ + bias + T·Bᵀ` with `T[M, r] = s·X·Aᵀ`;
 //! - backward `dX[M, K] = dY·W + U·A` with `U[M, r] = s·dY·B`.
 
-use super::device::Cuda;
-use super::launch::{Args, Matrix, Stream};
+use super::device::Queue;
+use super::launch::{Args, Matrix};
 use super::memory::Address;
 use crate::error::Result;
 use crate::format::CodebookTable;
@@ -101,8 +101,7 @@ impl<'a> Output<'a> {
 
 /// Enqueues a sum of products, each with its inner length. The context must be current.
 pub fn multiply(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     products: &[(Operand<'_>, Operand<'_>, usize)],
     to: Output<'_>,
 ) -> Result<()> {
@@ -122,7 +121,7 @@ pub fn multiply(
     let args = args.number(m).number(n).number(to.scale.to_bits().into());
     let args = to.bias.into_iter().fold(args, |args, bias| args.pointer(bias));
     let args = args.pointer(to.out).number(Matrix::row_stride(&to.out));
-    cuda.launch(spec.into(), tiles(m, n), args, stream)
+    queue.launch(spec.into(), tiles(m, n), args)
 }
 
 /// A low-rank matrix `[m, rank]` in the workspace, which has [`workspace_size`] bytes.
@@ -133,33 +132,20 @@ pub fn low_rank<'a>(workspace: &'a BufferMut<'_, u8>, m: usize, rank: usize) -> 
 }
 
 /// Enqueues `T = s·X·Aᵀ`.
-pub fn down_projection(
-    cuda: &Cuda,
-    stream: Stream,
-    x: &Tensor<'_>,
-    lora: &Lora<'_>,
-    t: &TensorMut<'_>,
-) -> Result<()> {
+pub fn down_projection(queue: &Queue<'_>, x: &Tensor<'_>, lora: &Lora<'_>, t: &TensorMut<'_>) -> Result<()> {
     let product = (Operand::along(x), Operand::along(&lora.a), x.cols());
-    multiply(cuda, stream, &[product], Output { scale: lora.scale, ..Output::new(t) })
+    multiply(queue, &[product], Output { scale: lora.scale, ..Output::new(t) })
 }
 
 /// Enqueues `U = s·dY·B`.
-pub fn up_projection(
-    cuda: &Cuda,
-    stream: Stream,
-    dy: &Tensor<'_>,
-    lora: &Lora<'_>,
-    u: &TensorMut<'_>,
-) -> Result<()> {
+pub fn up_projection(queue: &Queue<'_>, dy: &Tensor<'_>, lora: &Lora<'_>, u: &TensorMut<'_>) -> Result<()> {
     let product = (Operand::along(dy), Operand::along(&lora.b).across(), dy.cols());
-    multiply(cuda, stream, &[product], Output { scale: lora.scale, ..Output::new(u) })
+    multiply(queue, &[product], Output { scale: lora.scale, ..Output::new(u) })
 }
 
 /// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
 pub fn forward(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     x: &Tensor<'_>,
     (w, table): (&Quantized<'_>, &CodebookTable),
     bias: Option<&Tensor<'_>>,
@@ -167,35 +153,32 @@ pub fn forward(
     y: &TensorMut<'_>,
     workspace: BufferMut<'_, u8>,
 ) -> Result<()> {
-    let _entered = cuda.enter()?;
     let base = (Operand::along(x), Operand::quantized(w, table), x.cols());
     let to = Output { bias, ..Output::new(y) };
     let Some(lora) = lora.filter(|lora| lora.rank() > 0) else {
-        return multiply(cuda, stream, &[base], to);
+        return multiply(queue, &[base], to);
     };
     let t = low_rank(&workspace, x.rows(), lora.rank())?;
-    down_projection(cuda, stream, x, lora, &t)?;
+    down_projection(queue, x, lora, &t)?;
     let adapter = (Operand::along(&t.as_tensor()), Operand::along(&lora.b), lora.rank());
-    multiply(cuda, stream, &[base, adapter], to)
+    multiply(queue, &[base, adapter], to)
 }
 
 /// Enqueues `dX = dY·W + s·(dY·B)·A`.
 pub fn backward(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     dy: &Tensor<'_>,
     (w, table): (&Quantized<'_>, &CodebookTable),
     lora: Option<&Lora<'_>>,
     dx: &TensorMut<'_>,
     workspace: BufferMut<'_, u8>,
 ) -> Result<()> {
-    let _entered = cuda.enter()?;
     let base = (Operand::along(dy), Operand::quantized(w, table).across(), dy.cols());
     let Some(lora) = lora.filter(|lora| lora.rank() > 0) else {
-        return multiply(cuda, stream, &[base], Output::new(dx));
+        return multiply(queue, &[base], Output::new(dx));
     };
     let u = low_rank(&workspace, dy.rows(), lora.rank())?;
-    up_projection(cuda, stream, dy, lora, &u)?;
+    up_projection(queue, dy, lora, &u)?;
     let adapter = (Operand::along(&u.as_tensor()), Operand::along(&lora.a).across(), lora.rank());
-    multiply(cuda, stream, &[base, adapter], Output::new(dx))
+    multiply(queue, &[base, adapter], Output::new(dx))
 }

@@ -1,8 +1,9 @@
 //! Launching kernels on the caller's stream.
 
-use super::device::Cuda;
+use super::device::Queue;
 use super::driver::check;
 use super::memory::Address;
+use super::module::Relaxed;
 use crate::error::Result;
 use crate::kernels::KernelSpec;
 use crate::kernels::tensor::Layout;
@@ -35,9 +36,6 @@ impl Stream {
         self.0.cast()
     }
 }
-
-/// Blocks an SM: with 256 threads each they fill it, and enough tiles to stride over even out blocks of unequal speed.
-const BLOCKS_PER_PROCESSOR: u64 = 8;
 
 /// The arguments of a launch, in the order of the kernel's parameters.
 #[derive(Default)]
@@ -103,26 +101,33 @@ pub fn layout(tensor: impl Matrix, codes: u64, codes_align: u64) -> Layout {
     if tensor.is_contiguous() && aligned { Layout::Vectors } else { Layout::Elements }
 }
 
-impl Cuda {
-    /// Enqueues a kernel with enough blocks for `tiles`, or as many as fill the device. The context must be current.
-    pub(super) fn launch(&self, spec: KernelSpec, tiles: u64, args: Args, stream: Stream) -> Result<()> {
+/// How often a grid fills the device, at most: enough blocks to even out those of unequal speed, few enough to share what a
+/// block does once.
+const WAVES: u64 = 2;
+
+impl Queue<'_> {
+    /// Enqueues a kernel with a block for each of `tiles`, or as many as fill the device.
+    pub(super) fn launch(&self, spec: KernelSpec, tiles: u64, args: Args) -> Result<()> {
         let function = self.function(spec)?;
-        let blocks = tiles.clamp(1, u64::from(self.processors) * BLOCKS_PER_PROCESSOR) as u32;
+        let most = u64::from(self.cuda.processors) * u64::from(function.blocks_per_processor) * WAVES;
+        let blocks = tiles.clamp(1, most) as u32;
         let mut values = args.0;
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| (v as *mut u64).cast()).collect();
+        // The driver may put off a part of the loading until here.
+        let _relaxed = function.first_launch().then(Relaxed::enter);
         // SAFETY: the kernel's parameters are what its spec documents and its caller has lined up; each pointer is to
         // eight bytes that outlive the call.
         let result = unsafe {
             let (handle, threads) = (function.handle, function.threads);
-            let (stream, params) = (stream.handle(), pointers.as_mut_ptr());
+            let (stream, params) = (self.stream.handle(), pointers.as_mut_ptr());
             sys::cuLaunchKernel(handle, blocks, 1, 1, threads, 1, 1, 0, stream, params, std::ptr::null_mut())
         };
         check(result, "cuLaunchKernel")
     }
 
     /// Enqueues the writing of one 32-bit word.
-    pub(super) fn fill_word(&self, at: u64, word: u32, stream: Stream) -> Result<()> {
+    pub(super) fn fill_word(&self, at: u64, word: u32) -> Result<()> {
         // SAFETY: the caller's memory, as vouched for by the view it comes from.
-        check(unsafe { sys::cuMemsetD32Async(at, word, 1, stream.handle()) }, "cuMemsetD32Async")
+        check(unsafe { sys::cuMemsetD32Async(at, word, 1, self.stream.handle()) }, "cuMemsetD32Async")
     }
 }

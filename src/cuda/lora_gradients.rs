@@ -1,15 +1,13 @@
 //! The gradients of a low-rank adapter: `dA[r, K] = Uᵀ·X` and `dB[N, r] = dYᵀ·T`, with U and T as in [`super::gemm`].
 
-use super::device::Cuda;
+use super::device::Queue;
 use super::gemm::{Operand, Output, down_projection, low_rank, multiply, up_projection};
-use super::launch::Stream;
 use crate::error::Result;
 use crate::view::{BufferMut, Lora, Tensor, TensorMut};
 
 /// Enqueues both gradients, written or added to what is there.
 pub fn lora_gradients(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     x: &Tensor<'_>,
     dy: &Tensor<'_>,
     lora: &Lora<'_>,
@@ -17,7 +15,6 @@ pub fn lora_gradients(
     accumulate: bool,
     workspace: BufferMut<'_, u8>,
 ) -> Result<()> {
-    let _entered = cuda.enter()?;
     let (tokens, rank) = (x.rows(), lora.rank());
     if rank == 0 {
         return Ok(());
@@ -26,10 +23,10 @@ pub fn lora_gradients(
     let low = low_rank(&workspace, tokens, rank)?;
     let gradient = |left: &Tensor<'_>, right: &Tensor<'_>, out: &TensorMut<'_>| {
         let product = (Operand::along(left).across(), Operand::along(right).across(), tokens);
-        multiply(cuda, stream, &[product], Output { accumulate, ..Output::new(out) })
+        multiply(queue, &[product], Output { accumulate, ..Output::new(out) })
     };
-    up_projection(cuda, stream, dy, lora, &low)?;
+    up_projection(queue, dy, lora, &low)?;
     gradient(&low.as_tensor(), x, da)?;
-    down_projection(cuda, stream, x, lora, &low)?;
+    down_projection(queue, x, lora, &low)?;
     gradient(dy, &low.as_tensor(), db)
 }

@@ -1,9 +1,9 @@
 //! What a pointer points to.
 
-use super::device::Cuda;
+use super::device::Queue;
 use super::driver::check;
 use crate::error::{Error, Result};
-use crate::view::{Buffer, BufferMut, Tensor, TensorMut};
+use crate::view::{Buffer, BufferMut, Extent, Tensor, TensorMut};
 use cudarc::driver::sys::{self, CUpointer_attribute_enum as Attribute, CUresult};
 
 /// A view's address.
@@ -12,59 +12,70 @@ pub trait Address {
     fn address(&self) -> u64;
 }
 
-impl<T> Address for Buffer<'_, T> {
-    fn address(&self) -> u64 {
-        self.extent().start() as u64
-    }
+macro_rules! address {
+    ($([$($generics:tt)*] $view:ty;)*) => {$(
+        impl<$($generics)*> Address for $view {
+            fn address(&self) -> u64 {
+                self.extent().start() as u64
+            }
+        }
+    )*};
 }
-impl<T> Address for BufferMut<'_, T> {
-    fn address(&self) -> u64 {
-        self.extent().start() as u64
-    }
+
+address! {
+    [T] Buffer<'_, T>;
+    [T] BufferMut<'_, T>;
+    [T] &BufferMut<'_, T>;
+    [] &Tensor<'_>;
+    [] &TensorMut<'_>;
 }
-impl<T> Address for &Buffer<'_, T> {
-    fn address(&self) -> u64 {
-        self.extent().start() as u64
-    }
-}
-impl<T> Address for &BufferMut<'_, T> {
-    fn address(&self) -> u64 {
-        self.extent().start() as u64
-    }
-}
-impl Address for &Tensor<'_> {
-    fn address(&self) -> u64 {
-        self.extent().start() as u64
-    }
-}
-impl Address for &TensorMut<'_> {
-    fn address(&self) -> u64 {
-        self.extent().start() as u64
+
+impl Queue<'_> {
+    /// Refuses memory that kernels of this device must not touch: an illegal address is the end of the whole context. Rust
+    /// slices are refused even where a GPU could read them, because the call's work may outlive the borrow.
+    pub fn check_memory(&self, arguments: &[&[(&str, Extent)]]) -> Result<()> {
+        for (name, extent) in arguments.iter().copied().flatten().filter(|(_, extent)| !extent.is_empty()) {
+            let address = extent.start() as u64;
+            let refuse = |what: &str| Err(Error::invalid(format!("{name} is at {address:#x}, {what}")));
+            if extent.is_host() {
+                return refuse("a Rust slice; a CUDA context takes views of device memory, made by from_raw");
+            }
+            match pointer_attribute::<u64>(Attribute::CU_POINTER_ATTRIBUTE_DEVICE_POINTER, address) {
+                Ok(Some(seen)) if seen == address => {}
+                // Host memory that the driver does not know, on a device that reads all host memory.
+                Ok(None) if self.cuda.reads_host_memory && owner(address).is_none() => {}
+                Ok(_) => match owner(address) {
+                    Some(other) if other != self.cuda.device => {
+                        return refuse(&format!(
+                            "which is memory of CUDA device {other}; the context is one of device {}",
+                            self.cuda.device
+                        ));
+                    }
+                    _ => {
+                        return refuse(
+                            "which is no memory of the device; a CUDA context needs device, managed or pinned memory",
+                        );
+                    }
+                },
+                Err(result) => return check(result, "cuPointerGetAttribute"),
+            }
+        }
+        Ok(())
     }
 }
 
-impl Cuda {
-    /// Refuses pointers that kernels must not touch: ordinary host memory would be an illegal address, and that is the
-    /// end of the whole context. The context must be current.
-    pub fn check_memory(&self, views: &[(&str, crate::view::Extent)]) -> Result<()> {
-        if self.reads_host_memory {
-            return Ok(());
-        }
-        for (name, extent) in views.iter().filter(|(_, extent)| !extent.is_empty()) {
-            let mut kind = 0u32;
-            let address = extent.start() as u64;
-            // SAFETY: the attribute is a 32-bit number.
-            let result = unsafe {
-                let to = (&mut kind as *mut u32).cast();
-                sys::cuPointerGetAttribute(to, Attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address)
-            };
-            if result == CUresult::CUDA_ERROR_INVALID_VALUE {
-                return Err(Error::invalid(format!(
-                    "{name} is at {address:#x}, which is no memory of the device; a CUDA context needs device, managed or pinned memory"
-                )));
-            }
-            check(result, "cuPointerGetAttribute")?;
-        }
-        Ok(())
+/// The device that an address belongs to, if the driver knows it.
+fn owner(address: u64) -> Option<i32> {
+    pointer_attribute(Attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address).ok().flatten()
+}
+
+/// An attribute of an address, seen from the current context; `None` if the context cannot reach it.
+fn pointer_attribute<T: Copy + Default>(which: Attribute, address: u64) -> Result<Option<T>, CUresult> {
+    let mut value = T::default();
+    // SAFETY: the attributes asked for here have the size of T (driver manual, cuPointerGetAttribute).
+    match unsafe { sys::cuPointerGetAttribute((&raw mut value).cast(), which, address) } {
+        CUresult::CUDA_SUCCESS => Ok(Some(value)),
+        CUresult::CUDA_ERROR_INVALID_VALUE => Ok(None),
+        other => Err(other),
     }
 }

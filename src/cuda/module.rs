@@ -1,6 +1,6 @@
 //! Compiled kernels: written as PTX and handed to the driver's compiler the first time they are needed.
 
-use super::device::Cuda;
+use super::device::Queue;
 use super::driver::check;
 use crate::error::{Error, Result, Status};
 use crate::kernels::{KernelSpec, Spec, Written};
@@ -9,48 +9,66 @@ use cudarc::driver::sys::{
 };
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A kernel, ready to be launched.
-#[derive(Clone, Copy)]
 pub struct Function {
     pub(super) handle: CUfunction,
+    /// Threads a block.
     pub(super) threads: u32,
+    /// Blocks that an SM holds at once.
+    pub(super) blocks_per_processor: u32,
     module: CUmodule,
+    launched: AtomicBool,
 }
 
 // SAFETY: handles of the driver, which may be used by any thread.
 unsafe impl Send for Function {}
+unsafe impl Sync for Function {}
+
+impl Function {
+    /// True once.
+    pub(super) fn first_launch(&self) -> bool {
+        !self.launched.load(Ordering::Relaxed) && !self.launched.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// A kernel that may be compiled already. Its lock is held while it is; other kernels can be launched meanwhile.
+type Slot = Arc<Mutex<Option<Arc<Function>>>>;
 
 /// The kernels of a device.
 #[derive(Default)]
-pub struct Modules(Mutex<HashMap<KernelSpec, Function>>);
+pub struct Modules(Mutex<HashMap<KernelSpec, Slot>>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 impl Modules {
-    fn lock(&self) -> MutexGuard<'_, HashMap<KernelSpec, Function>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Frees all kernels; the context must be current.
+    /// Frees all kernels; the context must be current and idle.
     pub fn unload(&self) {
-        for (_, function) in self.lock().drain() {
-            // SAFETY: loaded by `load`, and nothing uses the device any more.
-            let _ = unsafe { sys::cuModuleUnload(function.module) };
+        for (_, slot) in lock(&self.0).drain() {
+            if let Some(function) = lock(&slot).take() {
+                // SAFETY: loaded by `load`, and nothing uses the device any more.
+                let _ = unsafe { sys::cuModuleUnload(function.module) };
+            }
         }
     }
 }
 
-impl Cuda {
-    /// The kernel of a spec; the context must be current. Compiles it on first use.
-    pub(super) fn function(&self, spec: KernelSpec) -> Result<Function> {
-        let mut modules = self.modules.lock();
-        if let Some(function) = modules.get(&spec) {
-            return Ok(*function);
+impl Queue<'_> {
+    /// The kernel of a spec. Compiles it on first use.
+    pub(super) fn function(&self, spec: KernelSpec) -> Result<Arc<Function>> {
+        let slot = lock(&self.cuda.modules.0).entry(spec.clone()).or_default().clone();
+        let mut slot = lock(&slot);
+        if let Some(function) = &*slot {
+            return Ok(function.clone());
         }
-        let written = spec.write(self.target());
+        let written = spec.write(self.cuda.target());
         let written = written.map_err(|error| Error::new(Status::Internal, format!("{spec:?}: {error}")))?;
-        let function = load(&written, &self.name)?;
-        modules.insert(spec, function);
+        let function = Arc::new(load(&written, &self.cuda.name)?);
+        *slot = Some(function.clone());
         Ok(function)
     }
 }
@@ -71,12 +89,8 @@ fn load(written: &Written, device: &str) -> Result<Function> {
         let image = image.as_ptr().cast();
         let result =
             sys::cuModuleLoadDataEx(&mut module, image, 2, options.as_mut_ptr(), values.as_mut_ptr());
-        check(result, &format!("compiling kernel {} for {device}", written.name)).map_err(|error| {
-            let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
-            let log = String::from_utf8_lossy(&log[..end]).trim().replace('\n', "; ");
-            let log = if log.is_empty() { log } else { format!(": {log}") };
-            Error::new(Status::Device, format!("{}{log}", error.message()))
-        })?;
+        check(result, &format!("compiling kernel {} for {device}", written.name))
+            .map_err(|error| with_log(&error, &log))?;
         let entry = CString::new(written.name).expect("names have no zero byte");
         let result = sys::cuModuleGetFunction(&mut handle, module, entry.as_ptr());
         if result != CUresult::CUDA_SUCCESS {
@@ -84,14 +98,38 @@ fn load(written: &Written, device: &str) -> Result<Function> {
         }
         check(result, "cuModuleGetFunction")?;
     }
-    Ok(Function { handle, threads: written.threads, module })
+    Ok(Function {
+        handle,
+        threads: written.threads,
+        blocks_per_processor: occupancy(handle, written.threads),
+        module,
+        launched: AtomicBool::new(false),
+    })
+}
+
+/// Blocks that an SM holds at once.
+fn occupancy(function: CUfunction, threads: u32) -> u32 {
+    let mut blocks = 0;
+    // SAFETY: the function is loaded, the pointer valid.
+    let result =
+        unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, threads as i32, 0) };
+    // What no answer is worth failing for: a guess that most GPUs hold.
+    if result == CUresult::CUDA_SUCCESS && blocks > 0 { blocks as u32 } else { 4 }
+}
+
+/// The error with what the driver's compiler has written, a zero-terminated text, on one line.
+fn with_log(error: &Error, log: &[u8]) -> Error {
+    let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+    let log = String::from_utf8_lossy(&log[..end]).trim().replace('\n', "; ");
+    let log = if log.is_empty() { log } else { format!(": {log}") };
+    Error::new(error.status(), format!("{}{log}", error.message()))
 }
 
 /// While it lives, this thread may make calls that a capture in global mode would forbid.
-struct Relaxed(Option<CUstreamCaptureMode>);
+pub(super) struct Relaxed(Option<CUstreamCaptureMode>);
 
 impl Relaxed {
-    fn enter() -> Self {
+    pub(super) fn enter() -> Self {
         let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: exchanges the mode with the thread's own.
         let result = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
@@ -105,5 +143,19 @@ impl Drop for Relaxed {
             // SAFETY: as in `enter`.
             let _ = unsafe { sys::cuThreadExchangeStreamCaptureMode(mode) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compilers_log_is_kept() {
+        let error = Error::new(Status::Device, "compiling kernel k: CUDA_ERROR_INVALID_PTX (218)");
+        let log = b"ptxas application ptx input, line 3; fatal: syntax error\nsecond line\n\0rubbish";
+        let message = "compiling kernel k: CUDA_ERROR_INVALID_PTX (218): ptxas application ptx input, line 3; fatal: syntax error; second line";
+        assert_eq!(with_log(&error, log), Error::new(Status::Device, message));
+        assert_eq!(with_log(&error, b"\0"), error);
     }
 }

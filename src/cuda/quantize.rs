@@ -1,8 +1,8 @@
 //! Quantization: one kernel for codes and absmax, with double quantization those of [`super::double_quantize`] after it.
 
-use super::device::Cuda;
+use super::device::Queue;
 use super::double_quantize;
-use super::launch::{Args, Stream, layout};
+use super::launch::{Args, layout};
 use super::memory::Address;
 use crate::error::Result;
 use crate::format::CodebookTable;
@@ -21,14 +21,12 @@ pub fn workspace_size(blocks: u64, nested: bool) -> Option<u64> {
 
 /// Enqueues the quantization of `x` into `out`.
 pub fn quantize(
-    cuda: &Cuda,
-    stream: Stream,
+    queue: &Queue<'_>,
     x: &Tensor<'_>,
     table: &CodebookTable,
     out: QuantizedMut<'_>,
     workspace: BufferMut<'_, u8>,
 ) -> Result<()> {
-    let _entered = cuda.enter()?;
     let n = (x.rows() * x.cols()) as u64;
     let blocks = n.div_ceil(u64::from(out.spec.block_size));
     let (absmax, rest) = match &out.constants {
@@ -43,16 +41,15 @@ pub fn quantize(
         QuantizeSpec { dtype: x.dtype(), layout, table: table.into(), block_size: out.spec.block_size };
     let args = Args::new().tensor(x, layout).pointer(&out.codes).number(absmax).number(n);
     if n > 0 {
-        let tiles = n.div_ceil(Tile::of(x.dtype()).elements().into());
-        cuda.launch(spec.into(), tiles, args, stream)?;
+        let tiles = Tile::of(x.dtype()).count(n);
+        queue.launch(spec.into(), tiles, args)?;
     }
     match &out.constants {
         ConstantsMut::F32(_) => Ok(()),
         ConstantsMut::Nested { codes, scales, offset } => {
             let constants = &out.spec.constants;
             double_quantize::enqueue(
-                cuda,
-                stream,
+                queue,
                 absmax,
                 blocks,
                 constants,

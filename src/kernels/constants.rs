@@ -98,7 +98,7 @@ impl NestedDecoder {
 fn decode_fp8(k: &Kernel, code: Reg<B32>) -> Reg<F32> {
     let magnitude = k.and_b32(code, 0x7f);
     let biased = k.f32_from_bits(k.shl_b32(magnitude, 23 - 3));
-    let value = k.f32_to_bits(k.mul_rn_f32(biased, 120f32.exp2()));
+    let value = k.f32_to_bits(k.mul_rn_f32(biased, f32::from_bits((127 + 127 - 7) << 23)));
     let value = k.selp_b32(f32::NAN.to_bits(), value, k.setp_eq_u32(magnitude, u32::from(fp8::NAN_CODE)));
     k.f32_from_bits(k.or_b32(value, k.shl_b32(k.and_b32(code, 0x80), 24)))
 }

@@ -28,6 +28,11 @@ impl Tile {
         Self { vector: VECTOR_BYTES / dtype.size() as u32 }
     }
 
+    /// Tiles of `n` elements.
+    pub fn count(self, n: u64) -> u64 {
+        n.div_ceil(self.elements().into())
+    }
+
     /// Elements that a warp's lanes hold in one vector each.
     pub fn across(self) -> u32 {
         32 * self.vector

@@ -1,7 +1,7 @@
 //! The AdamW step.
 
 use super::context::{Context, Device};
-use super::{check_disjoint, check_memory, check_shape};
+use super::{check_disjoint, check_shape};
 use crate::error::{Result, ensure};
 use crate::format::adamw::AdamWScalars;
 use crate::view::{BufferMut, Tensor, TensorMut};
@@ -100,8 +100,9 @@ pub fn adamw_step<'a>(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            check_memory(cuda, &[&outputs, &[("grad", grad.extent())]])?;
-            cuda::adamw::adamw_step(cuda, context.stream, &scalars, &param, &grad, &m, &v)
+            let queue = cuda.queue(context.stream)?;
+            queue.check_memory(&[&outputs, &[("grad", grad.extent())]])?;
+            cuda::adamw::adamw_step(&queue, &scalars, &param, &grad, &m, &v)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! 8-bit blockwise quantization (8-bit optimizer states, arXiv 2110.02861).
 
+use super::check_disjoint;
 use super::context::{Context, Device};
-use super::{check_disjoint, check_memory};
 use crate::error::{Error, Result, ensure};
 use crate::format::{Map256, spec::BLOCK_SIZES};
 use crate::view::{Buffer, BufferMut, Tensor, TensorMut};
@@ -28,8 +28,9 @@ pub fn quantize_8bit(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            check_memory(cuda, &[&outputs, &inputs])?;
-            cuda::blockwise8::quantize(cuda, context.stream, &x, map, block_size, &codes, &absmax)
+            let queue = cuda.queue(context.stream)?;
+            queue.check_memory(&[&outputs, &inputs])?;
+            cuda::blockwise8::quantize(&queue, &x, map, block_size, &codes, &absmax)
         }
     }
 }
@@ -55,8 +56,9 @@ pub fn dequantize_8bit(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            check_memory(cuda, &[&outputs, &inputs])?;
-            cuda::blockwise8::dequantize(cuda, context.stream, codes, absmax, map, block_size, &out)
+            let queue = cuda.queue(context.stream)?;
+            queue.check_memory(&[&outputs, &inputs])?;
+            cuda::blockwise8::dequantize(&queue, codes, absmax, map, block_size, &out)
         }
     }
 }

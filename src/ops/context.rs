@@ -61,7 +61,7 @@ impl Context {
     /// Fails with [`NoDevice`](crate::Status::NoDevice) where there is no driver, one older than CUDA 12.0 (r525), or no
     /// device; with [`Unsupported`](crate::Status::Unsupported) for a GPU older than Turing.
     pub fn cuda(ordinal: u32) -> Result<Self> {
-        Ok(Self::of(Device::Cuda(Arc::new(Cuda::new(ordinal)?))))
+        Ok(Self::of(Device::Cuda(Cuda::of(ordinal)?)))
     }
 
     /// The same device, with operations enqueued on another stream. A CPU context has no streams and ignores it.

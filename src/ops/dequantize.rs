@@ -2,7 +2,7 @@
 
 use super::context::{Context, Device};
 use super::quantize::check_constants;
-use super::{check_disjoint, check_memory, check_shape};
+use super::{check_disjoint, check_shape};
 use crate::error::{Error, Result};
 use crate::view::{Quantized, TensorMut};
 use crate::{cpu, cuda};
@@ -28,8 +28,9 @@ pub fn dequantize(context: &Context, matrix: Quantized<'_>, out: TensorMut<'_>) 
             Ok(())
         }
         Device::Cuda(cuda) => {
-            check_memory(cuda, &[&outputs, &inputs])?;
-            cuda::dequantize::dequantize(cuda, context.stream, &matrix, &table, &out)
+            let queue = cuda.queue(context.stream)?;
+            queue.check_memory(&[&outputs, &inputs])?;
+            cuda::dequantize::dequantize(&queue, &matrix, &table, &out)
         }
     }
 }

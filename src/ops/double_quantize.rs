@@ -2,7 +2,7 @@
 
 use super::context::{Context, Device};
 use super::quantize::check_constants;
-use super::{check_disjoint, check_memory, check_workspace, workspace_extent};
+use super::{check_disjoint, check_workspace, workspace_extent};
 use crate::cuda::memory::Address;
 use crate::error::{Error, Result, ensure};
 use crate::format::Constants;
@@ -51,9 +51,10 @@ pub fn double_quantize<'w>(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            check_memory(cuda, &[&outputs, &inputs])?;
+            let queue = cuda.queue(context.stream)?;
+            queue.check_memory(&[&outputs, &inputs])?;
             let out = [codes.address(), scales.address(), offset.address()];
-            cuda::double_quantize::quantize(cuda, context.stream, absmax, constants, out, workspace)
+            cuda::double_quantize::quantize(&queue, absmax, constants, out, workspace)
         }
     }
 }
@@ -83,9 +84,10 @@ pub fn double_dequantize(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            check_memory(cuda, &[&outputs, &inputs])?;
+            let queue = cuda.queue(context.stream)?;
+            queue.check_memory(&[&outputs, &inputs])?;
             let nested = [codes.address(), scales.address(), offset.address()];
-            cuda::double_quantize::dequantize(cuda, context.stream, constants, nested, &absmax)
+            cuda::double_quantize::dequantize(&queue, constants, nested, &absmax)
         }
     }
 }

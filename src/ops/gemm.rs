@@ -2,11 +2,11 @@
 
 use super::context::{Context, Device};
 use super::quantize::check_constants;
-use super::{check_disjoint, check_memory, check_shape, check_workspace, shape, workspace_extent};
+use super::{check_disjoint, check_shape, check_workspace, shape, workspace_extent};
 use crate::cpu::Cpu;
 use crate::cpu::dequantize::Reader;
 use crate::cpu::gemm::{self, engine::Scratch};
-use crate::cuda::{self, Cuda};
+use crate::cuda::{self, device::Queue};
 use crate::error::{Error, Result, ensure};
 use crate::format::CodebookTable;
 use crate::view::{BufferMut, Extent, Lora, Quantized, Tensor, TensorMut};
@@ -66,9 +66,10 @@ pub fn gemm_forward<'w>(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            let (table, workspace) = (call.table, call.for_cuda(cuda, m)?);
+            let queue = cuda.queue(context.stream)?;
+            let (table, workspace) = (call.table, call.for_queue(&queue, m)?);
             let (bias, lora) = (bias.as_ref(), lora.as_ref());
-            cuda::gemm::forward(cuda, context.stream, &x, (&w, &table), bias, lora, &y, workspace)
+            cuda::gemm::forward(&queue, &x, (&w, &table), bias, lora, &y, workspace)
         }
     }
 }
@@ -96,8 +97,9 @@ pub fn gemm_backward<'w>(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            let (table, workspace) = (call.table, call.for_cuda(cuda, m)?);
-            cuda::gemm::backward(cuda, context.stream, &dy, (&w, &table), lora.as_ref(), &dx, workspace)
+            let queue = cuda.queue(context.stream)?;
+            let (table, workspace) = (call.table, call.for_queue(&queue, m)?);
+            cuda::gemm::backward(&queue, &dy, (&w, &table), lora.as_ref(), &dx, workspace)
         }
     }
 }
@@ -131,22 +133,16 @@ impl<'a> Call<'a> {
     }
 
     /// The workspace, where a GPU can do the work.
-    fn for_cuda(self, cuda: &Cuda, m: usize) -> Result<BufferMut<'a, u8>> {
-        check_cuda_workspace(cuda, &self.workspace, m, self.rank)?;
-        check_memory(cuda, &[&self.memory])?;
+    fn for_queue(self, queue: &Queue<'_>, m: usize) -> Result<BufferMut<'a, u8>> {
+        check_cuda_workspace(&self.workspace, m, self.rank)?;
+        queue.check_memory(&[&self.memory, &[workspace_extent(&self.workspace)]])?;
         Ok(self.workspace)
     }
 }
 
 /// Checks a GPU's workspace against [`gemm_workspace_size`].
-pub(super) fn check_cuda_workspace(
-    cuda: &Cuda,
-    workspace: &BufferMut<'_, u8>,
-    m: usize,
-    rank: usize,
-) -> Result<()> {
-    check_workspace(workspace.len(), cuda::gemm::workspace_size(m, rank).unwrap_or(usize::MAX))?;
-    check_memory(cuda, &[&[workspace_extent(workspace)]])
+pub(super) fn check_cuda_workspace(workspace: &BufferMut<'_, u8>, m: usize, rank: usize) -> Result<()> {
+    check_workspace(workspace.len(), cuda::gemm::workspace_size(m, rank).unwrap_or(usize::MAX))
 }
 
 /// The workspace as the CPU's engine uses it, checked against [`gemm_workspace_size`] for the threads in use now.

@@ -2,7 +2,7 @@
 
 use super::context::{Context, Device};
 use super::gemm::{check_cuda_workspace, check_lora, scratch};
-use super::{check_disjoint, check_memory, check_shape, shape, workspace_extent};
+use super::{check_disjoint, check_shape, shape, workspace_extent};
 use crate::error::Result;
 use crate::view::{BufferMut, Lora, Tensor, TensorMut};
 use crate::{cpu, cuda};
@@ -37,19 +37,11 @@ pub fn lora_gradients<'w>(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            check_cuda_workspace(cuda, &workspace, m, rank)?;
-            check_memory(cuda, &[&outputs, &inputs])?;
+            check_cuda_workspace(&workspace, m, rank)?;
+            let queue = cuda.queue(context.stream)?;
+            queue.check_memory(&[&outputs, &inputs])?;
             let out = [&da, &db];
-            cuda::lora_gradients::lora_gradients(
-                cuda,
-                context.stream,
-                &x,
-                &dy,
-                &lora,
-                out,
-                accumulate,
-                workspace,
-            )
+            cuda::lora_gradients::lora_gradients(&queue, &x, &dy, &lora, out, accumulate, workspace)
         }
     }
 }

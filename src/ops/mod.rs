@@ -24,7 +24,6 @@ pub use lora_gradients::lora_gradients;
 pub use matrix::QuantizedMatrix;
 pub use quantize::{quantize, quantize_workspace_size};
 
-use crate::cuda::Cuda;
 use crate::error::{Error, Result, Status, ensure};
 use crate::view::{BufferMut, Extent, Tensor};
 
@@ -66,9 +65,4 @@ fn check_disjoint(outputs: &[(&str, Extent)], inputs: &[(&str, Extent)]) -> Resu
 /// Where a workspace lies, as an output of that name.
 fn workspace_extent(workspace: &BufferMut<'_, u8>) -> (&'static str, Extent) {
     ("workspace", workspace.extent())
-}
-
-/// Checks that a GPU can reach the memory of its arguments.
-fn check_memory(cuda: &Cuda, arguments: &[&[(&str, Extent)]]) -> Result<()> {
-    arguments.iter().try_for_each(|views| cuda.check_memory(views))
 }

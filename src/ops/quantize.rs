@@ -1,7 +1,7 @@
 //! Quantization to the 4-bit block format.
 
 use super::context::{Context, Device};
-use super::{check_disjoint, check_memory, check_shape, check_workspace, shape, workspace_extent};
+use super::{check_disjoint, check_shape, check_workspace, shape, workspace_extent};
 use crate::error::{Error, Result};
 use crate::format::{Constants, Map256, QuantSpec};
 use crate::view::{self, BufferMut, QuantizedMut, Tensor};
@@ -60,9 +60,10 @@ pub fn quantize<'w>(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            check_memory(cuda, &[&outputs, &inputs])?;
+            let queue = cuda.queue(context.stream)?;
+            queue.check_memory(&[&outputs, &inputs])?;
             drop(outputs);
-            cuda::quantize::quantize(cuda, context.stream, &x, &table, out, workspace)
+            cuda::quantize::quantize(&queue, &x, &table, out, workspace)
         }
     }
 }

@@ -8,6 +8,8 @@ use std::marker::PhantomData;
 pub struct Buffer<'a, T> {
     ptr: *const T,
     len: usize,
+    /// Whether it is a Rust slice.
+    host: bool,
     lifetime: PhantomData<&'a [T]>,
 }
 
@@ -16,6 +18,8 @@ pub struct Buffer<'a, T> {
 pub struct BufferMut<'a, T> {
     ptr: *mut T,
     len: usize,
+    /// Whether it is a Rust slice.
+    host: bool,
     lifetime: PhantomData<&'a mut [T]>,
 }
 
@@ -39,7 +43,7 @@ impl<'a, T> Buffer<'a, T> {
     /// `ptr` is aligned and valid for reads of `len` values for `'a`, on the device of the context that it is used
     /// with, and nothing writes to it meanwhile. It may be null when `len` is 0.
     pub unsafe fn from_raw(ptr: *const T, len: usize) -> Self {
-        Self { ptr, len, lifetime: PhantomData }
+        Self { ptr, len, host: false, lifetime: PhantomData }
     }
 
     /// Number of values.
@@ -54,7 +58,7 @@ impl<'a, T> Buffer<'a, T> {
 
     /// Where the values lie.
     pub(crate) fn extent(&self) -> Extent {
-        Extent::of_bytes(self.ptr, self.len * size_of::<T>())
+        Extent::of_bytes(self.ptr, self.len * size_of::<T>(), self.host)
     }
 
     /// The values.
@@ -73,7 +77,7 @@ impl<'a, T> BufferMut<'a, T> {
     /// `ptr` is aligned and valid for reads and writes of `len` values for `'a`, on the device of the context that it
     /// is used with, and nothing else uses it meanwhile. It may be null when `len` is 0.
     pub unsafe fn from_raw(ptr: *mut T, len: usize) -> Self {
-        Self { ptr, len, lifetime: PhantomData }
+        Self { ptr, len, host: false, lifetime: PhantomData }
     }
 
     /// Number of values.
@@ -88,7 +92,7 @@ impl<'a, T> BufferMut<'a, T> {
 
     /// Where the values lie.
     pub(crate) fn extent(&self) -> Extent {
-        Extent::of_bytes(self.ptr, self.len * size_of::<T>())
+        Extent::of_bytes(self.ptr, self.len * size_of::<T>(), self.host)
     }
 
     /// The values.
@@ -101,24 +105,24 @@ impl<'a, T> BufferMut<'a, T> {
 
     /// The same memory, for reading.
     pub fn as_buffer(&self) -> Buffer<'_, T> {
-        Buffer { ptr: self.ptr, len: self.len, lifetime: PhantomData }
+        Buffer { ptr: self.ptr, len: self.len, host: self.host, lifetime: PhantomData }
     }
 
     /// The same memory for a shorter time.
     pub fn reborrow(&mut self) -> BufferMut<'_, T> {
-        BufferMut { ptr: self.ptr, len: self.len, lifetime: PhantomData }
+        BufferMut { ptr: self.ptr, len: self.len, host: self.host, lifetime: PhantomData }
     }
 }
 
 impl<'a, T> From<&'a [T]> for Buffer<'a, T> {
     fn from(slice: &'a [T]) -> Self {
-        Self { ptr: slice.as_ptr(), len: slice.len(), lifetime: PhantomData }
+        Self { ptr: slice.as_ptr(), len: slice.len(), host: true, lifetime: PhantomData }
     }
 }
 
 impl<'a, T> From<&'a mut [T]> for BufferMut<'a, T> {
     fn from(slice: &'a mut [T]) -> Self {
-        Self { ptr: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
+        Self { ptr: slice.as_mut_ptr(), len: slice.len(), host: true, lifetime: PhantomData }
     }
 }
 

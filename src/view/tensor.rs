@@ -48,6 +48,8 @@ struct Layout {
     rows: usize,
     cols: usize,
     row_stride: usize,
+    /// Whether it is a Rust slice.
+    host: bool,
 }
 
 /// A read-only row-major matrix.
@@ -74,7 +76,7 @@ unsafe impl Sync for TensorMut<'_> {}
 
 impl Layout {
     fn check(data: *const u8, dtype: DType, rows: usize, cols: usize, row_stride: usize) -> Result<Self> {
-        let layout = Self { dtype, rows, cols, row_stride };
+        let layout = Self { dtype, rows, cols, row_stride, host: false };
         ensure!(
             row_stride >= cols || rows <= 1,
             "row_stride is {row_stride}; it must be at least cols, {cols}"
@@ -105,7 +107,8 @@ impl Layout {
         (self.rows - 1).checked_mul(self.row_stride)?.checked_add(self.cols)
     }
 
-    fn check_len(&self, len: usize) -> Result<()> {
+    /// The same in a Rust slice of `len` elements.
+    fn of_slice(self, len: usize) -> Result<Self> {
         let span = self.span().unwrap_or(usize::MAX);
         ensure!(
             len >= span,
@@ -114,7 +117,7 @@ impl Layout {
             self.cols,
             self.row_stride
         );
-        Ok(())
+        Ok(Self { host: true, ..self })
     }
 }
 
@@ -126,17 +129,23 @@ pub(crate) struct Extent {
     len: usize,
     row: usize,
     stride: usize,
+    host: bool,
 }
 
 impl Extent {
     /// `len` bytes from `start` on.
-    pub(crate) fn of_bytes<T>(start: *const T, len: usize) -> Self {
-        Self { start: start.addr(), len, row: len, stride: len.max(1) }
+    pub(crate) fn of_bytes<T>(start: *const T, len: usize, host: bool) -> Self {
+        Self { start: start.addr(), len, row: len, stride: len.max(1), host }
     }
 
     /// The first byte.
     pub(crate) fn start(&self) -> usize {
         self.start
+    }
+
+    /// Whether it is a Rust slice, which an asynchronous call could outlive.
+    pub(crate) fn is_host(&self) -> bool {
+        self.host
     }
 
     /// Whether there is no byte.
@@ -188,10 +197,10 @@ macro_rules! shape_accessors {
         }
 
         pub(crate) fn extent(&self) -> Extent {
-            let Layout { dtype, cols, row_stride, .. } = self.layout;
+            let Layout { dtype, cols, row_stride, host, .. } = self.layout;
             let start = self.data.addr();
             let len = self.layout.span().unwrap_or(0) * dtype.size();
-            Extent { start, len, row: cols * dtype.size(), stride: row_stride * dtype.size() }
+            Extent { start, len, row: cols * dtype.size(), stride: row_stride * dtype.size(), host }
         }
     };
 }
@@ -210,7 +219,7 @@ impl<'a> Tensor<'a> {
         row_stride: usize,
     ) -> Result<Self> {
         let layout = Layout::check(data.as_ptr().cast(), T::DTYPE, rows, cols, row_stride)?;
-        layout.check_len(data.len())?;
+        let layout = layout.of_slice(data.len())?;
         Ok(Self { data: data.as_ptr().cast(), layout, lifetime: PhantomData })
     }
 
@@ -218,7 +227,7 @@ impl<'a> Tensor<'a> {
     ///
     /// # Safety
     /// Every element is valid for reads for `'a`, on the device of the context that it is used with, and nothing
-    /// writes to it meanwhile.
+    /// writes to it meanwhile. With a CUDA context that lasts until the work enqueued with it is done.
     pub unsafe fn from_raw(
         data: *const u8,
         dtype: DType,
@@ -252,7 +261,7 @@ impl<'a> TensorMut<'a> {
         row_stride: usize,
     ) -> Result<Self> {
         let layout = Layout::check(data.as_ptr().cast(), T::DTYPE, rows, cols, row_stride)?;
-        layout.check_len(data.len())?;
+        let layout = layout.of_slice(data.len())?;
         Ok(Self { data: data.as_mut_ptr().cast(), layout, lifetime: PhantomData })
     }
 
@@ -260,7 +269,7 @@ impl<'a> TensorMut<'a> {
     ///
     /// # Safety
     /// Every element is valid for reads and writes for `'a`, on the device of the context that it is used with, and
-    /// nothing else uses it meanwhile.
+    /// nothing else uses it meanwhile. With a CUDA context that lasts until the work enqueued with it is done.
     pub unsafe fn from_raw(
         data: *mut u8,
         dtype: DType,

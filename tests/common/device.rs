@@ -3,6 +3,7 @@
 use super::products::{Adapter, Products};
 use super::*;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
+use qlora_kernels::format::blockwise8;
 use qlora_kernels::view::{Buffer, BufferMut, ConstantsMut, ConstantsView};
 use qlora_kernels::{Context, Lora, Quantized, QuantizedMatrix, QuantizedMut, ops};
 use std::sync::Arc;
@@ -30,6 +31,13 @@ impl Gpu {
         Self::with(self.stream.context().new_stream().unwrap(), &self.context)
     }
 
+    /// Device 0 and its legacy default stream.
+    pub fn on_default_stream() -> Self {
+        ptx_sim::install();
+        let stream = CudaContext::new(0).unwrap().default_stream();
+        Self { stream, context: Context::cuda(0).unwrap() }
+    }
+
     fn with(stream: Arc<CudaStream>, context: &Context) -> Self {
         // SAFETY: the stream is of the primary context and lives as long as the Gpu.
         let context = unsafe { context.on_stream(stream.cu_stream().cast()) };
@@ -54,6 +62,13 @@ impl Gpu {
 
     pub fn upload<T: bytemuck::NoUninit>(&self, values: &[T]) -> Memory {
         self.upload_at(bytemuck::cast_slice(values), 0)
+    }
+
+    /// Memory with nothing in it, at an odd address: reading it before writing it is a fault on the simulator.
+    pub fn workspace(&self, bytes: usize) -> Memory {
+        // SAFETY: nothing here reads it.
+        let slice = unsafe { self.stream.alloc(bytes + 4).unwrap() };
+        Memory { slice, offset: 3, len: bytes }
     }
 
     /// Memory to be written, filled with a guard pattern.
@@ -208,17 +223,26 @@ pub fn check(
     let q = DeviceQuantized::new(gpu, spec, x.rows, x.cols, at.codes);
     let input = gpu.matrix(x, at.tensors * x.view().dtype().size());
     let size = ops::quantize_workspace_size(&gpu.context, spec, x.rows, x.cols).unwrap();
-    let workspace = gpu.allocate(size, 3);
+    let workspace = gpu.workspace(size);
     ops::quantize(&gpu.context, input.tensor(gpu, x), q.view_mut(gpu), workspace.buffer_mut::<u8>(gpu))
         .unwrap();
     let codes: Vec<u8> = gpu.download(&q.codes);
     if let Some(i) = (0..codes.len()).find(|&i| codes[i] != expected.codes[i]) {
         return Err(TestCaseError::fail(format!("byte {i}: {:02x} for {:02x}", codes[i], expected.codes[i])));
     }
-    same("absmax", &gpu.download::<f32>(&q.absmax), &expected.absmax)?;
+    // Constants have the very bits, NaNs too.
+    let exact = |what: &str, a: Vec<f32>, b: &[f32]| match a
+        .iter()
+        .zip(b)
+        .find(|(a, b)| a.to_bits() != b.to_bits())
+    {
+        None if a.len() == b.len() => Ok(()),
+        other => Err(TestCaseError::fail(format!("{what}: {other:?}"))),
+    };
+    exact("absmax", gpu.download(&q.absmax), &expected.absmax)?;
     prop_assert_eq!(gpu.download::<u8>(&q.nested[0]), expected.nested.0);
-    same("absmax scales", &gpu.download::<f32>(&q.nested[1]), &expected.nested.1)?;
-    same("absmax offset", &gpu.download::<f32>(&q.nested[2]), &expected.nested.2)?;
+    exact("absmax scales", gpu.download(&q.nested[1]), &expected.nested.1)?;
+    exact("absmax offset", gpu.download(&q.nested[2]), &expected.nested.2)?;
 
     let mut out = Matrix::zeros(out_dtype, x.rows, x.cols, at.gaps[1]);
     let output = gpu.matrix(&out, at.tensors * out_dtype.size());
@@ -286,11 +310,39 @@ impl<'a> Call<'a> {
         let rank = adapter.map_or(0, |(a, ..)| a.rows);
         let size = ops::gemm_workspace_size(&gpu.context, m, n, k, rank).unwrap();
         let adapter = adapter.map(|adapter| (adapter, [adapter.0, adapter.1].map(|m| gpu.matrix(m, 0))));
-        Self { adapter, workspace: gpu.allocate(size, 3) }
+        Self { adapter, workspace: gpu.workspace(size) }
     }
 
     fn lora(&self, gpu: &Gpu) -> Option<Lora<'_>> {
         let ((a, b, scale), [a_up, b_up]) = self.adapter.as_ref()?;
         Some(Lora { a: a_up.tensor(gpu, a), b: b_up.tensor(gpu, b), scale: *scale })
     }
+}
+
+/// To 8 bits and back on the device; everything must have the reference's bits.
+pub fn check_8bit(
+    gpu: &Gpu,
+    x: &Matrix,
+    map: &Map256,
+    block_size: u32,
+    out_dtype: DType,
+    at: Placement,
+) -> Result<(), TestCaseError> {
+    let (codes, absmax) = blockwise8::quantize(&x.values(), map, block_size as usize);
+    let input = gpu.matrix(x, at.tensors * x.view().dtype().size());
+    let (c, a) = (gpu.allocate(codes.len(), at.codes), gpu.allocate(4 * absmax.len(), 0));
+    let (codes_out, absmax_out) = (c.buffer_mut(gpu), a.buffer_mut(gpu));
+    ops::quantize_8bit(&gpu.context, input.tensor(gpu, x), map, block_size, codes_out, absmax_out).unwrap();
+    prop_assert_eq!(gpu.download::<u8>(&c), codes.clone());
+    prop_assert_eq!(same_bits(&gpu.download::<f32>(&a), &absmax), Ok(()));
+
+    let values = blockwise8::dequantize(&codes, &absmax, map, block_size as usize);
+    let rounded: Vec<f32> = values.into_iter().map(|v| round_to(out_dtype, v)).collect();
+    let mut out = Matrix::zeros(out_dtype, x.rows, x.cols, at.gaps[1]);
+    let output = gpu.matrix(&out, at.tensors * out_dtype.size());
+    let out_view = output.tensor_mut(gpu, &out);
+    ops::dequantize_8bit(&gpu.context, c.buffer(gpu), a.buffer(gpu), map, block_size, out_view).unwrap();
+    out.bytes_mut().copy_from_slice(&gpu.download::<u8>(&output));
+    prop_assert_eq!(same_bits(&out.values(), &rounded), Ok(()));
+    Ok(())
 }

@@ -433,7 +433,12 @@ api! {
         match attribute {
             1 => put(data.cast(), current_stack(|stack| stack.last().copied().unwrap_or(0))),
             2 => put(data.cast(), if device_memory { 2u32 } else { 1 }),
-            3 => put(data.cast(), address),
+            // The address as kernels of the current context see it.
+            3 => {
+                let context = d.current()?;
+                let own = d.contexts[&context].device as u32 == a.device as u32;
+                if own || a.kind != Kind::Device { put(data.cast(), address) } else { Err(Status::INVALID_VALUE) }
+            }
             4 if a.kind == Kind::Device => Err(Status::INVALID_VALUE),
             4 => put(data.cast(), address),
             8 => put(data.cast(), c_uint::from(a.kind == Kind::Managed)),
