@@ -5,7 +5,8 @@
 //! the oldest driver that must compile the kernels (CUDA 12.0, r525).
 
 use ptx_asm::Target;
-use qlora_kernels::kernels::catalogue::{Entry, catalogue};
+use qlora_kernels::kernels::catalogue::{Entry, catalogue, variants};
+use rayon::prelude::*;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,14 +26,14 @@ fn source(entry: &Entry) -> PathBuf {
 }
 
 /// Registers and bytes of shared memory.
-fn assemble(ptxas: &Path, entry: &Entry, gpu: u32) -> (u32, u32) {
+fn assemble(ptxas: &Path, name: &str, source: &Path, gpu: u32) -> (u32, u32) {
     let output = Command::new(ptxas)
         .args(["-v", &format!("-arch=sm_{gpu}"), "-o", "/dev/null"])
-        .arg(source(entry))
+        .arg(source)
         .output()
         .unwrap_or_else(|error| panic!("{}: {error}", ptxas.display()));
     let log = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    let what = format!("{} {} for sm_{gpu} by {}", entry.target, entry.file, ptxas.display());
+    let what = format!("{name} for sm_{gpu} by {}", ptxas.display());
     assert!(output.status.success(), "{what}: {}\n{log}", output.status);
     // "Used 32 registers, used 1 barriers, 64 bytes smem, …"; "0 bytes stack frame, 0 bytes spill stores, …"
     let before = |word: &str| {
@@ -44,6 +45,26 @@ fn assemble(ptxas: &Path, entry: &Entry, gpu: u32) -> (u32, u32) {
     assert_eq!(before("bytes spill stores"), Some(0), "{what}: spills\n{log}");
     assert_eq!(before("bytes stack frame"), Some(0), "{what}: local memory\n{log}");
     (before("registers").expect("a number of registers"), before("bytes smem").unwrap_or(0))
+}
+
+/// Every variant of the streaming kernels, for one GPU of each target.
+#[test]
+fn every_variant_assembles_without_spills() {
+    let Some(dir) = std::env::var_os("PTXAS_DIR").map(PathBuf::from) else {
+        return eprintln!("skipped: PTXAS_DIR is not set");
+    };
+    let ptxas = dir.join("13.5").join("ptxas");
+    let variants = variants();
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("variants");
+    std::fs::create_dir_all(&scratch).unwrap();
+    variants.par_iter().enumerate().for_each(|(i, entry)| {
+        let source = scratch.join(format!("{i}.ptx"));
+        std::fs::write(&source, entry.write().unwrap().ptx).unwrap();
+        let gpu = if entry.target == Target::Sm75 { 75 } else { 90 };
+        assemble(&ptxas, &entry.file, &source, gpu);
+        std::fs::remove_file(&source).unwrap();
+    });
+    println!("{} variants", variants.len());
 }
 
 #[test]
@@ -67,9 +88,9 @@ fn every_kernel_assembles_without_spills() {
                 continue;
             }
             if gpu <= NEWEST_OF_12_0 {
-                assemble(&oldest, &entry, gpu);
+                assemble(&oldest, &entry.file, &source(&entry), gpu);
             }
-            let (registers, bytes) = assemble(&newest, &entry, gpu);
+            let (registers, bytes) = assemble(&newest, &entry.file, &source(&entry), gpu);
             shared = shared.max(bytes);
             write!(table, " {registers} |").unwrap();
         }

@@ -1,5 +1,6 @@
 //! 8-bit blocks, there and back: [`crate::format::blockwise8`].
 
+use super::constants::{ConstantsParam, ConstantsSpec, count_blocks};
 use super::double_quantize::{rank256, share_thresholds};
 use super::scale::{self, Span};
 use super::table;
@@ -8,7 +9,7 @@ use super::tile::{Place, THREADS, Tile};
 use super::{Spec, Written, module};
 use crate::format::Map256;
 use crate::view::DType;
-use ptx_asm::{B32, Error, F32, Global, Kernel, Ptr, Reg, Target, U8};
+use ptx_asm::{B32, Error, F32, Global, Kernel, Load, Ptr, Reg, Target, U8};
 
 /// To 8 bits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,22 +79,21 @@ impl Spec for Dequantize8Spec {
     fn write(&self, target: Target) -> Result<Written, Error> {
         module(target, "dequantize_8bit", THREADS, |k| {
             let out = TensorParam::new(k, "out", self.dtype, self.layout);
-            let (codes, absmax, n) = (k.param_ptr("codes"), k.param_ptr("absmax"), k.param_u64("n"));
-            let tile = Tile::of(self.dtype);
+            let codes = k.param_ptr("codes");
+            let absmax = ConstantsParam::new(k, &ConstantsSpec::Plain);
+            let n = k.param_u64("n");
+            let (tile, blocks) = (Tile::of(self.dtype), count_blocks(k, n, self.block_size));
             k.section("tables");
             let values = table::share(k, "values", &*self.map, THREADS);
             k.bar_sync(0);
 
             tile.for_each(k, n, |place| {
-                k.section("codes");
+                k.section("codes and constants");
+                let constants = absmax.load_warps(k, place, self.block_size, blocks);
                 let words = load_bytes(k, place, self.layout, codes);
                 k.section("values");
                 let vectors = std::array::from_fn(|u| {
-                    let scale = k.var_f32(0.0);
-                    k.if_then(place.exists(k, u as u32, 0), || {
-                        let block = k.shr_u64(place.index(k, u as u32, 0), self.block_size.trailing_zeros());
-                        k.to(scale).ld_global::<F32>(k.offset(absmax, k.shl_b64(block, 2)));
-                    });
+                    let scale = constants.of_vector(k, place, u as u32);
                     let decode = |i: u32| {
                         let code = k.bfe_u32(words[u][i as usize / 4], 8 * (i % 4), 8);
                         k.mul_rn_f32(k.ld_shared::<F32>(values.element(k, code)), scale)
@@ -152,8 +152,8 @@ fn load_bytes(k: &Kernel, place: &Place, layout: Layout, codes: Ptr<Global>) -> 
         for (u, words) in (0..).zip(&words) {
             let from = first.at(place.apart(u) as i32);
             match words[..] {
-                [word] => k.to(word).ld_global::<B32>(from),
-                [low, high] => k.to([low, high]).ld_global::<[B32; 2]>(from),
+                [word] => k.to(word).ld_global_with::<B32>(Load::NC, from),
+                [low, high] => k.to([low, high]).ld_global_with::<[B32; 2]>(Load::NC, from),
                 _ => unreachable!("a vector has 4 or 8 elements"),
             }
         }

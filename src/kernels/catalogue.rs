@@ -113,3 +113,43 @@ fn of_target(target: Target) -> Vec<Entry> {
     }
     entries
 }
+
+/// Every dtype, layout, block size, data type and kind of constants of the streaming kernels, for every target: what ptxas
+/// must accept without spills.
+pub fn variants() -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for target in TARGETS {
+        for dtype in [DType::F32, DType::F16, DType::Bf16] {
+            for layout in [Layout::Vectors, Layout::Elements] {
+                for block_size in [32, 64, 256, 1024, 4096] {
+                    let specs = streaming(dtype, layout, block_size);
+                    entries.extend(specs.into_iter().map(|spec| Entry {
+                        target,
+                        file: format!("{spec:?}"),
+                        spec,
+                    }));
+                }
+            }
+        }
+    }
+    entries
+}
+
+fn streaming(dtype: DType, layout: Layout, block_size: u32) -> Vec<KernelSpec> {
+    let map = Box::new(table::bits(Map256::dynamic_signed().values));
+    let mut specs: Vec<KernelSpec> = vec![
+        Quantize8Spec { dtype, layout, map: map.clone(), block_size }.into(),
+        Dequantize8Spec { dtype, layout, map, block_size }.into(),
+    ];
+    // One whose codes ascend with their values, one whose do not.
+    for codebook in [Codebook::Nf4, Codebook::Fp4Bnb] {
+        let table = codebook.table().expect("a built-in table");
+        specs.push(QuantizeSpec { dtype, layout, table: (&table).into(), block_size }.into());
+        for nested in [None, Some(NestedSpec::Fp8), Some(NestedSpec::Dynamic)] {
+            let constants = nested.map_or(ConstantsSpec::Plain, ConstantsSpec::Nested);
+            let values = table::bits(table.values);
+            specs.push(DequantizeSpec { dtype, layout, values, block_size, constants }.into());
+        }
+    }
+    specs
+}

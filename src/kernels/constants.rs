@@ -1,7 +1,7 @@
 //! Reading the constants of a quantized matrix: as they are, or double-quantized.
 
 use super::table;
-use super::tile::THREADS;
+use super::tile::{Place, THREADS};
 use crate::format::double_quant::Encoding;
 use crate::format::{Constants, Map256, fp8};
 use ptx_asm::{Array, B32, B64, F32, Global, Kernel, Ptr, Reg, U8};
@@ -131,4 +131,42 @@ impl ConstantsParam {
             }
         }
     }
+
+    /// The constants of the blocks in this warp's part of a tile: lane i reads and decodes the i-th, so that each is read
+    /// once. `blocks` is how many there are in all.
+    pub fn load_warps(&self, k: &Kernel, place: &Place, block_size: u32, blocks: Reg<B64>) -> WarpConstants {
+        let warp_first = k.sub_u64(place.first, k.cvt_u64_u32(place.within_warp));
+        let first = k.shr_u64(warp_first, block_size.trailing_zeros());
+        let block = k.add_u64(first, k.cvt_u64_u32(place.lane));
+        let here = (place.tile.warp() / block_size).max(1);
+        let wanted = k.and_pred(k.setp_lt_u64(block, blocks), k.setp_lt_u32(place.lane, here));
+        let absmax = k.var_f32(0.0);
+        k.if_then(wanted, || k.to(absmax).mov(self.load(k, block)));
+        WarpConstants { absmax, block_size }
+    }
+}
+
+/// The constants of a warp's blocks, one a lane.
+pub struct WarpConstants {
+    absmax: Reg<F32>,
+    block_size: u32,
+}
+
+impl WarpConstants {
+    /// The constant of the block of the thread's vector `u`, from the lane that has it.
+    pub fn of_vector(&self, k: &Kernel, place: &Place, u: u32) -> Reg<F32> {
+        let lane = match self.block_size >= place.tile.warp() {
+            true => k.mov(0),
+            false => {
+                let within = k.add_u32(place.within_warp, place.apart(u));
+                k.shr_u32(within, self.block_size.trailing_zeros())
+            }
+        };
+        k.shfl_idx_f32(self.absmax, lane, 31, u32::MAX)
+    }
+}
+
+/// Blocks of `n` elements.
+pub fn count_blocks(k: &Kernel, n: Reg<B64>, block_size: u32) -> Reg<B64> {
+    k.shr_u64(k.add_u64(n, u64::from(block_size - 1)), block_size.trailing_zeros())
 }

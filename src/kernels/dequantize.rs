@@ -4,13 +4,13 @@
 //! warp's part of the tile once, one lane a block, decode them there and hand them round. An element costs 2 instructions
 //! for the address of its value, a conflict-free shared load, the product, and half a conversion.
 
-use super::constants::{ConstantsParam, ConstantsSpec};
+use super::constants::{ConstantsParam, ConstantsSpec, count_blocks};
 use super::table::Decoder;
 use super::tensor::{Layout, TensorParam, narrow};
 use super::tile::{Place, THREADS, Tile, VECTORS};
 use super::{Spec, Written, module};
 use crate::view::DType;
-use ptx_asm::{B32, B64, Error, F32, Global, Kernel, Load, Ptr, Reg, Target, U8, U16};
+use ptx_asm::{B32, Error, Global, Kernel, Load, Ptr, Reg, Target, U8, U16};
 
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,11 +51,11 @@ impl DequantizeSpec {
         tile.for_each(k, n, |place| {
             k.section("codes and constants");
             let words = self.load_codes(k, place, codes);
-            let absmax = self.load_constants(k, place, &constants, blocks);
+            let constants = constants.load_warps(k, place, self.block_size, blocks);
 
             k.section("values");
             let vectors = std::array::from_fn(|u| {
-                let absmax = self.constant_of(k, place, absmax, u as u32);
+                let absmax = constants.of_vector(k, place, u as u32);
                 let values = decoder.unpack(k, words[u], tile.vector);
                 let scaled: Vec<_> = values.into_iter().map(|value| k.mul_rn_f32(value, absmax)).collect();
                 narrow(k, self.dtype, &scaled)
@@ -96,36 +96,5 @@ impl DequantizeSpec {
             Layout::Elements => single(),
         }
         words
-    }
-
-    /// In lane i the constant of the block that is the i-th of the warp's part of the tile, as far as there are any.
-    fn load_constants(
-        &self,
-        k: &Kernel,
-        place: &Place,
-        constants: &ConstantsParam,
-        blocks: Reg<B64>,
-    ) -> Reg<F32> {
-        let warp_first = k.sub_u64(place.first, k.cvt_u64_u32(place.within_warp));
-        let block =
-            k.add_u64(k.shr_u64(warp_first, self.block_size.trailing_zeros()), k.cvt_u64_u32(place.lane));
-        let here = (place.tile.warp() / self.block_size).max(1);
-        let exists = k.setp_lt_u64(block, blocks);
-        let wanted = k.and_pred(exists, k.setp_lt_u32(place.lane, here));
-        let absmax = k.var_f32(0.0);
-        k.if_then(wanted, || k.to(absmax).mov(constants.load(k, block)));
-        absmax
-    }
-
-    /// The constant of vector `u`'s block, from the lane that has it.
-    fn constant_of(&self, k: &Kernel, place: &Place, absmax: Reg<F32>, u: u32) -> Reg<F32> {
-        let block = match self.block_size >= place.tile.warp() {
-            true => k.mov(0),
-            false => {
-                let within = k.add_u32(place.within_warp, place.apart(u));
-                k.shr_u32(within, self.block_size.trailing_zeros())
-            }
-        };
-        k.shfl_idx_f32(absmax, block, 31, u32::MAX)
     }
 }
