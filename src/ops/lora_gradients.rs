@@ -30,12 +30,8 @@ pub fn lora_gradients<'w>(
         [("x", x.extent()), ("dy", dy.extent()), ("lora.a", lora.a.extent()), ("lora.b", lora.b.extent())];
     let outputs = [("db", db.extent()), ("da", da.extent()), workspace_extent(&workspace)];
     check_disjoint(&outputs, &inputs)?;
+    let Device::Cpu(cpu) = &context.device else { return Err(not_on_cuda("lora_gradients")) };
     let scratch = scratch(context, [m, n, k, rank], workspace)?;
-    match &context.device {
-        Device::Cpu(cpu) => {
-            cpu::lora_gradients::lora_gradients(cpu, &x, &dy, &adapter, [da, db], accumulate, scratch);
-            Ok(())
-        }
-        Device::Cuda(_) => Err(not_on_cuda("lora_gradients")),
-    }
+    cpu::lora_gradients::lora_gradients(cpu, &x, &dy, &adapter, [da, db], accumulate, scratch);
+    Ok(())
 }

@@ -1,4 +1,4 @@
-"""A Python user: the library by ctypes, arrays by numpy. Usage: consumer.py PATH_OF_LIBRARY"""
+"""A Python user: the library by ctypes, arrays by numpy. Usage: consumer.py PATH_OF_LIBRARY [cpu | cuda]"""
 
 import ctypes as c
 import sys
@@ -6,9 +6,12 @@ import sys
 import numpy as np
 
 import qlk
-from qlk import FP8, NF4, AdamW, Lora, Quantized, Sizes, Spec, call, pointer, tensor
+from device import Cpu, Cuda, pointer
+from qlk import FP8, NF4, AdamW, Lora, Quantized, Sizes, Spec, call, tensor
 
 lib = qlk.load(sys.argv[1])
+device = Cuda() if sys.argv[2:] == ["cuda"] else Cpu()
+upload, download, stream = device.upload, device.download, device.stream
 
 
 class Nf4:
@@ -20,22 +23,35 @@ class Nf4:
         sizes = Sizes(c.sizeof(Sizes))
         rows, cols = (c.c_uint64(n) for n in x.shape)
         call("qlk_quantized_sizes", c.byref(self.spec), rows, cols, c.byref(sizes))
-        self.codes = np.zeros(sizes.code_bytes, np.uint8)
-        self.absmax_codes = np.zeros(sizes.absmax_codes_bytes, np.uint8)
-        self.scales = np.zeros(sizes.absmax_scales_bytes // 4, np.float32)
-        self.offset = np.zeros(1, np.float32)
+        self.codes = upload(np.zeros(sizes.code_bytes, np.uint8))
+        self.absmax_codes = upload(np.zeros(sizes.absmax_codes_bytes, np.uint8))
+        self.scales = upload(np.zeros(sizes.absmax_scales_bytes // 4, np.float32))
+        self.offset = upload(np.zeros(1, np.float32))
         self.bytes = sizes.total_bytes
         self.q = Quantized(c.sizeof(Quantized), 0, c.pointer(self.spec), *x.shape, pointer(self.codes), None,
                            pointer(self.absmax_codes), pointer(self.scales), pointer(self.offset))
         size = c.c_uint64()
         call("qlk_quantize_workspace_size", context, c.byref(self.spec), rows, cols, c.byref(size))
-        workspace = np.zeros(size.value, np.uint8)
-        call("qlk_quantize", context, c.byref(tensor(x)), c.byref(self.q), pointer(workspace), size, None)
+        workspace, x = upload(np.zeros(size.value, np.uint8)), upload(x)
+        call("qlk_quantize", context, c.byref(tensor(x)), c.byref(self.q), pointer(workspace), size, stream)
 
     def dequantize(self, dtype=np.float32):
-        out = np.zeros((self.q.rows, self.q.cols), dtype)
-        call("qlk_dequantize", self.context, c.byref(self.q), c.byref(tensor(out)), None)
-        return out
+        out = upload(np.zeros((self.q.rows, self.q.cols), dtype))
+        call("qlk_dequantize", self.context, c.byref(self.q), c.byref(tensor(out)), stream)
+        return download(out)
+
+    def constants(self):
+        """The absmax of each block, read back; and they survive their quantization."""
+        blocks = c.c_uint64(self.absmax_codes.size)
+        absmax, size = upload(np.zeros(blocks.value, np.float32)), c.c_uint64()
+        call("qlk_double_dequantize", self.context, c.byref(self.q), pointer(absmax), stream)
+        values = download(absmax).copy()
+        call("qlk_double_quantize_workspace_size", self.context, blocks, c.byref(size))
+        workspace = upload(np.zeros(size.value, np.uint8))
+        call("qlk_double_quantize", self.context, pointer(absmax), c.byref(self.q), pointer(workspace), size, stream)
+        call("qlk_double_dequantize", self.context, c.byref(self.q), pointer(absmax), stream)
+        np.testing.assert_allclose(download(absmax), values, atol=0.1)
+        return values
 
 
 def reference(x, block=64):
@@ -59,25 +75,8 @@ def gemm_close(y, x, w, extra=0.0):
     np.testing.assert_allclose(y.astype(np.float64), exact, rtol=2e-3 if y.dtype == np.float16 else 1e-4, atol=2e-3)
 
 
-def main():
-    context = c.c_void_p()
-    call("qlk_context_create", 0, 0, c.byref(context))
-    rng = np.random.default_rng(0)
-    m, n, k, r = 19, 67, 141, 3
-    weight = rng.standard_normal((n, k)).astype(np.float32)
-    w = Nf4(context, weight)
-
-    codes, absmax = reference(weight)
-    np.testing.assert_array_equal(w.codes, codes)
-    back = np.zeros(absmax.size, np.float32)
-    call("qlk_double_dequantize", context, c.byref(w.q), pointer(back), None)
-    # Half a step of E4M3 around the mean.
-    assert np.all(np.abs(back - absmax) <= np.abs(absmax - w.offset) / 16 + 1e-3)
-    dense = w.dequantize()
-    error = np.linalg.norm(dense - weight) / np.linalg.norm(weight)
-    assert 0.08 < error < 0.105, error  # NF4 on normal numbers: 0.09
-    np.testing.assert_array_equal(w.dequantize(np.float16), dense.astype(np.float16))
-
+def products(context, w, dense, rng, m, n, k, r):
+    """Forward, backward and adapter gradients, in two types. CPU contexts only in this version."""
     size = c.c_uint64()
     call("qlk_gemm_workspace_size", context, *(c.c_uint64(d) for d in (m, n, k, r)), c.byref(size))
     workspace = np.zeros(size.value, np.uint8)
@@ -101,6 +100,9 @@ def main():
         np.testing.assert_allclose(da, 2.0 * (y.astype(np.float64) @ b).T @ x, rtol=1e-4, atol=1e-2)
         np.testing.assert_allclose(db, 2.0 * y.T.astype(np.float64) @ (x.astype(np.float64) @ a.T), rtol=1e-4, atol=1e-2)
 
+
+def optimizer(context, rng):
+    """A step of AdamW. CPU contexts only in this version."""
     p, g = rng.standard_normal((7, 9)).astype(np.float32), rng.standard_normal((7, 9)).astype(np.float32)
     moments = np.zeros((2, 63), np.float32)
     hyper = AdamW(c.sizeof(AdamW), 1e-2, 0.9, 0.999, 1e-8, 0.1, 1.0, 0, 1)
@@ -109,6 +111,48 @@ def main():
          pointer(moments[1]), None)
     np.testing.assert_allclose(p, expected, rtol=1e-5, atol=1e-6)
 
+
+def fails(name, args, message):
+    try:
+        call(name, *args)
+    except ValueError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(f"{name} took bad input")
+
+
+def main():
+    context = c.c_void_p()
+    call("qlk_context_create", device.kind, 0, c.byref(context))
+    rng = np.random.default_rng(0)
+    m, n, k, r = 19, 67, 141, 3
+    weight = rng.standard_normal((n, k)).astype(np.float32)
+    w = Nf4(context, weight)
+
+    codes, absmax = reference(weight)
+    np.testing.assert_array_equal(download(w.codes), codes)
+    offset = download(w.offset).copy()
+    # Half a step of E4M3 around the mean.
+    assert np.all(np.abs(w.constants() - absmax) <= np.abs(absmax - offset) / 16 + 1e-3)
+    dense = w.dequantize()
+    error = np.linalg.norm(dense - weight) / np.linalg.norm(weight)
+    assert 0.08 < error < 0.105, error  # NF4 on normal numbers: 0.09
+    np.testing.assert_array_equal(w.dequantize(np.float16), dense.astype(np.float16))
+
+    if device.kind == Cpu.kind:
+        products(context, w, dense, rng, m, n, k, r)
+        optimizer(context, rng)
+    else:
+        size = c.c_uint64(99)
+        args = (context, *(c.c_uint64(d) for d in (m, n, k, r)), c.byref(size))
+        fails("qlk_gemm_workspace_size", args, "unsupported: gemm")
+        assert size.value == 99
+        p = [upload(rng.standard_normal((7, 9)).astype(np.float32)) for _ in range(4)]
+        hyper, before = AdamW(c.sizeof(AdamW), 1e-2, 0.9, 0.999, 1e-8, 0.1, 1.0, 0, 1), download(p[0])
+        fails("qlk_adamw_step", (context, c.byref(hyper), c.byref(tensor(p[0])), c.byref(tensor(p[1])), pointer(p[2]),
+                                 pointer(p[3]), stream), "unsupported: adamw_step")
+        np.testing.assert_array_equal(download(p[0]), before)
+
     for name, args, message in [
         ("qlk_dequantize", (context, None, None, None), "q is null"),
         ("qlk_context_create", (7, 0, c.byref(context)), "kind is 7"),
@@ -116,12 +160,7 @@ def main():
          "64 bits"),
         ("qlk_quantized_sizes", (c.byref(w.spec), c.c_uint64(1), c.c_uint64(1), c.byref(Sizes(3))), "struct_size is 3"),
     ]:
-        try:
-            call(name, *args)
-        except ValueError as error:
-            assert message in str(error), error
-        else:
-            raise AssertionError(f"{name} took bad input")
+        fails(name, args, message)
     call("qlk_context_destroy", context)
     print(f"ok: version {lib.qlk_version()}, {w.bytes * 8 / weight.size:.3f} bits a parameter")
 
