@@ -1,5 +1,6 @@
 //! Row-major matrices of floating-point numbers.
 
+use super::buffer::{Buffer, BufferMut};
 use crate::error::{Error, Result, ensure};
 use half::{bf16, f16};
 use std::marker::PhantomData;
@@ -209,6 +210,16 @@ impl<'a> Tensor<'a> {
         cols: usize,
         row_stride: usize,
     ) -> Result<Self> {
+        Self::from_buffer(data.into(), rows, cols, row_stride)
+    }
+
+    /// A matrix in a buffer, which may lie in device memory; its rows start `row_stride` elements apart.
+    pub fn from_buffer<T: Element>(
+        data: Buffer<'a, T>,
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+    ) -> Result<Self> {
         let layout = Layout::check(data.as_ptr().cast(), T::DTYPE, rows, cols, row_stride)?;
         layout.check_len(data.len())?;
         Ok(Self { data: data.as_ptr().cast(), layout, lifetime: PhantomData })
@@ -251,7 +262,17 @@ impl<'a> TensorMut<'a> {
         cols: usize,
         row_stride: usize,
     ) -> Result<Self> {
-        let layout = Layout::check(data.as_ptr().cast(), T::DTYPE, rows, cols, row_stride)?;
+        Self::from_buffer(data.into(), rows, cols, row_stride)
+    }
+
+    /// A matrix in a buffer, which may lie in device memory; its rows start `row_stride` elements apart.
+    pub fn from_buffer<T: Element>(
+        mut data: BufferMut<'a, T>,
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+    ) -> Result<Self> {
+        let layout = Layout::check(data.as_mut_ptr().cast(), T::DTYPE, rows, cols, row_stride)?;
         layout.check_len(data.len())?;
         Ok(Self { data: data.as_mut_ptr().cast(), layout, lifetime: PhantomData })
     }
