@@ -8,9 +8,10 @@
 //! | `cpu` | the operations for CPUs: portable, AVX2, AVX-512, chosen at run time |
 //! | `cuda` | the operations for NVIDIA GPUs: the driver, found at run time; launches |
 //! | `kernels` | Rust functions that write the GPU kernels as PTX |
+//! | `interop` | other crates' device memory and streams as views and contexts: features `cudarc` and `cust` |
 //! | [`capi`] | the C ABI of `include/qlora_kernels.h`: converts, calls `ops`, returns a status |
 //!
-//! Imports run one way: `capi → ops → {cpu, cuda} → kernels → ptx-asm`; all may use `format`, `view` and `error`.
+//! Imports run one way: `{capi, interop} → ops → {cpu, cuda} → kernels → ptx-asm`; all may use `format`, `view` and `error`.
 //!
 //! ```
 //! use qlora_kernels::{Context, QuantSpec, QuantizedMatrix, Tensor, TensorMut, ops};
@@ -36,6 +37,8 @@ mod cpu;
 mod cuda;
 mod error;
 pub mod format;
+#[cfg(any(feature = "cudarc", feature = "cust"))]
+pub mod interop;
 #[doc(hidden)] // specs are checked by `ops`; public for the tests and the generated files
 pub mod kernels;
 pub mod ops;

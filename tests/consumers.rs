@@ -1,7 +1,9 @@
 //! Programs in C11, C++17 and Python, compiled and run against the library as its users would.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -31,40 +33,108 @@ fn run(command: &mut Command) -> String {
     stdout
 }
 
-/// Compiles `source` with `flags`, links it with the shared library, runs it.
-fn compile_and_run(name: &str, compiler: &str, flags: &[&str], source: &Path) -> String {
-    let dir = scratch(name);
+/// A device to run a program on: the word on its command line, and the folder where it finds the driver, if any.
+#[derive(Clone, Copy)]
+enum On {
+    Cpu,
+    /// The simulated device, or the machine's own with `QLK_REAL_CUDA=1`.
+    Cuda,
+}
+
+impl On {
+    fn name(self) -> &'static str {
+        match self {
+            On::Cpu => "cpu",
+            On::Cuda => "cuda",
+        }
+    }
+
+    /// `program` as run by someone who installed the library in `dir`.
+    fn command(self, program: impl AsRef<OsStr>, dir: &Path) -> Command {
+        let real = std::env::var_os("QLK_REAL_CUDA").is_some_and(|v| v == "1");
+        let mut path = dir.as_os_str().to_owned();
+        if matches!(self, On::Cuda) && !real {
+            path.push(":");
+            path.push(simulator());
+        }
+        let mut command = Command::new(program);
+        command.env("LD_LIBRARY_PATH", path);
+        command
+    }
+}
+
+/// A folder with the simulator under the driver's names. Links, not copies: the program and the library look for different
+/// names, and two copies would be two machines.
+fn simulator() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulator");
+        std::fs::create_dir_all(&folder).unwrap();
+        for name in ["libcuda.so", "libcuda.so.1"] {
+            let link = folder.join(name);
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(libraries().join("libptx_sim.so"), link).unwrap();
+        }
+        folder
+    });
+    folder.clone()
+}
+
+/// Compiles `source` with `flags`, links it with the shared library, runs it on a device.
+fn compile_and_run(name: &str, compiler: &str, flags: &[&str], source: &str, on: On) {
+    let dir = scratch(&format!("{name}-{}", on.name()));
     let program = dir.join("program");
     run(Command::new(compiler)
         .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pedantic"])
         .args(flags)
         .arg("-I")
         .arg(root().join("include"))
-        .arg(source)
+        .arg("-I")
+        .arg(root().join("tests/c"))
+        .arg(root().join(source))
         .arg("-o")
         .arg(&program)
         .arg(dir.join("libqlora_kernels.so.0"))
-        .args(["-lm", "-lpthread"]));
-    run(Command::new(&program).env("LD_LIBRARY_PATH", &dir))
+        .args(["-lm", "-lpthread", "-ldl"]));
+    // The simulator keeps what it knows of device memory where the leak checker does not look for pointers.
+    let suppressions = dir.join("leaks.txt");
+    std::fs::write(&suppressions, "leak:ptx_sim\n").unwrap();
+    let options = format!("suppressions={}:print_suppressions=0", suppressions.display());
+    let out = run(on.command(&program, &dir).arg(on.name()).env("LSAN_OPTIONS", options));
+    assert!(out.ends_with("ok\n"), "{out}");
 }
+
+const C11: &str = "-std=c11";
+const SANITIZED: [&str; 3] = [C11, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
 
 #[test]
 fn c11() {
-    let out = compile_and_run("c11", "cc", &["-std=c11"], &root().join("tests/c/consumer.c"));
-    assert!(out.ends_with("ok\n"), "{out}");
+    compile_and_run("c11", "cc", &[C11], "tests/c/consumer.c", On::Cpu);
+}
+
+#[test]
+fn c11_on_cuda() {
+    compile_and_run("c11", "cc", &[C11], "tests/c/consumer.c", On::Cuda);
 }
 
 #[test]
 fn c11_under_sanitizers() {
-    let flags = ["-std=c11", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
-    let out = compile_and_run("c11-sanitized", "cc", &flags, &root().join("tests/c/consumer.c"));
-    assert!(out.ends_with("ok\n"), "{out}");
+    compile_and_run("c11-sanitized", "cc", &SANITIZED, "tests/c/consumer.c", On::Cpu);
+}
+
+#[test]
+fn c11_under_sanitizers_on_cuda() {
+    compile_and_run("c11-sanitized", "cc", &SANITIZED, "tests/c/consumer.c", On::Cuda);
 }
 
 #[test]
 fn cpp17() {
-    let out = compile_and_run("cpp17", "c++", &["-std=c++17"], &root().join("tests/cpp/consumer.cpp"));
-    assert!(out.ends_with("ok\n"), "{out}");
+    compile_and_run("cpp17", "c++", &["-std=c++17"], "tests/cpp/consumer.cpp", On::Cpu);
+}
+
+#[test]
+fn cpp17_on_cuda() {
+    compile_and_run("cpp17", "c++", &["-std=c++17"], "tests/cpp/consumer.cpp", On::Cuda);
 }
 
 /// The example on the README's first page, as printed: compiled with the static library.
@@ -85,11 +155,36 @@ fn the_readme_example() {
     assert!(run(&mut Command::new(&program)).contains("at 4.5 bits"));
 }
 
-/// numpy from the machine, or from PyPI into the target directory.
 #[test]
 fn python() {
-    let dir = scratch("python");
-    let packages = dir.join("packages");
+    run_python(On::Cpu);
+}
+
+#[test]
+fn python_on_cuda() {
+    run_python(On::Cuda);
+}
+
+fn run_python(on: On) {
+    let dir = scratch(&format!("python-{}", on.name()));
+    let out = run(on
+        .command("python3", &dir)
+        .arg(root().join("tests/python/consumer.py"))
+        .arg(dir.join("libqlora_kernels.so.0"))
+        .arg(on.name())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONPATH", numpy()));
+    assert!(out.starts_with("ok"), "{out}");
+}
+
+/// Where to look for numpy beside the usual places: it is the machine's, or from PyPI and in the target directory.
+fn numpy() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(find_numpy)
+}
+
+fn find_numpy() -> PathBuf {
+    let packages = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-packages");
     let has_numpy = |path: &Path| {
         let probe = Command::new("python3").args(["-c", "import numpy"]).env("PYTHONPATH", path).output();
         probe.is_ok_and(|output| output.status.success())
@@ -108,10 +203,5 @@ fn python() {
             .arg(&packages)
             .arg("numpy"));
     }
-    let out = run(Command::new("python3")
-        .arg(root().join("tests/python/consumer.py"))
-        .arg(dir.join("libqlora_kernels.so.0"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("PYTHONPATH", &packages));
-    assert!(out.starts_with("ok"), "{out}");
+    packages
 }

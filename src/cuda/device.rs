@@ -97,6 +97,45 @@ impl Cuda {
         if self.capability >= Target::Sm80.sm() { Target::Sm80 } else { Target::Sm75 }
     }
 
+    /// Refuses what belongs to another context than the one that operations run in.
+    #[cfg(any(feature = "cudarc", feature = "cust"))]
+    pub fn check_owner(&self, what: &str, context: CUcontext) -> Result<()> {
+        crate::error::ensure!(
+            context == self.context,
+            "{what} belongs to another CUDA context than the primary one of device {}, {}",
+            self.device,
+            self.name
+        );
+        Ok(())
+    }
+
+    /// The context that a stream belongs to.
+    #[cfg(feature = "cust")]
+    pub fn owner_of(&self, stream: super::launch::Stream) -> Result<CUcontext> {
+        let _queue = self.queue(stream)?;
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the pointer is valid.
+        check(unsafe { sys::cuStreamGetCtx(stream.handle(), &mut context) }, "cuStreamGetCtx")?;
+        Ok(context)
+    }
+
+    /// Refuses memory of another device.
+    #[cfg(feature = "cust")]
+    pub fn check_device(&self, what: &str, address: u64) -> Result<()> {
+        use sys::CUpointer_attribute_enum::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL as ORDINAL;
+        let mut ordinal = 0i32;
+        // SAFETY: the attribute is a 32-bit number.
+        let result = unsafe { sys::cuPointerGetAttribute((&raw mut ordinal).cast(), ORDINAL, address) };
+        check(result, "cuPointerGetAttribute")?;
+        crate::error::ensure!(
+            ordinal == self.device,
+            "{what} is of CUDA device {ordinal}; the context's is device {}, {}",
+            self.device,
+            self.name
+        );
+        Ok(())
+    }
+
     /// Makes the device's context current on this thread, for work to be put on a stream, until the queue is dropped.
     pub fn queue(&self, stream: Stream) -> Result<Queue<'_>> {
         // SAFETY: the context is retained.

@@ -44,8 +44,7 @@ impl DequantizeSpec {
         let n = k.param_u64("n");
         let decoder = Decoder::new(k, self.values.map(f32::from_bits), THREADS);
         k.bar_sync(0);
-        let blocks =
-            k.shr_u64(k.add_u64(n, u64::from(self.block_size - 1)), self.block_size.trailing_zeros());
+        let blocks = count_blocks(k, n, self.block_size);
 
         let tile = Tile::of(self.dtype);
         tile.for_each(k, n, |place| {

@@ -6,6 +6,7 @@ use crate::cpu::threads;
 use crate::cuda::launch::Stream;
 use crate::cuda::{Cuda, driver};
 use crate::error::{Result, ensure};
+use std::any::Any;
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ impl DeviceKind {
 pub struct Context {
     pub(crate) device: Device,
     pub(crate) stream: Stream,
+    /// What keeps the stream alive, where that is not the caller's promise.
+    _owner: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 #[derive(Clone)]
@@ -71,11 +74,17 @@ impl Context {
     /// and lives as long as it is used.
     pub unsafe fn on_stream(&self, stream: *mut c_void) -> Self {
         // SAFETY: as promised by the caller.
-        Self { device: self.device.clone(), stream: unsafe { Stream::from_raw(stream) } }
+        Self { device: self.device.clone(), stream: unsafe { Stream::from_raw(stream) }, _owner: None }
+    }
+
+    /// The same device, with operations enqueued on a stream that `owner` keeps alive.
+    #[cfg(any(feature = "cudarc", feature = "cust"))]
+    pub(crate) fn on_stream_of(&self, owner: Arc<dyn Any + Send + Sync>, stream: Stream) -> Self {
+        Self { device: self.device.clone(), stream, _owner: Some(owner) }
     }
 
     fn of(device: Device) -> Self {
-        Self { device, stream: Stream::LEGACY_DEFAULT }
+        Self { device, stream: Stream::LEGACY_DEFAULT, _owner: None }
     }
 
     /// The processor, once for each instruction set that this library has code for and the machine has, the widest

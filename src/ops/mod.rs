@@ -16,6 +16,8 @@ mod quantize;
 pub use crate::view::Lora;
 pub use adamw::{AdamW, adamw_step};
 pub use blockwise8::{dequantize_8bit, quantize_8bit};
+#[cfg(any(feature = "cudarc", feature = "cust"))]
+pub(crate) use context::Device;
 pub use context::{Context, DeviceKind};
 pub use dequantize::dequantize;
 pub use double_quantize::{double_dequantize, double_quantize, double_quantize_workspace_size};

@@ -1,6 +1,7 @@
 //! A length of memory of one type.
 
 use super::Extent;
+use half::{bf16, f16};
 use std::marker::PhantomData;
 
 /// A read-only run of `len` values, which may lie in device memory.
@@ -56,6 +57,11 @@ impl<'a, T> Buffer<'a, T> {
         self.len == 0
     }
 
+    /// The first value's address.
+    pub(super) fn as_ptr(&self) -> *const T {
+        self.ptr
+    }
+
     /// Where the values lie.
     pub(crate) fn extent(&self) -> Extent {
         Extent::of_bytes(self.ptr, self.len * size_of::<T>(), self.host)
@@ -88,6 +94,11 @@ impl<'a, T> BufferMut<'a, T> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The first value's address.
+    pub(super) fn as_mut_ptr(&mut self) -> *mut T {
+        self.ptr
     }
 
     /// Where the values lie.
@@ -137,3 +148,21 @@ impl<'a, T> From<&'a mut Vec<T>> for BufferMut<'a, T> {
         vec.as_mut_slice().into()
     }
 }
+
+/// 16-bit numbers by their bits: for owners of memory that have no such types.
+macro_rules! from_bits {
+    ($($float:ty)*) => {$(
+        impl<'a> From<Buffer<'a, u16>> for Buffer<'a, $float> {
+            fn from(bits: Buffer<'a, u16>) -> Self {
+                Self { ptr: bits.ptr.cast(), len: bits.len, host: bits.host, lifetime: PhantomData }
+            }
+        }
+
+        impl<'a> From<BufferMut<'a, u16>> for BufferMut<'a, $float> {
+            fn from(bits: BufferMut<'a, u16>) -> Self {
+                Self { ptr: bits.ptr.cast(), len: bits.len, host: bits.host, lifetime: PhantomData }
+            }
+        }
+    )*};
+}
+from_bits!(f16 bf16);

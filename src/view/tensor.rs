@@ -1,5 +1,6 @@
 //! Row-major matrices of floating-point numbers.
 
+use super::buffer::{Buffer, BufferMut};
 use crate::error::{Error, Result, ensure};
 use half::{bf16, f16};
 use std::marker::PhantomData;
@@ -107,8 +108,8 @@ impl Layout {
         (self.rows - 1).checked_mul(self.row_stride)?.checked_add(self.cols)
     }
 
-    /// The same in a Rust slice of `len` elements.
-    fn of_slice(self, len: usize) -> Result<Self> {
+    /// The same in `len` elements, of a Rust slice or not.
+    fn within(self, len: usize, host: bool) -> Result<Self> {
         let span = self.span().unwrap_or(usize::MAX);
         ensure!(
             len >= span,
@@ -117,7 +118,7 @@ impl Layout {
             self.cols,
             self.row_stride
         );
-        Ok(Self { host: true, ..self })
+        Ok(Self { host, ..self })
     }
 }
 
@@ -218,8 +219,18 @@ impl<'a> Tensor<'a> {
         cols: usize,
         row_stride: usize,
     ) -> Result<Self> {
+        Self::from_buffer(data.into(), rows, cols, row_stride)
+    }
+
+    /// A matrix in a buffer, which may lie in device memory; its rows start `row_stride` elements apart.
+    pub fn from_buffer<T: Element>(
+        data: Buffer<'a, T>,
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+    ) -> Result<Self> {
         let layout = Layout::check(data.as_ptr().cast(), T::DTYPE, rows, cols, row_stride)?;
-        let layout = layout.of_slice(data.len())?;
+        let layout = layout.within(data.len(), data.extent().is_host())?;
         Ok(Self { data: data.as_ptr().cast(), layout, lifetime: PhantomData })
     }
 
@@ -260,8 +271,18 @@ impl<'a> TensorMut<'a> {
         cols: usize,
         row_stride: usize,
     ) -> Result<Self> {
-        let layout = Layout::check(data.as_ptr().cast(), T::DTYPE, rows, cols, row_stride)?;
-        let layout = layout.of_slice(data.len())?;
+        Self::from_buffer(data.into(), rows, cols, row_stride)
+    }
+
+    /// A matrix in a buffer, which may lie in device memory; its rows start `row_stride` elements apart.
+    pub fn from_buffer<T: Element>(
+        mut data: BufferMut<'a, T>,
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+    ) -> Result<Self> {
+        let layout = Layout::check(data.as_mut_ptr().cast(), T::DTYPE, rows, cols, row_stride)?;
+        let layout = layout.within(data.len(), data.extent().is_host())?;
         Ok(Self { data: data.as_mut_ptr().cast(), layout, lifetime: PhantomData })
     }
 

@@ -1,4 +1,4 @@
-"""A Python user: the library by ctypes, arrays by numpy. Usage: consumer.py PATH_OF_LIBRARY"""
+"""A Python user: the library by ctypes, arrays by numpy. Usage: consumer.py PATH_OF_LIBRARY [cpu | cuda]"""
 
 import ctypes as c
 import sys
@@ -6,9 +6,12 @@ import sys
 import numpy as np
 
 import qlk
-from qlk import FP8, NF4, AdamW, Lora, Quantized, Sizes, Spec, call, pointer, tensor
+from device import Cpu, Cuda, pointer
+from qlk import FP8, NF4, AdamW, Lora, Quantized, Sizes, Spec, call, tensor
 
 lib = qlk.load(sys.argv[1])
+device = Cuda() if sys.argv[2:] == ["cuda"] else Cpu()
+upload, download, stream = device.upload, device.download, device.stream
 
 
 class Nf4:
@@ -20,22 +23,35 @@ class Nf4:
         sizes = Sizes(c.sizeof(Sizes))
         rows, cols = (c.c_uint64(n) for n in x.shape)
         call("qlk_quantized_sizes", c.byref(self.spec), rows, cols, c.byref(sizes))
-        self.codes = np.zeros(sizes.code_bytes, np.uint8)
-        self.absmax_codes = np.zeros(sizes.absmax_codes_bytes, np.uint8)
-        self.scales = np.zeros(sizes.absmax_scales_bytes // 4, np.float32)
-        self.offset = np.zeros(1, np.float32)
+        self.codes = upload(np.zeros(sizes.code_bytes, np.uint8))
+        self.absmax_codes = upload(np.zeros(sizes.absmax_codes_bytes, np.uint8))
+        self.scales = upload(np.zeros(sizes.absmax_scales_bytes // 4, np.float32))
+        self.offset = upload(np.zeros(1, np.float32))
         self.bytes = sizes.total_bytes
         self.q = Quantized(c.sizeof(Quantized), 0, c.pointer(self.spec), *x.shape, pointer(self.codes), None,
                            pointer(self.absmax_codes), pointer(self.scales), pointer(self.offset))
         size = c.c_uint64()
         call("qlk_quantize_workspace_size", context, c.byref(self.spec), rows, cols, c.byref(size))
-        workspace = np.zeros(size.value, np.uint8)
-        call("qlk_quantize", context, c.byref(tensor(x)), c.byref(self.q), pointer(workspace), size, None)
+        workspace, x = upload(np.zeros(size.value, np.uint8)), upload(x)
+        call("qlk_quantize", context, c.byref(tensor(x)), c.byref(self.q), pointer(workspace), size, stream)
 
     def dequantize(self, dtype=np.float32):
-        out = np.zeros((self.q.rows, self.q.cols), dtype)
-        call("qlk_dequantize", self.context, c.byref(self.q), c.byref(tensor(out)), None)
-        return out
+        out = upload(np.zeros((self.q.rows, self.q.cols), dtype))
+        call("qlk_dequantize", self.context, c.byref(self.q), c.byref(tensor(out)), stream)
+        return download(out)
+
+    def constants(self):
+        """The absmax of each block, read back; and they survive their quantization."""
+        blocks = c.c_uint64(self.absmax_codes.size)
+        absmax, size = upload(np.zeros(blocks.value, np.float32)), c.c_uint64()
+        call("qlk_double_dequantize", self.context, c.byref(self.q), pointer(absmax), stream)
+        values = download(absmax).copy()
+        call("qlk_double_quantize_workspace_size", self.context, blocks, c.byref(size))
+        workspace = upload(np.zeros(size.value, np.uint8))
+        call("qlk_double_quantize", self.context, pointer(absmax), c.byref(self.q), pointer(workspace), size, stream)
+        call("qlk_double_dequantize", self.context, c.byref(self.q), pointer(absmax), stream)
+        np.testing.assert_allclose(download(absmax), values, atol=0.1)
+        return values
 
 
 def reference(x, block=64):
@@ -59,55 +75,86 @@ def gemm_close(y, x, w, extra=0.0):
     np.testing.assert_allclose(y.astype(np.float64), exact, rtol=2e-3 if y.dtype == np.float16 else 1e-4, atol=2e-3)
 
 
+def products(context, w, dense, rng, m, n, k, r):
+    """Forward, backward and adapter gradients, in two types."""
+    size = c.c_uint64()
+    call("qlk_gemm_workspace_size", context, *(c.c_uint64(d) for d in (m, n, k, r)), c.byref(size))
+    workspace = upload(np.zeros(size.value, np.uint8))
+    for dtype in (np.float32, np.float16):
+        x = rng.standard_normal((m, k)).astype(dtype)
+        a, b = (0.1 * rng.standard_normal(s).astype(np.float32) for s in ((r, k), (n, r)))
+        on_device = [upload(array) for array in (x, a, b, np.zeros((m, n), dtype))]
+        xt, at, bt, yt = (tensor(array) for array in on_device)
+        lora = Lora(c.sizeof(Lora), 2.0, c.pointer(at), c.pointer(bt))
+        call("qlk_gemm_forward", context, c.byref(xt), c.byref(w.q), None, c.byref(lora), c.byref(yt), pointer(workspace),
+             size, stream)
+        y = download(on_device[3])
+        gemm_close(y, x, dense, 2.0 * (x.astype(np.float64) @ a.T) @ b.T)
+        dx, da, db = (upload(np.zeros(s, np.float32)) for s in ((m, k), (r, k), (n, r)))
+        call("qlk_gemm_backward", context, c.byref(yt), c.byref(w.q), None, c.byref(tensor(dx)), pointer(workspace), size,
+             stream)
+        y64, x64 = y.astype(np.float64), x.astype(np.float64)
+        np.testing.assert_allclose(download(dx), y64 @ dense, rtol=1e-4, atol=1e-2)
+        call("qlk_lora_gradients", context, c.byref(xt), c.byref(yt), c.byref(lora), c.byref(tensor(da)),
+             c.byref(tensor(db)), 0, pointer(workspace), size, stream)
+        np.testing.assert_allclose(download(da), 2.0 * (y64 @ b).T @ x64, rtol=1e-4, atol=1e-2)
+        np.testing.assert_allclose(download(db), 2.0 * y64.T @ (x64 @ a.T), rtol=1e-4, atol=1e-2)
+
+
+def strides(context, w, dense, rng, m, n, k):
+    """Column ranges of wider arrays are used where they lie."""
+    if device.kind != Cpu.kind:
+        return
+    size = c.c_uint64()
+    call("qlk_gemm_workspace_size", context, *(c.c_uint64(d) for d in (m, n, k, 0)), c.byref(size))
+    workspace = np.zeros(size.value, np.uint8)
+    x, y = rng.standard_normal((m, k + 5)).astype(np.float32)[:, 2:k + 2], np.zeros((m, n + 3), np.float32)[:, :n]
+    call("qlk_gemm_forward", context, c.byref(tensor(x)), c.byref(w.q), None, None, c.byref(tensor(y)), pointer(workspace),
+         size, None)
+    gemm_close(y, x, dense)
+
+
+def optimizer(context, rng):
+    """A step of AdamW."""
+    p, g = rng.standard_normal((7, 9)).astype(np.float32), rng.standard_normal((7, 9)).astype(np.float32)
+    hyper = AdamW(c.sizeof(AdamW), 1e-2, 0.9, 0.999, 1e-8, 0.1, 1.0, 0, 1)
+    expected = p * (1 - 1e-3) - 1e-2 * g / (np.abs(g) + 1e-8)
+    param, grad, m, v = (upload(array) for array in (p, g, np.zeros(63, np.float32), np.zeros(63, np.float32)))
+    call("qlk_adamw_step", context, c.byref(hyper), c.byref(tensor(param)), c.byref(tensor(grad)), pointer(m), pointer(v),
+         stream)
+    np.testing.assert_allclose(download(param), expected, rtol=1e-5, atol=1e-6)
+
+
+def fails(name, args, message):
+    try:
+        call(name, *args)
+    except ValueError as error:
+        assert message in str(error), error
+    else:
+        raise AssertionError(f"{name} took bad input")
+
+
 def main():
     context = c.c_void_p()
-    call("qlk_context_create", 0, 0, c.byref(context))
+    call("qlk_context_create", device.kind, 0, c.byref(context))
     rng = np.random.default_rng(0)
     m, n, k, r = 19, 67, 141, 3
     weight = rng.standard_normal((n, k)).astype(np.float32)
     w = Nf4(context, weight)
 
     codes, absmax = reference(weight)
-    np.testing.assert_array_equal(w.codes, codes)
-    back = np.zeros(absmax.size, np.float32)
-    call("qlk_double_dequantize", context, c.byref(w.q), pointer(back), None)
+    np.testing.assert_array_equal(download(w.codes), codes)
+    offset = download(w.offset).copy()
     # Half a step of E4M3 around the mean.
-    assert np.all(np.abs(back - absmax) <= np.abs(absmax - w.offset) / 16 + 1e-3)
+    assert np.all(np.abs(w.constants() - absmax) <= np.abs(absmax - offset) / 16 + 1e-3)
     dense = w.dequantize()
     error = np.linalg.norm(dense - weight) / np.linalg.norm(weight)
     assert 0.08 < error < 0.105, error  # NF4 on normal numbers: 0.09
     np.testing.assert_array_equal(w.dequantize(np.float16), dense.astype(np.float16))
 
-    size = c.c_uint64()
-    call("qlk_gemm_workspace_size", context, *(c.c_uint64(d) for d in (m, n, k, r)), c.byref(size))
-    workspace = np.zeros(size.value, np.uint8)
-    for dtype in (np.float32, np.float16):
-        # Column ranges of wider arrays: row strides.
-        x = rng.standard_normal((m, k + 5)).astype(dtype)[:, 2:k + 2]
-        y = np.zeros((m, n + 3), dtype)[:, :n]
-        a, b = (0.1 * rng.standard_normal(s).astype(np.float32) for s in ((r, k), (n, r)))
-        at, bt = tensor(a), tensor(b)
-        lora = Lora(c.sizeof(Lora), 2.0, c.pointer(at), c.pointer(bt))
-        call("qlk_gemm_forward", context, c.byref(tensor(x)), c.byref(w.q), None, c.byref(lora), c.byref(tensor(y)),
-             pointer(workspace), size, None)
-        gemm_close(y, x, dense, 2.0 * (x.astype(np.float64) @ a.T) @ b.T)
-        dx = np.zeros((m, k), np.float32)
-        call("qlk_gemm_backward", context, c.byref(tensor(y)), c.byref(w.q), None, c.byref(tensor(dx)),
-             pointer(workspace), size, None)
-        np.testing.assert_allclose(dx, y.astype(np.float64) @ dense, rtol=1e-4, atol=1e-2)
-        da, db = np.zeros((r, k), np.float32), np.zeros((n, r), np.float32)
-        call("qlk_lora_gradients", context, c.byref(tensor(x)), c.byref(tensor(y)), c.byref(lora), c.byref(tensor(da)),
-             c.byref(tensor(db)), 0, pointer(workspace), size, None)
-        np.testing.assert_allclose(da, 2.0 * (y.astype(np.float64) @ b).T @ x, rtol=1e-4, atol=1e-2)
-        np.testing.assert_allclose(db, 2.0 * y.T.astype(np.float64) @ (x.astype(np.float64) @ a.T), rtol=1e-4, atol=1e-2)
-
-    p, g = rng.standard_normal((7, 9)).astype(np.float32), rng.standard_normal((7, 9)).astype(np.float32)
-    moments = np.zeros((2, 63), np.float32)
-    hyper = AdamW(c.sizeof(AdamW), 1e-2, 0.9, 0.999, 1e-8, 0.1, 1.0, 0, 1)
-    expected = p * (1 - 1e-3) - 1e-2 * g / (np.abs(g) + 1e-8)
-    call("qlk_adamw_step", context, c.byref(hyper), c.byref(tensor(p)), c.byref(tensor(g)), pointer(moments[0]),
-         pointer(moments[1]), None)
-    np.testing.assert_allclose(p, expected, rtol=1e-5, atol=1e-6)
+    products(context, w, dense, rng, m, n, k, r)
+    strides(context, w, dense, rng, m, n, k)
+    optimizer(context, rng)
 
     for name, args, message in [
         ("qlk_dequantize", (context, None, None, None), "q is null"),
@@ -116,12 +163,7 @@ def main():
          "64 bits"),
         ("qlk_quantized_sizes", (c.byref(w.spec), c.c_uint64(1), c.c_uint64(1), c.byref(Sizes(3))), "struct_size is 3"),
     ]:
-        try:
-            call(name, *args)
-        except ValueError as error:
-            assert message in str(error), error
-        else:
-            raise AssertionError(f"{name} took bad input")
+        fails(name, args, message)
     call("qlk_context_destroy", context)
     print(f"ok: version {lib.qlk_version()}, {w.bytes * 8 / weight.size:.3f} bits a parameter")
 

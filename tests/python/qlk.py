@@ -1,8 +1,10 @@
-"""The C ABI by ctypes: the structs of qlora_kernels.h, and numpy arrays as tensors."""
+"""The C ABI by ctypes: the structs of qlora_kernels.h, and arrays, in host or device memory, as tensors."""
 
 import ctypes as c
 
 import numpy as np
+
+from device import pointer
 
 lib = None
 
@@ -62,8 +64,4 @@ def call(name, *args):
 def tensor(array):
     rows, cols = array.shape
     assert array.strides[1] == array.itemsize
-    return Tensor(c.sizeof(Tensor), DTYPES[array.dtype], array.ctypes.data, rows, cols, array.strides[0] // array.itemsize)
-
-
-def pointer(array):
-    return c.c_void_p(array.ctypes.data if array.size else None)
+    return Tensor(c.sizeof(Tensor), DTYPES[array.dtype], pointer(array), rows, cols, array.strides[0] // array.itemsize)
