@@ -5,9 +5,11 @@
 #[path = "../benches/gpu/main.rs"]
 mod program;
 
+use clap::Parser;
 use program::cases::{SMALL, Shape, select};
 use program::data::Noise;
 use program::device::Gpu;
+use program::options::Options;
 use program::reference::{Problem, by_cpu, by_format};
 use program::report::{self, Report};
 use program::{check, check_and_time, copy, launch};
@@ -22,6 +24,17 @@ fn every_case_is_right() {
     let cases = select(false, None);
     assert!(cases.len() > 80);
     assert_eq!(program::check_small(&gpu(), &cases), 0);
+}
+
+/// The program as it is called, with `--simulate` from the command line on.
+#[test]
+fn the_program_runs() {
+    let options = Options::parse_from(["gpu", "--bench", "--simulate", "--only", "double quantize"]);
+    assert!(program::run(&options).unwrap());
+    let nothing = Options::parse_from(["gpu", "--simulate", "--only", "no such case"]);
+    assert!(program::run(&nothing).unwrap_err().to_string().contains("no such case"));
+    assert_eq!(Options::parse_from(["gpu", "--elements", "2^26"]).elements, Some(1 << 26));
+    assert!(Options::try_parse_from(["gpu", "--elements", "2^99"]).is_err());
 }
 
 /// One flipped bit in any part of what a case must write is found.

@@ -40,18 +40,25 @@ impl Copy {
 /// A way of copying `len` bytes between two addresses.
 type Way<'a> = Box<dyn Fn(u64, u64) -> Result<()> + 'a>;
 
-/// Checks and times the copy of about `bytes` bytes in each way.
-pub fn rates(gpu: &Gpu, bytes: usize) -> Result<Vec<Copy>> {
-    let len = (bytes / GRANULE).max(1) * GRANULE;
+/// Checks that each way copies `len` bytes, a multiple of [`GRANULE`].
+pub fn check(gpu: &Gpu, len: usize) -> Result<()> {
     let source = Noise::Weights.matrix(DType::F32, 1, len / 4, len / 4);
-    let ways = ways(gpu, len)?;
-    for (name, way) in &ways {
+    for (name, way) in ways(gpu, len)? {
         let (from, to) = (gpu.upload(&source)?, gpu.allocate(len)?);
         way(address(gpu, &from), address(gpu, &to))?;
         if gpu.download(&to)?[..] != source[..] {
             return Err(format!("{name} copies wrongly").into());
         }
     }
+    Ok(())
+}
+
+/// Checks and times the copy of about `bytes` bytes in each way.
+pub fn rates(gpu: &Gpu, bytes: usize) -> Result<Vec<Copy>> {
+    let len = (bytes / GRANULE).max(1) * GRANULE;
+    check(gpu, len)?;
+    let source = Noise::Weights.matrix(DType::F32, 1, len / 4, len / 4);
+    let ways = ways(gpu, len)?;
     let sets = timing::sets(gpu, 2 * len);
     let buffers: Vec<(Memory, Memory)> =
         (0..sets).map(|_| Ok((gpu.upload(&source)?, gpu.allocate(len)?))).collect::<Result<_>>()?;

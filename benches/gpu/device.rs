@@ -67,12 +67,19 @@ impl Gpu {
 
     /// Memory filled with the guard pattern.
     pub fn allocate(&self, len: usize) -> Result<Memory> {
-        // SAFETY: written just below.
+        // SAFETY: erased before anything reads it.
         let slice = unsafe { self.stream.alloc::<u8>(len + FENCE)? };
-        let (address, _) = slice.device_ptr(&self.stream);
-        // SAFETY: as long as was allocated.
-        unsafe { result::memset_d8_async(address, GUARD, len + FENCE, self.stream.cu_stream())? };
-        Ok(Memory { slice, len })
+        let memory = Memory { slice, len };
+        self.erase(&memory)?;
+        Ok(memory)
+    }
+
+    /// Fills memory with the guard pattern.
+    pub fn erase(&self, memory: &Memory) -> Result<()> {
+        let (address, _) = memory.slice.device_ptr(&self.stream);
+        // SAFETY: as long as was allocated; the stream orders it among the memory's uses.
+        unsafe { result::memset_d8_async(address, GUARD, memory.len + FENCE, self.stream.cu_stream())? };
+        Ok(())
     }
 
     /// Memory with these bytes.

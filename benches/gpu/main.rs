@@ -44,11 +44,14 @@ const EXIT_FAILED: u8 = 1;
 /// There is no GPU, or no driver that serves it. (2 is clap's, for a wrong command line.)
 const EXIT_NO_DEVICE: u8 = 3;
 
+/// Bytes of the copies that are only checked.
+const SMALL_COPY: usize = 3 * copy::GRANULE;
+
 fn main() -> ExitCode {
-    let options = Options::parse();
-    if options.test {
-        return ExitCode::SUCCESS; // `cargo test --benches`: tests/gpu_program.rs runs the checks
-    }
+    let mut options = Options::parse();
+    // `cargo bench` says --bench; `cargo test --benches` says nothing, and is there to check.
+    let by_cargo = std::env::var_os("CARGO_MANIFEST_DIR").is_some();
+    options.simulate |= options.test || by_cargo && !options.bench;
     match run(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAILED),
@@ -68,48 +71,57 @@ fn main() -> ExitCode {
 pub fn run(options: &Options) -> Result<bool> {
     let simulated = options.simulate && ptx_sim::install() == ptx_sim::Installed::Simulator;
     let gpu = Gpu::open(options.device)?;
-    let cases = cases::select(options.quick, options.only.as_deref());
+    let only = options.only.as_deref();
+    let cases = cases::select(options.quick, only);
     if cases.is_empty() {
-        return Err(format!("no case's name holds {:?}", options.only.as_deref().unwrap_or("")).into());
+        return Err(format!("no case's name holds {:?}", only.unwrap_or_default()).into());
     }
-    println!(
-        "{}: {}",
-        gpu.facts.name,
-        if simulated { "simulated; checks only" } else { "checks, then times" }
-    );
+    println!("{}{}", gpu.facts.name, if simulated { ": checks at small sizes" } else { "" });
+    copy::check(&gpu, SMALL_COPY)?;
     let mut failed = check_small(&gpu, &cases);
-    if simulated || options.check_only {
-        println!("{} cases, {failed} with wrong results", cases.len());
-        return Ok(failed == 0);
+    if !simulated {
+        let elements = options.elements.map_or_else(|| gpu.default_elements(), Ok)?;
+        let shape = Shape::of(elements);
+        failed += match options.check_only {
+            true => each(&cases, shape, |case| check_large(&gpu, case, shape).map(drop)),
+            false => measure(&gpu, options, &cases, shape)?,
+        };
     }
-    let shape = Shape::of(match options.elements {
-        Some(elements) => elements,
-        None => gpu.default_elements()?,
+    println!("{} cases, {failed} with a wrong result or a failed call", cases.len());
+    Ok(failed == 0)
+}
+
+/// Checks and times everything and writes the report; how many cases failed.
+fn measure(gpu: &Gpu, options: &Options, cases: &[Case], shape: Shape) -> Result<usize> {
+    let mut report = Report::new(gpu, shape);
+    report.copies = copy::rates(gpu, shape.elements() * 2)?;
+    report.failed += each(cases, shape, |case| {
+        report.cases.push(check_and_time(gpu, case, shape, options.repetitions())?);
+        Ok(())
     });
-    let mut report = Report::new(&gpu, shape);
-    report.copies = copy::rates(&gpu, shape.elements() * 2)?;
-    for case in &cases {
-        match check_and_time(&gpu, case, shape, options.repetitions()) {
-            Ok(figures) => report.cases.push(figures),
+    let small = launch::cases(options.only.as_deref());
+    report.failed += each(&small, launch::SHAPE, |case| {
+        report.launches.push(launch::figure(gpu, case, launch::SHAPE, options.repetitions())?);
+        Ok(())
+    });
+    println!("\n{}", report.markdown());
+    report.write(&options.out)?;
+    Ok(report.failed)
+}
+
+/// Does something with each case and says how it went; how many failed.
+fn each(cases: &[Case], shape: Shape, mut run: impl FnMut(&Case) -> Result<()>) -> usize {
+    let mut failed = 0;
+    for case in cases {
+        match run(case) {
+            Ok(()) => println!("right  {case}, {shape}"),
             Err(error) => {
                 println!("WRONG  {case}, {shape}: {error}");
                 failed += 1;
             }
         }
     }
-    for case in launch::cases(options.only.as_deref()) {
-        match launch::figure(&gpu, &case, launch::SHAPE, options.repetitions()) {
-            Ok(figures) => report.launches.push(figures),
-            Err(error) => {
-                println!("WRONG  {case} as a small call: {error}");
-                failed += 1;
-            }
-        }
-    }
-    report.failed = failed;
-    println!("\n{}", report.markdown());
-    report.write(&options.out)?;
-    Ok(failed == 0)
+    failed
 }
 
 /// Checks all cases at the small shapes; how many were wrong.
@@ -140,11 +152,16 @@ fn check_by_format(gpu: &Gpu, case: &Case) -> Result<usize> {
     Ok(compared)
 }
 
-/// Checks a case at the benchmark's shape against the CPU backend, and times it there.
-pub fn check_and_time(gpu: &Gpu, case: &Case, shape: Shape, repetitions: usize) -> Result<Figures> {
+/// Checks a case at the benchmark's shape against the CPU backend.
+fn check_large(gpu: &Gpu, case: &Case, shape: Shape) -> Result<reference::Problem> {
     let problem = reference::Problem::new(case, shape, data::Noise::Weights, &reference::by_cpu)?;
     check::check(gpu, case, shape, &problem)?;
+    Ok(problem)
+}
+
+/// The same, and times it there.
+pub fn check_and_time(gpu: &Gpu, case: &Case, shape: Shape, repetitions: usize) -> Result<Figures> {
+    let problem = check_large(gpu, case, shape)?;
     let times = timing::time(gpu, case, shape, &problem.inputs, repetitions)?;
-    println!("right  {case}, {shape}: {:.3} ms", times.median * 1e3);
     Ok(Figures::new(case, shape, times))
 }

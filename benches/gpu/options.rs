@@ -34,7 +34,7 @@ pub struct Options {
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     pub bench: bool,
-    /// Passed by `cargo test --benches`
+    /// What cargo's own test programs take: the same as --simulate
     #[arg(long, hide = true)]
     pub test: bool,
 }
