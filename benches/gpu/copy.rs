@@ -28,13 +28,7 @@ pub struct Copy {
     /// Read and written.
     pub bytes: usize,
     pub times: Times,
-}
-
-impl Copy {
-    /// Bytes a second, read and written.
-    pub fn rate(&self) -> f64 {
-        self.bytes as f64 / self.times.median
-    }
+    pub bytes_per_second: f64,
 }
 
 /// A way of copying `len` bytes between two addresses.
@@ -70,7 +64,8 @@ pub fn rates(gpu: &Gpu, bytes: usize) -> Result<Vec<Copy>> {
     }
     let time = |(name, way): (String, Way)| {
         let times = timing::repeat(gpu, sets, REPETITIONS, |set| run(&way, set))?;
-        Ok(Copy { name, bytes: 2 * len, times })
+        let bytes = 2 * len;
+        Ok(Copy { name, bytes, times, bytes_per_second: bytes as f64 / times.median })
     };
     ways.into_iter().map(time).collect()
 }

@@ -37,7 +37,7 @@ pub fn shares(path: &Path, report: &Report) -> Result<(), Box<dyn std::error::Er
     let label =
         ("sans-serif", 12).into_font().into_text_style(&area).pos(Pos::new(HPos::Right, VPos::Center));
     for (row, case) in report.cases.iter().enumerate() {
-        let (top, share) = (row as f64, (case.rate() / report.copy_rate()).min(RIGHT));
+        let (top, share) = (row as f64, (case.bytes_per_second / report.copy_rate()).min(RIGHT));
         let color = COLORS[usize::from(case.goal.is_some_and(|goal| share < goal))];
         let bar = Rectangle::new([(0.0, top + 0.15), (share, top + 0.85)], color.filled());
         chart.draw_series([bar])?;

@@ -34,18 +34,16 @@ pub struct Figures {
     /// Read and written, as the format counts them.
     pub bytes: usize,
     pub times: Times,
+    pub bytes_per_second: f64,
     /// The share of the copy rate that is aimed at.
     pub goal: Option<f64>,
 }
 
 impl Figures {
     pub fn new(case: &Case, shape: Shape, times: Times) -> Self {
-        Self { name: case.to_string(), bytes: case.traffic(shape), times, goal: case.goal() }
-    }
-
-    /// Bytes a second.
-    pub fn rate(&self) -> f64 {
-        self.bytes as f64 / self.times.median
+        let bytes = case.traffic(shape);
+        let bytes_per_second = bytes as f64 / times.median;
+        Self { name: case.to_string(), bytes, times, bytes_per_second, goal: case.goal() }
     }
 }
 
@@ -68,7 +66,7 @@ impl Report {
 
     /// The roofline: the best copy's bytes a second.
     pub fn copy_rate(&self) -> f64 {
-        self.copies.iter().map(Copy::rate).fold(0.0, f64::max)
+        self.copies.iter().map(|copy| copy.bytes_per_second).fold(0.0, f64::max)
     }
 
     /// For benches/RESULTS.md.
@@ -92,14 +90,14 @@ impl Report {
                 "| {} | {:.3} | {:.0} |",
                 copy.name,
                 copy.times.median * 1e3,
-                copy.rate() / 1e9
+                copy.bytes_per_second / 1e9
             ));
         }
         line(format_args!("\n| {} elements | ms | GB/s | share of copy | goal |", self.elements));
         line(format_args!("|---|---|---|---|---|"));
         for case in &self.cases {
-            let (ms, gb) = (case.times.median * 1e3, case.rate() / 1e9);
-            let share = case.rate() / self.copy_rate();
+            let (ms, gb) = (case.times.median * 1e3, case.bytes_per_second / 1e9);
+            let share = case.bytes_per_second / self.copy_rate();
             let goal = case.goal.map_or("-".into(), |goal| format!("{goal:.2}"));
             line(format_args!("| {} | {ms:.3} | {gb:.0} | {share:.2} | {goal} |", case.name));
         }
