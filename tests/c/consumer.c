@@ -182,7 +182,7 @@ static void finetune(void) {
     CHECK(loss < 0.7 * first && isfinite(host_dx[0]));
 
     /* The bounds of every buffer are exact: one byte less of workspace is refused. */
-    FAILS(qlk_gemm_forward(context, &xt, &q, NULL, NULL, &yt, workspace, 100, stream), QLK_STATUS_WORKSPACE_TOO_SMALL, "workspace_size is 100");
+    FAILS(qlk_gemm_forward(context, &xt, &q, NULL, &lora, &yt, workspace, 100, stream), QLK_STATUS_WORKSPACE_TOO_SMALL, "workspace_size is 100");
     FAILS(qlk_gemm_forward(context, &xt, &q, NULL, NULL, &yt, NULL, size, stream), INVALID, "workspace is null");
     FAILS(qlk_gemm_forward(context, &yt, &q, NULL, NULL, &yt, workspace, size, stream), INVALID, "x is 37 x 65");
     FAILS(qlk_gemm_forward(context, &xt, &q, &xt, NULL, &yt, workspace, size, stream), INVALID, "bias is 37 x 129");

@@ -13,6 +13,7 @@
 /* The driver API, as far as it is used here: cuda.h's types spelled out. A CUdeviceptr is a 64-bit number. */
 static struct {
     void *library;                                                       /* null: host memory */
+    void *context;                                                       /* device 0's primary one */
     int (*init)(unsigned flags);                                         /* cuInit */
     int (*retain)(void **context, int device);                           /* cuDevicePrimaryCtxRetain */
     int (*set_current)(void *context);                                   /* cuCtxSetCurrent */
@@ -45,9 +46,13 @@ static inline void cuda_find(void *function, const char *name) {
     memcpy(function, &symbol, sizeof symbol); /* C has no cast from an object's pointer to a function's */
 }
 
-/* Makes device 0's primary context current: the one that the library works in. */
+/* Makes the context current on this thread, as allocations want it; calls of the library do not need it. */
+static inline void enter_thread(void) {
+    if (cuda.library != NULL) cuda_check(cuda.set_current(cuda.context), "cuCtxSetCurrent");
+}
+
+/* Opens the driver and device 0's primary context: the one that the library works in. */
 static inline void open_cuda(void) {
-    void *context;
     cuda.library = dlopen("libcuda.so.1", RTLD_NOW);
     if (cuda.library == NULL) cuda.library = dlopen("libcuda.so", RTLD_NOW);
     if (cuda.library == NULL) {
@@ -65,8 +70,8 @@ static inline void open_cuda(void) {
     cuda_find(&cuda.upload, "cuMemcpyHtoDAsync_v2");
     cuda_find(&cuda.download, "cuMemcpyDtoHAsync_v2");
     cuda_check(cuda.init(0), "cuInit");
-    cuda_check(cuda.retain(&context, 0), "cuDevicePrimaryCtxRetain");
-    cuda_check(cuda.set_current(context), "cuCtxSetCurrent");
+    cuda_check(cuda.retain(&cuda.context, 0), "cuDevicePrimaryCtxRetain");
+    enter_thread();
     cuda_check(cuda.create_stream(&stream, 1 /* CU_STREAM_NON_BLOCKING */), "cuStreamCreate");
 }
 

@@ -109,7 +109,10 @@ template <typename Function> std::vector<float> in_threads(size_t size, Function
     std::vector<Device<float>> results;
     for (int i = 0; i < 4; i++) results.emplace_back(size);
     std::vector<std::thread> threads;
-    for (const auto &result : results) threads.emplace_back([&] { function(result); });
+    for (const auto &result : results) threads.emplace_back([&] {
+        enter_thread();
+        function(result);
+    });
     for (auto &thread : threads) thread.join();
     const std::vector<float> first = results[0].values();
     for (const auto &result : results) {
