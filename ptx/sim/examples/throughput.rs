@@ -94,7 +94,19 @@ fn main() {
             // SAFETY: the parameters are those that the kernel declares.
             unsafe {
                 let (null, pointers) = (std::ptr::null_mut(), pointers.as_mut_ptr());
-                check(sys::cuLaunchKernel(function, blocks, 1, 1, threads, 1, 1, 0, null, pointers, null.cast()));
+                check(sys::cuLaunchKernel(
+                    function,
+                    blocks,
+                    1,
+                    1,
+                    threads,
+                    1,
+                    1,
+                    0,
+                    null,
+                    pointers,
+                    null.cast(),
+                ));
                 check(sys::cuCtxSynchronize());
             }
             let seconds = start.elapsed().as_secs_f64();

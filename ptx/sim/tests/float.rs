@@ -91,8 +91,12 @@ fn directed_rounding() {
         "7.0",
         &[
             // Products of f32 are exact in f64.
-            ("mul.rp.f32 %f3, %f0, %f1; mov.b32 %r10, %f3;", |a, b, _| directed(f64::from(f(a)) * f64::from(f(b)), true)),
-            ("mul.rm.f32 %f3, %f0, %f1; mov.b32 %r10, %f3;", |a, b, _| directed(f64::from(f(a)) * f64::from(f(b)), false)),
+            ("mul.rp.f32 %f3, %f0, %f1; mov.b32 %r10, %f3;", |a, b, _| {
+                directed(f64::from(f(a)) * f64::from(f(b)), true)
+            }),
+            ("mul.rm.f32 %f3, %f0, %f1; mov.b32 %r10, %f3;", |a, b, _| {
+                directed(f64::from(f(a)) * f64::from(f(b)), false)
+            }),
             ("mul.rz.f32 %f3, %f0, %f1; mov.b32 %r10, %f3;", |a, b, _| {
                 let exact = f64::from(f(a)) * f64::from(f(b));
                 directed(exact, exact < 0.0)
@@ -117,12 +121,18 @@ fn approximations_keep_their_bounds_and_are_not_exact() {
         "7.0",
         &[
             ("ex2.approx.f32 %f3, %f0; mov.b32 %r10, %f3;", |a, _, _| bits(f64::from(f(a)).exp2() as f32)),
-            ("ex2.approx.ftz.f32 %f3, %f0; mov.b32 %r10, %f3;", |a, _, _| bits(ftz(f64::from(ftz(f(a))).exp2() as f32))),
+            ("ex2.approx.ftz.f32 %f3, %f0; mov.b32 %r10, %f3;", |a, _, _| {
+                bits(ftz(f64::from(ftz(f(a))).exp2() as f32))
+            }),
             ("lg2.approx.f32 %f3, %f0; mov.b32 %r10, %f3;", |a, _, _| bits(f64::from(f(a)).log2() as f32)),
             ("rcp.approx.f32 %f3, %f0; mov.b32 %r10, %f3;", |a, _, _| bits((1.0 / f64::from(f(a))) as f32)),
-            ("rsqrt.approx.f32 %f3, %f0; mov.b32 %r10, %f3;", |a, _, _| bits((1.0 / f64::from(f(a)).sqrt()) as f32)),
+            ("rsqrt.approx.f32 %f3, %f0; mov.b32 %r10, %f3;", |a, _, _| {
+                bits((1.0 / f64::from(f(a)).sqrt()) as f32)
+            }),
             ("sqrt.approx.f32 %f3, %f0; mov.b32 %r10, %f3;", |a, _, _| bits(f64::from(f(a)).sqrt() as f32)),
-            ("div.full.f32 %f3, %f0, %f1; mov.b32 %r10, %f3;", |a, b, _| bits((f64::from(f(a)) / f64::from(f(b))) as f32)),
+            ("div.full.f32 %f3, %f0, %f1; mov.b32 %r10, %f3;", |a, b, _| {
+                bits((f64::from(f(a)) / f64::from(f(b))) as f32)
+            }),
             ("tanh.approx.f32 %f3, %f0; mov.b32 %r10, %f3;", |a, _, _| bits(f64::from(f(a)).tanh() as f32)),
         ],
         within(1),
@@ -173,7 +183,9 @@ fn half_precision() {
         "sm_90",
         "7.8",
         &[
-            ("add.f16 %h3, %h0, %h1; cvt.u32.u16 %r10, %h3;", |x, y, _| to_h(h(x as u16) + h(y as u16)).into()),
+            ("add.f16 %h3, %h0, %h1; cvt.u32.u16 %r10, %h3;", |x, y, _| {
+                to_h(h(x as u16) + h(y as u16)).into()
+            }),
             ("add.f16x2 %r10, %r0, %r1;", |x, y, _| pair(x, y, |x, y| to_h(h(x) + h(y)))),
             ("mul.f16x2 %r10, %r0, %r1;", |x, y, _| pair(x, y, |x, y| to_h(h(x) * h(y)))),
             ("sub.bf16x2 %r10, %r0, %r1;", |x, y, _| pair(x, y, |x, y| to_b(b(x) - b(y)))),
@@ -189,7 +201,9 @@ fn half_precision() {
                     _ => y,
                 })
             }),
-            ("setp.lt.bf16 %p0, %h0, %h1; selp.b32 %r10, 1, 0, %p0;", |x, y, _| u32::from(b(x as u16) < b(y as u16))),
+            ("setp.lt.bf16 %p0, %h0, %h1; selp.b32 %r10, 1, 0, %p0;", |x, y, _| {
+                u32::from(b(x as u16) < b(y as u16))
+            }),
         ],
         equal,
     );
@@ -206,7 +220,11 @@ fn fused(x: f64, y: f64, z: f64, bits_to_keep: u32) -> f64 {
     // Where s is a tie between two results, the error's sign breaks it: move s by its least unit.
     let tail = s.to_bits() & ((1u64 << (52 - bits_to_keep)) - 1);
     if error != 0.0 && tail.count_ones() <= 1 {
-        return if (error > 0.0) == (s > 0.0) { f64::from_bits(s.to_bits() + 1) } else { f64::from_bits(s.to_bits() - 1) };
+        return if (error > 0.0) == (s > 0.0) {
+            f64::from_bits(s.to_bits() + 1)
+        } else {
+            f64::from_bits(s.to_bits() - 1)
+        };
     }
     s
 }
@@ -218,11 +236,14 @@ fn half_precision_fma() {
         "7.0",
         &[
             ("fma.rn.bf16x2 %r10, %r0, %r1, %r2;", |x, y, z| {
-                let op = |x: u32, y: u32, z: u32| u32::from(to_b(fused(b(x as u16), b(y as u16), b(z as u16), 7)));
+                let op =
+                    |x: u32, y: u32, z: u32| u32::from(to_b(fused(b(x as u16), b(y as u16), b(z as u16), 7)));
                 op(x >> 16, y >> 16, z >> 16) << 16 | op(x, y, z)
             }),
             ("fma.rn.f16x2 %r10, %r0, %r1, %r2;", |x, y, z| {
-                let op = |x: u32, y: u32, z: u32| u32::from(to_h(fused(h(x as u16), h(y as u16), h(z as u16), 10)));
+                let op = |x: u32, y: u32, z: u32| {
+                    u32::from(to_h(fused(h(x as u16), h(y as u16), h(z as u16), 10)))
+                };
                 op(x >> 16, y >> 16, z >> 16) << 16 | op(x, y, z)
             }),
             ("fma.rn.relu.f16 %h3, %h0, %h1, %h2; cvt.u32.u16 %r10, %h3;", |x, y, z| {
@@ -240,21 +261,33 @@ fn conversions() {
         "sm_89",
         "8.1",
         &[
-            ("cvt.rn.bf16x2.f32 %r10, %f0, %f1;", |x, y, _| u32::from(to_b(f(x).into())) << 16 | u32::from(to_b(f(y).into()))),
-            ("cvt.rn.f16x2.f32 %r10, %f0, %f1;", |x, y, _| u32::from(to_h(f(x).into())) << 16 | u32::from(to_h(f(y).into()))),
+            ("cvt.rn.bf16x2.f32 %r10, %f0, %f1;", |x, y, _| {
+                u32::from(to_b(f(x).into())) << 16 | u32::from(to_b(f(y).into()))
+            }),
+            ("cvt.rn.f16x2.f32 %r10, %f0, %f1;", |x, y, _| {
+                u32::from(to_h(f(x).into())) << 16 | u32::from(to_h(f(y).into()))
+            }),
             ("cvt.rn.relu.bf16x2.f32 %r10, %f0, %f1;", |x, y, _| {
                 let relu = |x: u32| if f(x) <= 0.0 { 0 } else { u32::from(to_b(f(x).into())) };
                 relu(x) << 16 | relu(y)
             }),
             ("cvt.rn.f16.f32 %h3, %f0; cvt.u32.u16 %r10, %h3;", |x, _, _| to_h(f(x).into()).into()),
-            ("cvt.rz.bf16.f32 %h3, %f0; cvt.u32.u16 %r10, %h3;", |x, _, _| if f(x).is_nan() { 0x7FFF } else { x >> 16 }),
+            ("cvt.rz.bf16.f32 %h3, %f0; cvt.u32.u16 %r10, %h3;", |x, _, _| {
+                if f(x).is_nan() { 0x7FFF } else { x >> 16 }
+            }),
             ("cvt.f32.f16 %f3, %h0; mov.b32 %r10, %f3;", |x, _, _| {
                 let h = f16::from_bits(x as u16);
                 if h.is_nan() { nan_of(h.to_bits()) } else { h.to_f32().to_bits() }
             }),
             ("cvt.f32.bf16 %f3, %h0; mov.b32 %r10, %f3;", |x, _, _| x << 16),
             ("cvt.rna.tf32.f32 %r10, %f0;", |x, _, _| {
-                if f(x).is_nan() { NAN } else if f(x).is_infinite() { x } else { (x + 0x1000) & !0x1FFF }
+                if f(x).is_nan() {
+                    NAN
+                } else if f(x).is_infinite() {
+                    x
+                } else {
+                    (x + 0x1000) & !0x1FFF
+                }
             }),
             ("cvt.rni.s32.f32 %r10, %f0;", |x, _, _| f(x).round_ties_even() as i32 as u32),
             ("cvt.rzi.u32.f32 %r10, %f0;", |x, _, _| f(x) as u32),
@@ -267,9 +300,15 @@ fn conversions() {
             ("cvt.s32.s8 %r10, %r0;", |x, _, _| x as i8 as u32),
             ("cvt.u32.u16 %r10, %h0;", |x, _, _| x & 0xFFFF),
             ("cvt.rni.f32.f32 %f3, %f0; mov.b32 %r10, %f3;", |x, _, _| bits(f(x).round_ties_even())),
-            ("cvt.sat.f32.f32 %f3, %f0; mov.b32 %r10, %f3;", |x, _, _| if f(x) > 0.0 { bits(f(x).min(1.0)) } else { 0 }),
-            ("cvt.rn.satfinite.e4m3x2.f32 %h3, %f0, %f1; cvt.u32.u16 %r10, %h3;", |x, y, _| e4m3(f(x)) << 8 | e4m3(f(y))),
-            ("cvt.rn.satfinite.e5m2x2.f32 %h3, %f0, %f1; cvt.u32.u16 %r10, %h3;", |x, y, _| e5m2(f(x)) << 8 | e5m2(f(y))),
+            ("cvt.sat.f32.f32 %f3, %f0; mov.b32 %r10, %f3;", |x, _, _| {
+                if f(x) > 0.0 { bits(f(x).min(1.0)) } else { 0 }
+            }),
+            ("cvt.rn.satfinite.e4m3x2.f32 %h3, %f0, %f1; cvt.u32.u16 %r10, %h3;", |x, y, _| {
+                e4m3(f(x)) << 8 | e4m3(f(y))
+            }),
+            ("cvt.rn.satfinite.e5m2x2.f32 %h3, %f0, %f1; cvt.u32.u16 %r10, %h3;", |x, y, _| {
+                e5m2(f(x)) << 8 | e5m2(f(y))
+            }),
             ("cvt.rn.f16x2.e5m2x2 %r10, %h0;", |x, _, _| {
                 let wide = |e: u32| if e & 0x7F > 0x7C { 0x7FFF } else { e << 8 };
                 wide(x >> 8 & 255) << 16 | wide(x & 255)
@@ -305,6 +344,7 @@ fn nearest(x: f32, max: u32, value: impl Fn(u32) -> f64) -> u32 {
     }
     let x = x.clamp(-value(max) as f32, value(max) as f32);
     let distance = |code: &u32| (value(*code) - f64::from(x.abs())).abs();
-    let best = (0..=max).min_by(|p, q| distance(p).total_cmp(&distance(q)).then((p & 1).cmp(&(q & 1)))).unwrap();
+    let best =
+        (0..=max).min_by(|p, q| distance(p).total_cmp(&distance(q)).then((p & 1).cmp(&(q & 1)))).unwrap();
     best | u32::from(x.is_sign_negative()) << 7
 }

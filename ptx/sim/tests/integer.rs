@@ -14,7 +14,13 @@ fn prmt(a: u32, b: u32, s: u32) -> u32 {
     let pick = |k: u32| {
         let nibble = s >> (4 * k) & 15;
         let byte = bytes[(nibble & 7) as usize];
-        if nibble < 8 { byte } else if byte >= 128 { 255 } else { 0 }
+        if nibble < 8 {
+            byte
+        } else if byte >= 128 {
+            255
+        } else {
+            0
+        }
     };
     u32::from_le_bytes([pick(0), pick(1), pick(2), pick(3)])
 }
@@ -30,7 +36,9 @@ fn arithmetic() {
             ("sub.s32 %r10, %r0, %r1;", |a, b, _| a.wrapping_sub(b)),
             ("mul.lo.s32 %r10, %r0, %r1;", |a, b, _| a.wrapping_mul(b)),
             ("mul.hi.u32 %r10, %r0, %r1;", |a, b, _| (u64::from(a) * u64::from(b) >> 32) as u32),
-            ("mul.hi.s32 %r10, %r0, %r1;", |a, b, _| (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32),
+            ("mul.hi.s32 %r10, %r0, %r1;", |a, b, _| {
+                (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32
+            }),
             ("mul.wide.u16 %r10, %h0, %h1;", |a, b, _| (a & 0xFFFF) * (b & 0xFFFF)),
             ("mul.wide.s16 %r10, %h0, %h1;", |a, b, _| (i32::from(a as i16) * i32::from(b as i16)) as u32),
             ("mad.lo.u32 %r10, %r0, %r1, %r2;", |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
@@ -107,8 +115,12 @@ fn logic_and_shifts() {
             ("shl.b32 %r10, %r0, %r1;", |a, b, _| if b > 31 { 0 } else { a << b }),
             ("shr.u32 %r10, %r0, %r1;", |a, b, _| if b > 31 { 0 } else { a >> b }),
             ("shr.s32 %r10, %r0, %r1;", |a, b, _| (a as i32 >> b.min(31)) as u32),
-            ("shf.l.wrap.b32 %r10, %r0, %r1, %r2;", |a, b, c| ((u64::from(b) << 32 | u64::from(a)) << (c & 31) >> 32) as u32),
-            ("shf.r.clamp.b32 %r10, %r0, %r1, %r2;", |a, b, c| ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32),
+            ("shf.l.wrap.b32 %r10, %r0, %r1, %r2;", |a, b, c| {
+                ((u64::from(b) << 32 | u64::from(a)) << (c & 31) >> 32) as u32
+            }),
+            ("shf.r.clamp.b32 %r10, %r0, %r1, %r2;", |a, b, c| {
+                ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32
+            }),
             ("lop3.b32 %r10, %r0, %r1, %r2, 0xE8;", |a, b, c| a & b | a & c | b & c),
             ("lop3.b32 %r10, %r0, %r1, %r2, 0x96;", |a, b, c| a ^ b ^ c),
             ("lop3.b32 %r10, %r0, %r1, %r2, 0xCA;", |a, b, c| a & b | !a & c),
@@ -125,29 +137,43 @@ fn predicates_and_moves() {
         "sm_80",
         "7.0",
         &[
-            ("setp.lt.s32 %p0, %r0, %r1; selp.b32 %r10, %r0, %r1, %p0;", |a, b, _| (a as i32).min(b as i32) as u32),
-            ("setp.hs.u32 %p0, %r0, %r1; selp.u32 %r10, 1, 0, %p0;", |a, b, _| u32::from(a >= b)),
-            ("setp.eq.b32 %p2, %r2, 0; setp.eq.or.b32 %p0|%p1, %r0, %r1, %p2; selp.b32 %r10, 1, 0, %p1;", |a, b, c| {
-                u32::from(a != b || c == 0)
+            ("setp.lt.s32 %p0, %r0, %r1; selp.b32 %r10, %r0, %r1, %p0;", |a, b, _| {
+                (a as i32).min(b as i32) as u32
             }),
-            ("setp.gt.f32 %p0, %f0, %f1; selp.b32 %r10, 1, 0, %p0;", |a, b, _| u32::from(f32::from_bits(a) > f32::from_bits(b))),
-            ("setp.neu.f32 %p0, %f0, %f1; selp.b32 %r10, 1, 0, %p0;", |a, b, _| u32::from(f32::from_bits(a) != f32::from_bits(b))),
+            ("setp.hs.u32 %p0, %r0, %r1; selp.u32 %r10, 1, 0, %p0;", |a, b, _| u32::from(a >= b)),
+            (
+                "setp.eq.b32 %p2, %r2, 0; setp.eq.or.b32 %p0|%p1, %r0, %r1, %p2; selp.b32 %r10, 1, 0, %p1;",
+                |a, b, c| u32::from(a != b || c == 0),
+            ),
+            ("setp.gt.f32 %p0, %f0, %f1; selp.b32 %r10, 1, 0, %p0;", |a, b, _| {
+                u32::from(f32::from_bits(a) > f32::from_bits(b))
+            }),
+            ("setp.neu.f32 %p0, %f0, %f1; selp.b32 %r10, 1, 0, %p0;", |a, b, _| {
+                u32::from(f32::from_bits(a) != f32::from_bits(b))
+            }),
             ("setp.ltu.f32 %p0, %f0, %f1; selp.b32 %r10, 1, 0, %p0;", |a, b, _| {
                 u32::from(f32::from_bits(a).partial_cmp(&f32::from_bits(b)).is_none_or(|o| o.is_lt()))
             }),
-            ("setp.num.f32 %p0, %f0, %f0; selp.b32 %r10, 1, 0, %p0;", |a, _, _| u32::from(!f32::from_bits(a).is_nan())),
-            ("setp.lt.u32 %p0, %r0, %r1; setp.lt.and.u32 %p1, %r1, %r2, !%p0; selp.b32 %r10, 1, 0, %p1;", |a, b, c| {
-                u32::from(b < c && a >= b)
+            ("setp.num.f32 %p0, %f0, %f0; selp.b32 %r10, 1, 0, %p0;", |a, _, _| {
+                u32::from(!f32::from_bits(a).is_nan())
             }),
+            (
+                "setp.lt.u32 %p0, %r0, %r1; setp.lt.and.u32 %p1, %r1, %r2, !%p0; selp.b32 %r10, 1, 0, %p1;",
+                |a, b, c| u32::from(b < c && a >= b),
+            ),
             ("mov.b32 {%h3, %h4}, %r0; mov.b32 %r10, {%h4, %h3};", |a, _, _| a.rotate_left(16)),
             ("mov.b64 %rd0, {%r0, %r1}; mov.b64 {%r3, %r10}, %rd0;", |_, b, _| b),
-            ("mov.u32 %r10, 7; setp.eq.u32 %p0, %r0, 0; @%p0 mov.u32 %r10, 8; @!%p0 mov.u32 %r10, 9;", |a, _, _| {
-                if a == 0 { 8 } else { 9 }
-            }),
+            (
+                "mov.u32 %r10, 7; setp.eq.u32 %p0, %r0, 0; @%p0 mov.u32 %r10, 8; @!%p0 mov.u32 %r10, 9;",
+                |a, _, _| {
+                    if a == 0 { 8 } else { 9 }
+                },
+            ),
             ("slct.u32.s32 %r10, %r0, %r1, %r2;", |a, b, c| if c as i32 >= 0 { a } else { b }),
-            ("mov.u32 %r10, 0; and.b32 %r3, %r0, 15; L0: setp.eq.u32 %p0, %r3, 0; @%p0 bra M0; add.u32 %r10, %r10, %r3; sub.u32 %r3, %r3, 1; bra L0; M0:", |a, _, _| {
-                (a & 15) * ((a & 15) + 1) / 2
-            }),
+            (
+                "mov.u32 %r10, 0; and.b32 %r3, %r0, 15; L0: setp.eq.u32 %p0, %r3, 0; @%p0 bra M0; add.u32 %r10, %r10, %r3; sub.u32 %r3, %r3, 1; bra L0; M0:",
+                |a, _, _| (a & 15) * ((a & 15) + 1) / 2,
+            ),
         ],
         equal,
     );
@@ -161,7 +187,9 @@ fn wide() {
         ("mul.hi.u64 %rd10, %rd0, %rd1;", |a, b, _| (u128::from(a) * u128::from(b) >> 64) as u64),
         ("mul.wide.u32 %rd10, %r0, %r1;", |a, b, _| u64::from(a as u32) * u64::from(b as u32)),
         ("mul.wide.s32 %rd10, %r0, %r1;", |a, b, _| (i64::from(a as i32) * i64::from(b as i32)) as u64),
-        ("mad.wide.u32 %rd10, %r0, %r1, %rd2;", |a, b, c| (u64::from(a as u32) * u64::from(b as u32)).wrapping_add(c)),
+        ("mad.wide.u32 %rd10, %r0, %r1, %rd2;", |a, b, c| {
+            (u64::from(a as u32) * u64::from(b as u32)).wrapping_add(c)
+        }),
         ("mad.lo.s64 %rd10, %rd0, %rd1, %rd2;", |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         ("shl.b64 %rd10, %rd0, %r1;", |a, b, _| a.checked_shl(b as u32).unwrap_or(0)),
         ("shr.s64 %rd10, %rd0, %r1;", |a, b, _| (a as i64 >> (b as u32).min(63)) as u64),
@@ -170,7 +198,9 @@ fn wide() {
         ("bfi.b64 %rd10, %rd0, %rd1, 40, 16;", |a, b, _| b & !(0xFFFF << 40) | (a & 0xFFFF) << 40),
         ("clz.b64 %r3, %rd0; cvt.u64.u32 %rd10, %r3;", |a, _, _| a.leading_zeros().into()),
         ("popc.b64 %r3, %rd0; cvt.u64.u32 %rd10, %r3;", |a, _, _| a.count_ones().into()),
-        ("setp.lt.s64 %p0, %rd0, %rd1; selp.b64 %rd10, %rd0, %rd1, %p0;", |a, b, _| (a as i64).min(b as i64) as u64),
+        ("setp.lt.s64 %p0, %rd0, %rd1; selp.b64 %rd10, %rd0, %rd1, %p0;", |a, b, _| {
+            (a as i64).min(b as i64) as u64
+        }),
         ("cvt.s64.s32 %rd10, %r0;", |a, _, _| a as i32 as u64),
         ("cvt.u64.u32 %rd10, %r0;", |a, _, _| a & 0xFFFF_FFFF),
         ("mov.b64 {%h3, %h4, %h5, %h6}, %rd0; mov.b64 %rd10, {%h6, %h5, %h4, %h3};", |a, _, _| {

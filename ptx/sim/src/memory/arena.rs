@@ -161,7 +161,8 @@ impl Drop for PageGuard<'_> {
 #[inline(always)]
 pub unsafe fn all_at_least(states: *const u8, bytes: usize, wanted: State) -> bool {
     // States are 0, 1, 2: at least 1 is "bit 0 or 1", at least 2 is "bit 1".
-    let mask = if wanted as u8 == State::Written as u8 { 0x0202_0202_0202_0202u64 } else { 0x0303_0303_0303_0303 };
+    let mask =
+        if wanted as u8 == State::Written as u8 { 0x0202_0202_0202_0202u64 } else { 0x0303_0303_0303_0303 };
     // SAFETY: the caller's promise.
     unsafe {
         let word = |at: usize| states.add(at).cast::<u64>().read_unaligned();

@@ -23,9 +23,30 @@ impl Random {
     /// Bits of all kinds: random, small, floats of moderate size, special values.
     pub fn word(&mut self) -> u32 {
         const SPECIAL: [u32; 24] = [
-            0, 1, 2, 31, 32, 33, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 0x7F80_0000, 0xFF80_0000, 0x7FC0_0000, 0x7F80_0001,
-            0x0080_0000, 0x007F_FFFF, 0x8000_0001, 0x3F80_0000, 0xBF80_0000, 0x7F7F_FFFF, 0x3F00_0000, 0x4B00_0001,
-            0x3380_0000, 0x477F_F000, 0x7C00_7BFF,
+            0,
+            1,
+            2,
+            31,
+            32,
+            33,
+            0x7FFF_FFFF,
+            0x8000_0000,
+            0xFFFF_FFFF,
+            0x7F80_0000,
+            0xFF80_0000,
+            0x7FC0_0000,
+            0x7F80_0001,
+            0x0080_0000,
+            0x007F_FFFF,
+            0x8000_0001,
+            0x3F80_0000,
+            0xBF80_0000,
+            0x7F7F_FFFF,
+            0x3F00_0000,
+            0x4B00_0001,
+            0x3380_0000,
+            0x477F_F000,
+            0x7C00_7BFF,
         ];
         let bits = self.next();
         match bits % 8 {
@@ -67,7 +88,10 @@ pub fn check32(target: &str, version: &str, cases: &[Case<u32>], same: impl Fn(u
         for t in 0..THREADS {
             let [a, b, c] = [words[3 * t], words[3 * t + 1], words[3 * t + 2]];
             let (got, expected) = (results[k * THREADS + t], oracle(a, b, c));
-            assert!(same(got, expected), "{text}: a={a:#x} b={b:#x} c={c:#x} gives {got:#x}, expected {expected:#x}");
+            assert!(
+                same(got, expected),
+                "{text}: a={a:#x} b={b:#x} c={c:#x} gives {got:#x}, expected {expected:#x}"
+            );
         }
     }
 }
@@ -107,7 +131,10 @@ pub fn check64(cases: &[Case<u64>]) {
         for t in 0..THREADS {
             let [a, b, c] = [words[3 * t], words[3 * t + 1], words[3 * t + 2]];
             let (got, expected) = (results[k * THREADS + t], oracle(a, b, c));
-            assert!(got == expected, "{text}: a={a:#x} b={b:#x} c={c:#x} gives {got:#x}, expected {expected:#x}");
+            assert!(
+                got == expected,
+                "{text}: a={a:#x} b={b:#x} c={c:#x} gives {got:#x}, expected {expected:#x}"
+            );
         }
     }
 }
