@@ -442,10 +442,7 @@ fn bulk_copies() {
                 "[%rd0+1024], 512, [%r2]",
                 FaultKind::OutOfBounds,
             ),
-            ("copy of an odd size",
-                "[%rd0], 512, [%r2]",
-                "[%rd0], %r20, [%r2]",
-                FaultKind::IllegalOperand),
+            ("copy of an odd size", "[%rd0], 512, [%r2]", "[%rd0], %r20, [%r2]", FaultKind::IllegalOperand),
             ("misaligned copy", "[%rd0], 512, [%r2]", "[%rd0+8], 512, [%r2]", FaultKind::Misaligned),
         ],
     );

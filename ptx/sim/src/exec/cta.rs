@@ -40,6 +40,8 @@ pub struct Block {
     pub loads: Vec<Load>,
     /// The time of the engine that does them.
     pub engine_clock: u32,
+    /// Strong reads of global memory.
+    pub polls: u64,
 }
 
 /// Counts of a worker.
@@ -111,6 +113,7 @@ impl Cta {
             phase_changes: 0,
             loads: Vec::new(),
             engine_clock: 1,
+            polls: 0,
         };
         let warps = (0..count)
             .map(|warp| {
@@ -187,14 +190,10 @@ impl Cta {
         }
     }
 
-    /// Runs each warp for a slice, in turn, until the block has ended or had `rounds` turns.
-    pub fn run(
-        &mut self,
-        launch: &Launch<'_>,
-        tally: &mut Tally,
-        rounds: u32,
-    ) -> Result<Progress, Box<Fault>> {
-        let outcome = self.take_turns(launch, tally, rounds);
+    /// Runs each warp for a slice, in turn, until the block has ended, or after a round in which it has looked at memory as one
+    /// does that waits for another block.
+    pub fn run(&mut self, launch: &Launch<'_>, tally: &mut Tally) -> Result<Progress, Box<Fault>> {
+        let outcome = self.take_turns(launch, tally);
         match (&outcome, self.block.unwritten.take()) {
             (Ok(Progress::Ended), Some(unwritten)) => Err(unwritten),
             (Err(fault), Some(unwritten)) if fault.kind != FaultKind::Race => Err(unwritten),
@@ -205,15 +204,11 @@ impl Cta {
         }
     }
 
-    fn take_turns(
-        &mut self,
-        launch: &Launch<'_>,
-        tally: &mut Tally,
-        rounds: u32,
-    ) -> Result<Progress, Box<Fault>> {
+    fn take_turns(&mut self, launch: &Launch<'_>, tally: &mut Tally) -> Result<Progress, Box<Fault>> {
         let Self { block, warps } = self;
-        for _ in 0..rounds {
+        loop {
             let mut ran = false;
+            let polls = block.polls;
             for warp in warps.iter_mut() {
                 match warp.waiting {
                     _ if warp.live == 0 => continue,
@@ -236,8 +231,10 @@ impl Cta {
                 let context = Context { launch, block, tally };
                 return Err(deadlock(&context, warps));
             }
+            if block.polls != polls {
+                return Ok(Progress::Slice);
+            }
         }
-        Ok(Progress::Slice)
     }
 }
 

@@ -328,6 +328,7 @@ impl Warp {
 
     /// The acquire side of a strong read, after the read.
     fn read_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
+        c.block.polls += 1;
         let now = matches!(order, Order::Acquire | Order::AcqRel);
         for lane in lanes(mask) {
             if let Some(variable) = c.launch.sync.get(addresses[lane]) {
