@@ -88,6 +88,12 @@ impl Traffic {
         self.widths[width.trailing_zeros() as usize] += u64::from(lanes);
     }
 
+    /// A bulk copy: its own sectors, no width.
+    pub(crate) fn record_range(&mut self, bytes: usize) {
+        self.sectors += bytes.div_ceil(32) as u64;
+        self.bytes += bytes as u64;
+    }
+
     /// Thread accesses of this many bytes.
     pub fn of_width(&self, bytes: usize) -> u64 {
         self.widths[bytes.trailing_zeros() as usize]

@@ -18,49 +18,72 @@ pub struct Landing {
     pub data: [u8; 16],
 }
 
-/// The copies of a warp. Groups are each thread's own.
-#[derive(Default)]
-pub struct Copies {
-    uncommitted: Vec<Landing>,
-    /// Oldest first: the lanes that committed, and their copies.
-    groups: VecDeque<(u32, Vec<Landing>)>,
+/// Something that a lane has under way.
+pub trait OfLane {
+    fn lane(&self) -> usize;
 }
 
-impl Copies {
+impl OfLane for Landing {
+    fn lane(&self) -> usize {
+        self.lane
+    }
+}
+
+/// The asynchronous operations of a warp. Groups are each thread's own.
+pub struct Groups<T> {
+    pub uncommitted: Vec<T>,
+    /// Oldest first: the lanes that committed, and their operations.
+    groups: VecDeque<(u32, Vec<T>)>,
+}
+
+/// `cp.async`.
+pub type Copies = Groups<Landing>;
+
+impl<T> Default for Groups<T> {
+    fn default() -> Self {
+        Self { uncommitted: Vec::new(), groups: VecDeque::new() }
+    }
+}
+
+/// Takes the elements for which `f` holds.
+fn take_if<T>(from: &mut Vec<T>, f: impl Fn(&T) -> bool) -> Vec<T> {
+    let (taken, rest) = std::mem::take(from).into_iter().partition(f);
+    *from = rest;
+    taken
+}
+
+impl<T: OfLane> Groups<T> {
     pub fn commit(&mut self, mask: u32) {
-        let (group, rest) =
-            std::mem::take(&mut self.uncommitted).into_iter().partition(|copy| mask >> copy.lane & 1 != 0);
-        self.uncommitted = rest;
+        let group = take_if(&mut self.uncommitted, |op| mask >> op.lane() & 1 != 0);
         self.groups.push_back((mask, group));
     }
 
-    /// Takes the copies of the lanes in `mask` out of all groups but the latest `keep` of each lane, and with `uncommitted`
-    /// those of no group, too.
-    fn take(&mut self, keep: u32, uncommitted: bool, mask: u32) -> Vec<Landing> {
+    /// Takes the operations of the lanes in `mask` out of all groups but the latest `keep` of each lane, and with
+    /// `uncommitted` those of no group, too.
+    pub fn take(&mut self, keep: u32, uncommitted: bool, mask: u32) -> Vec<T> {
         let mut done = Vec::new();
         let mut later = [0u32; WARP];
         for (committers, group) in self.groups.iter_mut().rev() {
             for lane in lanes(*committers) {
                 later[lane] += 1;
             }
-            let is_done = |copy: &Landing| mask >> copy.lane & 1 != 0 && later[copy.lane] > keep;
-            let (landed, rest) = std::mem::take(group).into_iter().partition(is_done);
-            *group = rest;
-            done.extend::<Vec<Landing>>(landed);
+            done.extend(take_if(group, |op| mask >> op.lane() & 1 != 0 && later[op.lane()] > keep));
         }
-        while self.groups.front().is_some_and(|(_, group)| group.is_empty())
-            && self.groups.len() > keep.max(8) as usize
+        // Groups that are done and old count for nobody.
+        while self.groups.len() > keep.max(16) as usize
+            && self.groups.front().is_some_and(|(_, g)| g.is_empty())
         {
             self.groups.pop_front();
         }
         if uncommitted {
-            let (landed, rest) = std::mem::take(&mut self.uncommitted)
-                .into_iter()
-                .partition(|copy| mask >> copy.lane & 1 != 0);
-            self.uncommitted = rest;
-            done.extend::<Vec<Landing>>(landed);
+            done.extend(take_if(&mut self.uncommitted, |op| mask >> op.lane() & 1 != 0));
         }
         done
+    }
+
+    /// Whether anything is under way.
+    pub fn is_empty(&self) -> bool {
+        self.uncommitted.is_empty() && self.groups.iter().all(|(_, group)| group.is_empty())
     }
 }
 

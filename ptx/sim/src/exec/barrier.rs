@@ -80,7 +80,6 @@ impl Warp {
             state.waiting |= 1 << self.index;
             self.waiting = Some(Wait::Barrier(*barrier, id));
         }
-        let _ = pc;
         Ok(!barrier.arrive)
     }
 
@@ -88,7 +87,7 @@ impl Warp {
     pub(super) fn fence(&self, c: &mut Context<'_>, fence: Fence, mask: u32) {
         match fence {
             Fence::Memory { gpu } => c.block.clocks[self.index].fence(self.index, mask, self.live, gpu),
-            Fence::ProxyAsync => {}
+            Fence::ProxyAsync => c.block.clocks[self.index].proxy_fence(self.index, mask, self.live),
         }
     }
 

@@ -1,8 +1,12 @@
 //! One block: its memory, its warps, and the order in which they run.
 
+use std::collections::BTreeMap;
+
 use super::barrier::{BARRIERS, BarrierState, complete};
+use super::bulk::{Load, land_last};
 use super::grid::Launch;
 use super::lanes::{Class, WARP};
+use super::mbarrier::Mbarrier;
 use super::shared::Shared;
 use super::warp::{Context, Stop, Wait, Warp};
 use crate::counters::{Stats, Traffic};
@@ -28,6 +32,16 @@ pub struct Block {
     /// A read of unwritten shared memory. It is reported when the block ends or fails otherwise, unless that is by a race: then
     /// the write came too late.
     pub unwritten: Option<Box<Fault>>,
+    /// By their offset in shared memory.
+    pub mbarriers: BTreeMap<usize, Mbarrier>,
+    /// How often any of them has changed its phase.
+    pub phase_changes: u64,
+    /// Bulk copies into shared memory under way.
+    pub loads: Vec<Load>,
+    /// The time of the engine that does them.
+    pub engine_clock: u32,
+    /// Strong reads of global memory.
+    pub polls: u64,
 }
 
 /// Counts of a worker.
@@ -95,6 +109,11 @@ impl Cta {
             clocks: vec![WarpClock::new(count); count],
             barriers: Default::default(),
             unwritten: None,
+            mbarriers: BTreeMap::new(),
+            phase_changes: 0,
+            loads: Vec::new(),
+            engine_clock: 1,
+            polls: 0,
         };
         let warps = (0..count)
             .map(|warp| {
@@ -118,6 +137,9 @@ impl Cta {
         self.block.id = launch.block_id(index);
         self.block.shared.reset();
         self.block.unwritten = None;
+        self.block.mbarriers.clear();
+        self.block.loads.clear();
+        self.block.engine_clock = 1;
         self.block.local_state.fill(State::Unwritten as u8);
         self.block.clocks.fill(WarpClock::new(count));
         self.block.barriers = Default::default();
@@ -168,14 +190,10 @@ impl Cta {
         }
     }
 
-    /// Runs each warp for a slice, in turn, until the block has ended or had `rounds` turns.
-    pub fn run(
-        &mut self,
-        launch: &Launch<'_>,
-        tally: &mut Tally,
-        rounds: u32,
-    ) -> Result<Progress, Box<Fault>> {
-        let outcome = self.take_turns(launch, tally, rounds);
+    /// Runs each warp for a slice, in turn, until the block has ended, or after a round in which it has looked at memory as one
+    /// does that waits for another block.
+    pub fn run(&mut self, launch: &Launch<'_>, tally: &mut Tally) -> Result<Progress, Box<Fault>> {
+        let outcome = self.take_turns(launch, tally);
         match (&outcome, self.block.unwritten.take()) {
             (Ok(Progress::Ended), Some(unwritten)) => Err(unwritten),
             (Err(fault), Some(unwritten)) if fault.kind != FaultKind::Race => Err(unwritten),
@@ -186,18 +204,17 @@ impl Cta {
         }
     }
 
-    fn take_turns(
-        &mut self,
-        launch: &Launch<'_>,
-        tally: &mut Tally,
-        rounds: u32,
-    ) -> Result<Progress, Box<Fault>> {
+    fn take_turns(&mut self, launch: &Launch<'_>, tally: &mut Tally) -> Result<Progress, Box<Fault>> {
         let Self { block, warps } = self;
-        for _ in 0..rounds {
+        loop {
             let mut ran = false;
+            let polls = block.polls;
             for warp in warps.iter_mut() {
-                if warp.live == 0 || warp.waiting.is_some() {
-                    continue;
+                match warp.waiting {
+                    _ if warp.live == 0 => continue,
+                    Some(Wait::Phase(since)) if since != block.phase_changes => warp.wake(),
+                    Some(_) => continue,
+                    None => {}
                 }
                 ran = true;
                 let mut context = Context { launch, block, tally };
@@ -207,14 +224,29 @@ impl Cta {
                 }
             }
             if warps.iter().all(|warp| warp.live == 0) {
-                return Ok(Progress::Ended);
+                return end(&Context { launch, block, tally }, warps);
             }
-            if !complete(block, warps) && !ran {
+            // Bulk copies are done as late as can be, the last first.
+            if !complete(block, warps) && !ran && !land_last(block, warps.len()) {
                 let context = Context { launch, block, tally };
                 return Err(deadlock(&context, warps));
             }
+            if block.polls != polls {
+                return Ok(Progress::Slice);
+            }
         }
-        Ok(Progress::Slice)
+    }
+}
+
+/// All threads have ended: nothing may be under way in shared memory, which goes to another block now.
+fn end(c: &Context<'_>, warps: &[Warp]) -> Result<Progress, Box<Fault>> {
+    let storing = warps.iter().find(|warp| !warp.stores.is_empty());
+    match storing.or(if c.block.loads.is_empty() { None } else { warps.first() }) {
+        None => Ok(Progress::Ended),
+        Some(warp) => {
+            let text = "the block ends while a bulk copy uses its shared memory: the wait for it is missing";
+            Err(warp.fault(c, 0, FaultKind::MissingWait, text.into()))
+        }
     }
 }
 
@@ -222,9 +254,15 @@ impl Cta {
 fn deadlock(c: &Context<'_>, warps: &[Warp]) -> Box<Fault> {
     let describe = |warp: &Warp| match warp.waiting {
         Some(Wait::Barrier(_, id)) => format!("warp {} at barrier {id}", warp.index),
+        Some(Wait::Phase(_)) => format!("warp {} at an mbarrier", warp.index),
         None => format!("warp {} has ended", warp.index),
     };
     let all: Vec<String> = warps.iter().map(describe).collect();
     let first = warps.iter().find(|w| w.waiting.is_some()).expect("somebody waits");
-    first.fault(c, 1, FaultKind::Deadlock, format!("no thread can go on: {}", all.join(", ")))
+    // A warp at a barrier has counted it as done; one at an mbarrier will try again.
+    let back = u32::from(matches!(first.waiting, Some(Wait::Barrier(..))));
+    let mbarriers: Vec<String> = c.block.mbarriers.iter().map(|(at, m)| format!("{at:#x}: {m}")).collect();
+    let state =
+        if mbarriers.is_empty() { String::new() } else { format!("; mbarriers {}", mbarriers.join(", ")) };
+    first.fault(c, back, FaultKind::Deadlock, format!("no thread can go on: {}{state}", all.join(", ")))
 }

@@ -229,6 +229,59 @@ impl Warp {
         Ok(())
     }
 
+    /// Reads a range of whole 16-byte units for an asynchronous copy of one lane.
+    pub(super) fn read_global_range(
+        &self,
+        c: &mut Context<'_>,
+        lane: usize,
+        address: u64,
+        into: &mut [u8],
+    ) -> Step {
+        c.tally.loads.record_range(into.len());
+        let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], false);
+        thread.at_lane(lane);
+        let mut lock = Lock::default();
+        for (k, unit) in into.chunks_mut(16).enumerate() {
+            let address = address + 16 * k as u64;
+            let from = match place(lane, address, unit.len(), true, c)? {
+                Place::Registered(from) => from,
+                Place::Arena(arena, offset) => {
+                    let guard = lock.take(arena, offset);
+                    if c.launch.checks.races
+                        && let Err(conflict) =
+                            guard.shadow(c.launch.id).read(offset % PAGE, unit.len(), &mut thread)
+                    {
+                        return race(c, lane, address, unit.len(), true, conflict);
+                    }
+                    arena.data(offset)
+                }
+            };
+            // SAFETY: allocated; the page's lock is held.
+            unsafe { copy_small(from, unit.as_mut_ptr(), unit.len()) };
+        }
+        Ok(())
+    }
+
+    /// Writes a range of whole 16-byte units for an asynchronous copy of one lane.
+    pub(super) fn write_global_range(
+        &self,
+        c: &mut Context<'_>,
+        lane: usize,
+        address: u64,
+        data: &[u8],
+    ) -> Step {
+        c.tally.stores.record_range(data.len());
+        let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], false);
+        thread.at_lane(lane);
+        let mut lock = Lock::default();
+        for (k, unit) in data.chunks(16).enumerate() {
+            let to = writable(c, &mut lock, &mut thread, lane, address + 16 * k as u64, unit.len(), None)?;
+            // SAFETY: allocated; the page's lock is held.
+            unsafe { copy_small(unit.as_ptr(), to, unit.len()) };
+        }
+        Ok(())
+    }
+
     /// Read-modify-writes of one element a lane, lane after lane. `f` gets the old bytes and gives the new.
     pub(super) fn update_global(
         &self,
@@ -275,6 +328,7 @@ impl Warp {
 
     /// The acquire side of a strong read, after the read.
     fn read_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
+        c.block.polls += 1;
         let now = matches!(order, Order::Acquire | Order::AcqRel);
         for lane in lanes(mask) {
             if let Some(variable) = c.launch.sync.get(addresses[lane]) {

@@ -87,9 +87,6 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// Turns of all its warps that a block has before another block of the worker has its own.
-const ROUNDS: u32 = 256;
-
 /// Blocks that a worker keeps under way when the first do not end: blocks may wait for each other only if the launch is
 /// cooperative, or in practice if they are resident together.
 const MOST_RESIDENT: usize = 1024;
@@ -157,7 +154,7 @@ fn work(
                 None => return Ok(()),
             }
         };
-        match cta.run(launch, tally, ROUNDS)? {
+        match cta.run(launch, tally)? {
             Progress::Ended => spare = Some(cta),
             Progress::Slice => resident.push_back(cta),
         }

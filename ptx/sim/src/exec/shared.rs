@@ -115,8 +115,9 @@ fn race<T>(
     let who = Warp::name_thread(launch, conflict.earlier);
     if conflict.is_unfinished {
         let text = format!(
-            "{verb} {bytes} bytes at shared offset {at:#x}, which an asynchronous copy of {who} is still writing: \
-             its wait, or the barrier after that wait, is missing"
+            "{verb} {bytes} bytes at shared offset {at:#x}, which an asynchronous operation of {who} is still {}: \
+             its wait, or the barrier after that wait, is missing",
+            if conflict.was_write { "writing" } else { "reading" }
         );
         return raise(FaultKind::MissingWait, lane, text);
     }
@@ -232,6 +233,68 @@ impl Warp {
             if let Err(conflict) = shared.shadow.write(at, bytes, &mut thread, || false) {
                 return race(c.launch, lane, at, bytes, false, conflict);
             }
+        }
+        Ok(())
+    }
+
+    /// Checks that a proxy fence lies between the last writes of some bytes and the async proxy.
+    pub(super) fn check_proxy(&self, c: &mut Context<'_>, lane: usize, at: usize, bytes: usize) -> Step {
+        if !c.launch.checks.races {
+            return Ok(());
+        }
+        let Block { shared, clocks, index, .. } = &mut *c.block;
+        let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
+        thread.at_lane(lane);
+        match shared.shadow.check_proxy(at, bytes, &thread) {
+            Ok(()) => Ok(()),
+            Err(conflict) => {
+                let who = Self::name_thread(c.launch, conflict.earlier);
+                let text = format!(
+                    "the async proxy uses {bytes} bytes at shared offset {at:#x}, written by {who} through the generic \
+                     proxy: a fence.proxy.async between is missing"
+                );
+                raise(FaultKind::MissingProxyFence, lane, text)
+            }
+        }
+    }
+
+    /// Begins a write by the async proxy: until it lands nobody may touch the bytes.
+    pub(super) fn begin_async_write(
+        &self,
+        c: &mut Context<'_>,
+        lane: usize,
+        at: usize,
+        bytes: usize,
+    ) -> Step {
+        if !c.launch.checks.races {
+            return Ok(());
+        }
+        let Block { shared, clocks, index, .. } = &mut *c.block;
+        let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
+        thread.at_lane(lane);
+        thread.now = thread.now.pending();
+        match shared.shadow.write(at, bytes, &mut thread, || false) {
+            Ok(()) => Ok(()),
+            Err(conflict) => race(c.launch, lane, at, bytes, false, conflict),
+        }
+    }
+
+    /// Begins a read by the async proxy: until it is waited for nobody may write the bytes.
+    pub(super) fn begin_async_read(&self, c: &mut Context<'_>, lane: usize, at: usize, bytes: usize) -> Step {
+        let (races, uninitialized) = (c.launch.checks.races, c.launch.checks.uninitialized);
+        if races {
+            let Block { shared, clocks, index, .. } = &mut *c.block;
+            let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
+            thread.at_lane(lane);
+            thread.now = thread.now.pending();
+            if let Err(conflict) = shared.shadow.read(at, bytes, &mut thread) {
+                return race(c.launch, lane, at, bytes, true, conflict);
+            }
+            self.check_proxy(c, lane, at, bytes)?;
+        }
+        let shared = &mut c.block.shared;
+        if uninitialized && shared.state[at..at + bytes].iter().any(|&s| s != State::Written as u8) {
+            shared.unwritten.get_or_insert_with(|| unwritten(&shared.state, lane, at, bytes));
         }
         Ok(())
     }

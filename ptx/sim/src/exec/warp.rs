@@ -5,11 +5,12 @@
 //! have come, and the others go on; if none can, the collective never completes, and that is a fault.
 
 use super::async_copy::Copies;
+use super::bulk::Stores;
 use super::cta::{Block, Tally};
 use super::grid::Launch;
 use super::lanes::{Reg, Registers, WARP};
 use crate::fault::{Fault, FaultKind, Raise, Step, raise};
-use crate::isa::{Address, Guard, Instr, Op};
+use crate::isa::{Address, Guard, Instr, MbarrierOp, Op};
 
 use crate::race::Epoch;
 
@@ -24,10 +25,17 @@ pub struct Warp {
     pub pc: [u32; WARP],
     /// Lanes at a collective that others must come to.
     parked: u32,
+    /// Lanes among them that wait for an mbarrier, since so many phase changes.
+    sleeping: u32,
+    asleep_since: u64,
+    /// The mbarrier and phase that a lane has last tried in vain to wait for.
+    pub tried: [Option<(usize, u64)>; WARP],
     /// What the warp waits for.
     pub waiting: Option<Wait>,
     /// `cp.async` under way.
     pub copies: Copies,
+    /// Bulk copies to global memory under way.
+    pub stores: Stores,
 }
 
 /// What a warp waits for.
@@ -35,6 +43,8 @@ pub struct Warp {
 pub enum Wait {
     /// A barrier of the block.
     Barrier(crate::isa::Barrier, usize),
+    /// Another phase of some mbarrier: those that had changed when the first lane fell asleep.
+    Phase(u64),
 }
 
 /// Why a warp stopped running.
@@ -73,8 +83,12 @@ impl Warp {
             lanes,
             pc: [0; WARP],
             parked: 0,
+            sleeping: 0,
+            asleep_since: 0,
+            tried: [None; WARP],
             waiting: None,
             copies: Copies::default(),
+            stores: Stores::default(),
         }
     }
 
@@ -84,6 +98,10 @@ impl Warp {
         let mut left = slice;
         while self.live != 0 {
             let Some((mut pc, active, horizon)) = self.group() else {
+                if self.sleeping != 0 {
+                    self.waiting = Some(Wait::Phase(self.asleep_since));
+                    return Ok(Stop::Waiting);
+                }
                 let lane = self.parked.trailing_zeros() as usize;
                 let message = self.explain_divergence(code);
                 let raise = Raise { kind: FaultKind::Divergence, lane, message };
@@ -139,6 +157,9 @@ impl Warp {
     fn group(&mut self) -> Option<(u32, u32, u32)> {
         let mut free = self.live & !self.parked;
         if free == 0 {
+            if self.sleeping != 0 {
+                return None;
+            }
             // The lanes that were missing may have ended.
             let first = self.pc[self.live.trailing_zeros() as usize];
             if lanes(self.live).any(|lane| self.pc[lane] != first) {
@@ -160,6 +181,23 @@ impl Warp {
         }
         self.parked &= !active;
         Some((least, active, horizon))
+    }
+
+    /// Puts lanes to sleep at an instruction until an mbarrier changes its phase.
+    pub fn sleep(&mut self, pc: u32, mask: u32, phase_changes: u64) {
+        if self.sleeping == 0 {
+            self.asleep_since = phase_changes;
+        }
+        self.set_pc(mask, pc);
+        self.sleeping |= mask;
+        self.parked |= mask;
+    }
+
+    /// Some phase has changed: sleeping lanes look again.
+    pub fn wake(&mut self) {
+        self.parked &= !self.sleeping;
+        self.sleeping = 0;
+        self.waiting = None;
     }
 
     pub fn set_pc(&mut self, mask: u32, pc: u32) {
@@ -231,6 +269,15 @@ impl Warp {
                     .map(|waits| if waits { Next::Wait } else { Next::Advance });
             }
             _ if mask == 0 => return Ok(Next::Advance),
+            Op::Mbarrier(op) if matches!(op.op, MbarrierOp::Wait { .. }) => {
+                let asleep = self.mbarrier_wait(c, op, mask)?;
+                if asleep == 0 {
+                    return Ok(Next::Advance);
+                }
+                self.set_pc(active & !asleep, pc + 1);
+                self.sleep(pc, asleep, c.block.phase_changes);
+                return Ok(Next::Regroup);
+            }
             _ => {}
         }
         if let Some(register) = collective_mask(op) {
@@ -275,6 +322,11 @@ impl Warp {
             Op::Stmatrix(op) => self.stmatrix(c, op)?,
             Op::Movmatrix { d, a } => self.movmatrix(*d, *a),
             Op::Mma(mma) => self.mma(mma),
+            Op::Mbarrier(op) => self.mbarrier(c, op, mask)?,
+            Op::BulkLoad(copy) => self.bulk_load(c, copy, mask)?,
+            Op::BulkStore(copy) => self.bulk_store(c, copy, mask)?,
+            Op::BulkCommit => self.stores.commit(mask),
+            Op::BulkWait(keep) => self.bulk_wait(c, *keep, mask)?,
             Op::Alu(..) | Op::Branch(_) | Op::Exit | Op::Barrier(_) => unreachable!("done above"),
         }
         Ok(Next::Advance)

@@ -2,14 +2,25 @@
 
 use super::decoder::Decoder;
 use super::mods::Mods;
-use super::op::{AddressSpace, CpAsync, Op};
+use super::op::{AddressSpace, BulkCopy, CpAsync, Mbarrier, MbarrierOp, Op};
 use super::{Decoded, unknown};
-use crate::parse::{Instruction, Operand, Space};
+use crate::exec::lanes::{Class, Reg};
+use crate::parse::{Instruction, Operand, Space, Type};
 
 pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
     let mut m = Mods::new(i);
     match i.opcode.as_str() {
-        "cp" if m.take("async") => cp_async(d, i, &mut m),
+        "cp" if !m.take("async") => unknown(),
+        "cp" if m.take("bulk") => bulk(d, i, &mut m),
+        "cp" if m.take("mbarrier") => {
+            if !m.take("arrive") {
+                return unknown();
+            }
+            let noinc = m.take("noinc");
+            mbarrier_form(d, i, &mut m, MbarrierOp::CpAsyncArrive { noinc })
+        }
+        "cp" => cp_async(d, i, &mut m),
+        "mbarrier" => mbarrier(d, i, &mut m),
         _ => unknown(),
     }
 }
@@ -64,4 +75,121 @@ fn cp_async(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         src_size,
         ignore,
     })))
+}
+
+fn mbarrier(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
+    let name = m.next_word().ok_or("an operation is missing")?;
+    let op = match name {
+        "init" => MbarrierOp::Init,
+        "inval" => MbarrierOp::Inval,
+        "expect_tx" => MbarrierOp::ExpectTx,
+        "complete_tx" => MbarrierOp::CompleteTx,
+        "arrive" | "arrive_drop" => {
+            MbarrierOp::Arrive { expect_tx: m.take("expect_tx"), drop: name == "arrive_drop" }
+        }
+        "test_wait" | "try_wait" => {
+            MbarrierOp::Wait { parity: m.take("parity"), suspends: name == "try_wait" }
+        }
+        _ => return unknown(),
+    };
+    mbarrier_form(d, i, m, op)
+}
+
+/// Semantics, state space, type and operands: `{dst,} [address] {, operand} {, time hint}`.
+fn mbarrier_form(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>, op: MbarrierOp) -> Decoded {
+    // Arrivals release and waits acquire; held to that, .relaxed ones are treated alike, on the side of silence.
+    m.one_of(&["release", "acquire", "relaxed"]);
+    m.one_of(&["cta", "cluster"]);
+    let space = match m.one_of(&["shared", "shared::cta", "shared::cluster"]) {
+        Some(_) => AddressSpace::In(Space::Shared),
+        None => AddressSpace::Generic,
+    };
+    if m.only_ty()? != Type::B64 {
+        return unknown();
+    }
+    let mut operands = i.operands.iter();
+    let mut next = || operands.next().ok_or("operands are missing");
+    let dst = match op {
+        MbarrierOp::Arrive { .. } => {
+            let operand = next()?;
+            let reg = d.any_register(operand)?;
+            if reg.is_some_and(|reg| reg.class != Class::B64) {
+                return Err("the state has 64 bits".into());
+            }
+            reg
+        }
+        MbarrierOp::Wait { .. } => Some(Reg { class: Class::Pred, index: d.dst(next()?, Class::Pred)? }),
+        _ => None,
+    };
+    let address = d.address_in(next()?, space)?;
+    let class = if matches!(op, MbarrierOp::Wait { parity: false, .. }) { Class::B64 } else { Class::B32 };
+    let mut operand = None;
+    if !matches!(op, MbarrierOp::Inval | MbarrierOp::CpAsyncArrive { .. })
+        && let Some(source) = operands.next()
+    {
+        operand = Some(Reg { class, index: d.src(source, class, false)? });
+    }
+    let needs_operand = !matches!(
+        op,
+        MbarrierOp::Inval | MbarrierOp::CpAsyncArrive { .. } | MbarrierOp::Arrive { expect_tx: false, .. }
+    );
+    if needs_operand && operand.is_none() {
+        return Err("operands are missing".into());
+    }
+    // try_wait may have a time limit; it waits as long as it takes here.
+    if matches!(op, MbarrierOp::Wait { suspends: true, .. })
+        && let Some(limit) = operands.next()
+    {
+        d.source::<u32>(limit)?;
+    }
+    if operands.next().is_some() {
+        return Err("too many operands".into());
+    }
+    Ok(Op::Mbarrier(Box::new(Mbarrier { op, space, address, dst, operand })))
+}
+
+fn bulk(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
+    if m.take("commit_group") {
+        m.finish()?;
+        d.count(i, &[0])?;
+        return Ok(Op::BulkCommit);
+    }
+    if m.take("wait_group") {
+        // .read waits for the sources to be read; that is when everything is done here.
+        m.take("read");
+        m.finish()?;
+        return match i.operands.as_slice() {
+            [Operand::Int(n)] => Ok(Op::BulkWait(u32::try_from(*n).map_err(|e| e.to_string())?)),
+            _ => Err("wants a constant".into()),
+        };
+    }
+    if m.take("prefetch") {
+        m.ignore_prefix("L2");
+        return if m.take("global") && m.finish().is_ok() { Ok(Op::Nop) } else { unknown() };
+    }
+    let policy = usize::from(m.take("L2::cache_hint"));
+    let (shared, global) = (AddressSpace::In(Space::Shared), AddressSpace::In(Space::Global));
+    let words = [m.next_word(), m.next_word(), m.next_word()];
+    m.finish()?;
+    match words {
+        [Some("shared::cluster" | "shared::cta"), Some("global"), Some("mbarrier::complete_tx::bytes")] => {
+            d.count(i, &[4 + policy])?;
+            Ok(Op::BulkLoad(Box::new(BulkCopy {
+                shared: d.address_in(&i.operands[0], shared)?,
+                global: d.address_in(&i.operands[1], global)?,
+                size: d.source::<u32>(&i.operands[2])?,
+                mbarrier: Some(d.address_in(&i.operands[3], shared)?),
+            })))
+        }
+        [Some("global"), Some("shared::cta"), Some("bulk_group")] => {
+            d.count(i, &[3 + policy])?;
+            Ok(Op::BulkStore(Box::new(BulkCopy {
+                global: d.address_in(&i.operands[0], global)?,
+                shared: d.address_in(&i.operands[1], shared)?,
+                size: d.source::<u32>(&i.operands[2])?,
+                mbarrier: None,
+            })))
+        }
+        _ => unknown(),
+    }
 }

@@ -113,7 +113,7 @@ fn fence(i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     if m.take("mbarrier_init") {
         let complete = m.take("release") && m.take("cluster");
         m.finish()?;
-        return if complete { Ok(Op::Fence(Fence::Memory { gpu: false })) } else { unknown() };
+        return if complete { Ok(Op::Fence(Fence::ProxyAsync)) } else { unknown() };
     }
     m.one_of(&["sc", "acq_rel", "acquire", "release"]);
     let scope = m.one_of(&["cta", "cluster", "gpu", "sys"]).ok_or("a scope is required")?;

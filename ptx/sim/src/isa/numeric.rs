@@ -39,7 +39,9 @@ pub const F32_NAN: u32 = 0x7FFF_FFFF;
 /// Canonical NaN.
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(F32_NAN) } else { x }
+    // On the bits: of floats the compiler may take any NaN for as good as any other, and leave out the choice.
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7FFF_FFFF > 0x7F80_0000 { F32_NAN } else { bits })
 }
 
 /// `.ftz`: subnormals to zero of the same sign.

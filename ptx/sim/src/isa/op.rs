@@ -118,6 +118,12 @@ pub enum Op {
         a: u16,
     },
     Mma(Box<Mma>),
+    Mbarrier(Box<Mbarrier>),
+    BulkLoad(Box<BulkCopy>),
+    BulkStore(Box<BulkCopy>),
+    BulkCommit,
+    /// At most this many bulk groups stay in flight.
+    BulkWait(u32),
 }
 
 /// An address: a register (constant ones included) and an offset.
@@ -209,7 +215,7 @@ pub struct Atomic {
 pub enum Fence {
     /// Orders memory at this scope.
     Memory { gpu: bool },
-    /// `fence.proxy.async`.
+    /// `fence.proxy.async`; and `fence.mbarrier_init`, which is one for barriers.
     ProxyAsync,
 }
 
@@ -343,4 +349,50 @@ pub struct Mma {
     pub a: Vec<u16>,
     pub b: Vec<u16>,
     pub c: Vec<u16>,
+}
+
+/// What an `mbarrier` instruction does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MbarrierOp {
+    Init,
+    Inval,
+    ExpectTx,
+    CompleteTx,
+    /// `.expect_tx` raises the transaction count first; `.drop` takes part no more.
+    Arrive {
+        expect_tx: bool,
+        drop: bool,
+    },
+    /// `test_wait`, `try_wait`.
+    Wait {
+        parity: bool,
+        suspends: bool,
+    },
+    /// `cp.async.mbarrier.arrive`.
+    CpAsyncArrive {
+        noinc: bool,
+    },
+}
+
+/// `mbarrier`.
+#[derive(Debug)]
+pub struct Mbarrier {
+    pub op: MbarrierOp,
+    pub space: AddressSpace,
+    pub address: Address,
+    /// The state (64 bits) or the outcome of a wait (a predicate).
+    pub dst: Option<Reg>,
+    /// Count, bytes, parity (32 bits) or state (64 bits).
+    pub operand: Option<Reg>,
+}
+
+/// `cp.async.bulk`, with or without a tensor map.
+#[derive(Debug)]
+pub struct BulkCopy {
+    pub shared: Address,
+    pub global: Address,
+    /// The register with the number of bytes.
+    pub size: u16,
+    /// The mbarrier of a load.
+    pub mbarrier: Option<Address>,
 }

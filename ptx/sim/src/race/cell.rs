@@ -32,7 +32,7 @@ pub struct Conflict {
     pub earlier: Epoch,
     /// Whether it was a write.
     pub was_write: bool,
-    /// An asynchronous write whose issue is ordered before: only its completion was not waited for.
+    /// An asynchronous access whose issue is ordered before: only its completion was not waited for.
     pub is_unfinished: bool,
 }
 
@@ -41,8 +41,8 @@ impl Conflict {
         Self { earlier, was_write: true, is_unfinished: earlier.is_pending() && thread.is_after(earlier) }
     }
 
-    fn read(earlier: Epoch) -> Self {
-        Self { earlier, was_write: false, is_unfinished: false }
+    fn read(earlier: Epoch, thread: &Thread<'_>) -> Self {
+        Self { earlier, was_write: false, is_unfinished: earlier.is_pending() && thread.is_after(earlier) }
     }
 }
 
@@ -132,7 +132,7 @@ impl Shadow {
         if read.same_warp(now) {
             return merged(read, thread);
         }
-        if thread.is_after(read) {
+        if thread.is_after(read) && !read.is_pending() {
             return now;
         }
         let mut list = [Epoch::NOBODY; READERS];
@@ -160,15 +160,14 @@ impl Shadow {
                     return Err(Conflict::write(write, thread));
                 }
             }
-            if !read.is_nobody() && !read.same_thread(thread.now) {
+            if !read.is_nobody() && (!read.same_thread(thread.now) || read.is_pending()) {
+                let in_the_way = |e: Epoch| !e.is_nobody() && (e.is_pending() || !allowed(e, thread));
                 let conflict = match read.as_list() {
-                    Some(list) => {
-                        self.readers[list].iter().copied().find(|&e| !e.is_nobody() && !allowed(e, thread))
-                    }
-                    None => (!allowed(read, thread)).then_some(read),
+                    Some(list) => self.readers[list].iter().copied().find(|&e| in_the_way(e)),
+                    None => in_the_way(read).then_some(read),
                 };
                 if let Some(earlier) = conflict {
-                    return Err(Conflict::read(earlier));
+                    return Err(Conflict::read(earlier, thread));
                 }
             }
             self.cells[at] = Cell { write: thread.now, read: Epoch::NOBODY };
@@ -176,10 +175,33 @@ impl Shadow {
         Ok(())
     }
 
-    /// Marks a write under way as done.
+    /// Marks a write under way as done, by `now`.
     pub fn land(&mut self, offset: usize, len: usize, now: Epoch) {
         for at in self.range(offset, len) {
             self.cells[at].write = now.landed();
+        }
+    }
+
+    /// Checks that a proxy fence lies between the last write of some bytes and an access by the async proxy.
+    pub fn check_proxy(&mut self, offset: usize, len: usize, thread: &Thread<'_>) -> Result<(), Conflict> {
+        let unfenced = |e: &Epoch| !e.is_nobody() && !thread.may_follow_in_async_proxy(*e);
+        match self.range(offset, len).map(|at| self.cells[at].write).find(unfenced) {
+            Some(earlier) => Err(Conflict::write(earlier, thread)),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends asynchronous reads by a warp: as if done at `now`.
+    pub fn land_read(&mut self, offset: usize, len: usize, now: Epoch) {
+        for at in self.range(offset, len) {
+            let read = self.cells[at].read;
+            let slot = match read.as_list() {
+                Some(list) => &mut self.readers[list][place(now)],
+                None => &mut self.cells[at].read,
+            };
+            if slot.is_pending() && slot.same_warp(now) {
+                *slot = slot.landed().at_clock(now.clock());
+            }
         }
     }
 }
@@ -200,7 +222,7 @@ fn allowed(earlier: Epoch, thread: &Thread<'_>) -> bool {
 /// An earlier read of the same warp and the present one as one record.
 #[inline]
 fn merged(earlier: Epoch, thread: &Thread<'_>) -> Epoch {
-    if earlier == thread.now.of_several() {
+    if earlier == thread.now.of_several() || earlier.is_pending() {
         return earlier;
     }
     if earlier.same_thread(thread.now) || thread.is_after(earlier) {

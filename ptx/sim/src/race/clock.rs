@@ -17,6 +17,8 @@ pub struct WarpClock {
     /// What this warp knows of the block's warps; of itself: what it has made known.
     known: Vec<Known>,
     foreign: Foreign,
+    /// `known` at proxy fences on the way here: what the async proxy may rely on (§8.9.5).
+    proxied: Vec<Known>,
     /// For locations in shared memory, where a fence of any scope serves, and in global memory, where it must be of gpu scope.
     patterns: [Patterns; 2],
 }
@@ -62,10 +64,12 @@ pub struct Thread<'a> {
 }
 
 impl WarpClock {
+    /// The clock of one of a block's warps.
     pub fn new(warps: usize) -> Self {
-        let known = vec![Known::default(); warps];
+        let known = vec![Known::default(); warps + 1]; // and the async engine
         let patterns = Patterns { fenced: known.clone(), ..Patterns::default() };
-        Self { clock: 1, known, patterns: [patterns.clone(), patterns], ..Self::default() }
+        let proxied = known.clone();
+        Self { clock: 1, known, proxied, patterns: [patterns.clone(), patterns], ..Self::default() }
     }
 
     fn tick(&mut self) {
@@ -97,12 +101,21 @@ impl WarpClock {
     /// Arrives at something: its past, for others to join.
     pub fn release(&mut self, warp: usize, lanes: u32, live: u32) -> Past {
         self.publish(warp, lanes, live);
-        Past { known: self.known.clone(), foreign: self.foreign.clone(), patterns: self.patterns.clone() }
+        Past {
+            known: self.known.clone(),
+            foreign: self.foreign.clone(),
+            proxied: self.proxied.clone(),
+            patterns: self.patterns.clone(),
+        }
     }
 
     /// Takes over a past, after waiting for it. If the whole warp waited and was part of it, its lanes are ordered too.
     pub fn acquire(&mut self, past: &Past, warp: usize) {
+        if past.known.is_empty() {
+            return; // nobody has arrived yet
+        }
         join(&mut self.known, &past.known);
+        join(&mut self.proxied, &past.proxied);
         self.foreign.join(&past.foreign);
         for (into, other) in self.patterns.iter_mut().zip(&past.patterns) {
             into.join(other);
@@ -122,6 +135,17 @@ impl WarpClock {
             patterns.fenced.clone_from(&self.known);
             patterns.fenced_foreign = self.foreign.clone();
         }
+    }
+
+    /// A fence between the generic and the async proxy.
+    pub fn proxy_fence(&mut self, warp: usize, lanes: u32, live: u32) {
+        self.publish(warp, lanes, live);
+        join(&mut self.proxied, &self.known);
+    }
+
+    /// Whether a proxy fence lies between the access `e` of this block and now.
+    fn is_proxied(&self, e: Epoch) -> bool {
+        e.warp() as usize + 1 == self.proxied.len() || self.proxied[e.warp() as usize].covers(e)
     }
 
     /// A strong write to `variable`. `now`: of release semantics, rather than relaxed after a fence.
@@ -190,6 +214,11 @@ impl<'a> Thread<'a> {
         }
     }
 
+    /// Whether an access of the async proxy here may follow the access `e` of this block.
+    pub fn may_follow_in_async_proxy(&self, e: Epoch) -> bool {
+        e.block() != self.now.block() || self.clock.is_proxied(e)
+    }
+
     #[inline]
     pub fn is_after(&self, e: Epoch) -> bool {
         e.same_thread(self.now) || self.clock.ordered(e, self.now)
@@ -216,6 +245,7 @@ pub struct Writer {
 pub struct Past {
     known: Vec<Known>,
     foreign: Foreign,
+    proxied: Vec<Known>,
     patterns: [Patterns; 2],
 }
 
@@ -227,9 +257,19 @@ impl Past {
             return;
         }
         join(&mut self.known, &other.known);
+        join(&mut self.proxied, &other.proxied);
         self.foreign.join(&other.foreign);
         for (into, other) in self.patterns.iter_mut().zip(&other.patterns) {
             into.join(other);
         }
+    }
+
+    /// Adds what the async engine of a block of `warps` warps has done before its time `clock`.
+    pub fn add_engine(&mut self, warps: usize, clock: u32) {
+        if self.known.is_empty() {
+            let clean = WarpClock::new(warps);
+            (self.known, self.proxied, self.patterns) = (clean.known, clean.proxied, clean.patterns);
+        }
+        self.known[warps].join(Known { all: clock, ..Known::default() });
     }
 }

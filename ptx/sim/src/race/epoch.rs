@@ -3,7 +3,9 @@
 /// Lane number of "more than one lane".
 pub const SEVERAL: u32 = 32;
 
-/// A record of an access: block 31 bits, warp 5, lane 6, strong 1, pending 1, clock 20. Zero is "nobody".
+/// A record of an access: block 30 bits, warp 6, lane 6, strong 1, pending 1, clock 20. Zero is "nobody".
+///
+/// The warp after a block's last stands for the engine that copies asynchronously (the async proxy).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Epoch(pub u64);
 
@@ -11,13 +13,13 @@ const PENDING: u64 = 1 << 20;
 const STRONG: u64 = 1 << 21;
 const LANE: u32 = 22;
 const WARP: u32 = 28;
-const BLOCK: u32 = 33;
+const BLOCK: u32 = 34;
 
 /// Clocks count synchronizing operations of a warp; there may not be more of them.
 pub const MAX_CLOCK: u32 = (1 << 20) - 1;
 
 /// A block number that marks a list of readers instead of one.
-const LIST: u64 = (1 << 31) - 1;
+const LIST: u64 = (1 << 30) - 1;
 
 impl Epoch {
     pub const NOBODY: Self = Self(0);
@@ -50,7 +52,7 @@ impl Epoch {
 
     #[inline(always)]
     pub const fn warp(self) -> u32 {
-        (self.0 >> WARP) as u32 & 31
+        (self.0 >> WARP) as u32 & 63
     }
 
     /// 0…31, or [`SEVERAL`].
@@ -86,6 +88,10 @@ impl Epoch {
 
     pub const fn pending(self) -> Self {
         Self(self.0 | PENDING)
+    }
+
+    pub const fn at_clock(self, clock: u32) -> Self {
+        Self(self.0 & !(MAX_CLOCK as u64) | clock as u64)
     }
 
     pub const fn landed(self) -> Self {

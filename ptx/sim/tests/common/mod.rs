@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod vectors;
+
 use std::ffi::{CString, c_void};
 use std::mem::MaybeUninit;
 
