@@ -60,7 +60,8 @@ typedef struct {
   uint32_t block_size;
   // QLK_CONSTANTS_*.
   qlk_constants constants;
-  // QLK_CODEBOOK_USER: 16 values in host memory. Else null.
+  // QLK_CODEBOOK_USER: 16 values in host memory. Else null. On a GPU every table gets kernels of its own, kept as long as
+  // the device: a table for each layer costs a compilation each.
   const float *codebook_values;
   // QLK_CONSTANTS_MAP: 256 finite, ascending values in host memory, or null for the signed dynamic map. Else null.
   const float *constants_map;
@@ -261,7 +262,11 @@ qlk_status qlk_device_count(qlk_device_kind kind,
 // A CUDA context is the device's primary one, current during calls only: pointers and streams of the CUDA runtime and of
 // other libraries are valid in it. Pointers in views, workspaces included, must then be to device, managed or pinned
 // memory; tables in a qlk_quant_spec, and `map`, stay in host memory. A call enqueues its work on its stream and returns;
-// an error of the work itself shows in a later call as QLK_STATUS_DEVICE. Kernels are compiled on first use.
+// an error of the work itself shows in a later call as QLK_STATUS_DEVICE. All memory of a call, its workspace included, must
+// stay valid and unchanged by others until the stream has passed the work; a workspace serves one stream at a time. Calls
+// can be captured into a graph. Kernels are compiled on first use, for a device's contexts together: a first call may
+// take longer. The contexts of a device share it; with the last one its kernels are freed, so destroy it when its work is
+// done and no captured graph will be launched again.
 //
 // Errors: QLK_STATUS_INVALID_ARGUMENT for a null `context`, an unknown kind or an ordinal that is not below
 // qlk_device_count; QLK_STATUS_NO_DEVICE for QLK_DEVICE_CUDA without a driver, with one older than CUDA 12.0, or without

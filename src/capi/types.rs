@@ -101,7 +101,8 @@ pub struct qlk_quant_spec {
     pub block_size: u32,
     /// QLK_CONSTANTS_*.
     pub constants: qlk_constants,
-    /// QLK_CODEBOOK_USER: 16 values in host memory. Else null.
+    /// QLK_CODEBOOK_USER: 16 values in host memory. Else null. On a GPU every table gets kernels of its own, kept as long as
+    /// the device: a table for each layer costs a compilation each.
     pub codebook_values: *const f32,
     /// QLK_CONSTANTS_MAP: 256 finite, ascending values in host memory, or null for the signed dynamic map. Else null.
     pub constants_map: *const f32,

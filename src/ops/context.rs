@@ -59,7 +59,8 @@ impl Context {
     ///
     /// The context is the device's primary one: pointers and streams of the CUDA runtime, PyTorch, cudarc and cust are
     /// valid in it. Operations take device, managed or pinned memory, enqueue their work and return; an error of the work
-    /// itself shows in a later call. Kernels are compiled on first use.
+    /// itself shows in a later call. Kernels are compiled on first use, one set for all contexts of the device (and one for
+    /// each user table); with the last context they are freed.
     ///
     /// Fails with [`NoDevice`](crate::Status::NoDevice) where there is no driver, one older than CUDA 12.0 (r525), or no
     /// device; with [`Unsupported`](crate::Status::Unsupported) for a GPU older than Turing.

@@ -69,7 +69,9 @@ impl fmt::Display for Error {
                 write!(f, "{bytes} bytes of static shared memory, at most {MAX_STATIC_SHARED} are allowed")
             }
             Problem::DuplicateName { name } => write!(f, "the name {name} is taken"),
-            Problem::BadName { name } => write!(f, "{name:?} is not a PTX identifier"),
+            Problem::BadName { name } => {
+                write!(f, "{name:?} is no name of letters, digits and _ (or is a reserved one)")
+            }
         }
     }
 }

@@ -159,11 +159,13 @@ impl Kernel {
         state.errors.push(Error { kernel: state.name.clone(), section: state.section.clone(), problem });
     }
 
-    /// Takes a name for the kernel or something in it.
+    /// Takes a name for the kernel or something in it. PTX would also allow `$`, but that stands for an operand here; and
+    /// `WARP_SZ` is its constant (PTX ISA §4.4).
     pub(crate) fn declare(&self, name: &str) {
         let mut chars = name.chars();
         let start = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-        if !start || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$') || name == "_" {
+        if !start || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') || ["_", "WARP_SZ"].contains(&name)
+        {
             self.problem(Problem::BadName { name: name.into() });
         }
         if self.state.borrow().names.iter().any(|n| n == name) {

@@ -1,4 +1,7 @@
 //! Exchange between the lanes of a warp (PTX ISA §9.7.9.6, §9.7.13.9–14). `members` is the mask of the lanes that take part.
+//!
+//! `clamp` bounds the source lane: 31 for `idx`, `down` and `bfly` over the whole warp, 0 for `up`. Bits 8 to 12 are a mask
+//! that cuts the warp into segments of a power of two, 32 less the length: lanes read inside their segment only.
 
 use crate::class::{B32, F32, Pred};
 use crate::forms::family;
