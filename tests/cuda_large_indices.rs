@@ -50,9 +50,9 @@ fn far_elements_are_found() {
     let start = first * tile;
     let here = (ELEMENTS - start) as usize;
     let (table, spec) = (Codebook::Nf4.table().unwrap(), QuantSpec::new(Codebook::Nf4, 64));
-    for layout in [Layout::Vectors, Layout::Elements] {
+    for layout in [Layout::Vectors, Layout::Elements, Layout::Strided] {
         // Rows as they would lie from row start / COLS on; the last one is not full.
-        let stride = if layout == Layout::Vectors { COLS } else { COLS + 3 };
+        let stride = if layout == Layout::Strided { COLS + 3 } else { COLS };
         let rows = (here as u64).div_ceil(COLS) as usize;
         let mut values = numbers(here, 11, &[]);
         let expected =
@@ -65,7 +65,7 @@ fn far_elements_are_found() {
         let base = |memory: &Memory, before: u64| (memory.ptr(&gpu) as u64).wrapping_sub(before);
         let tensor = |memory: &Memory| {
             let mut args = vec![base(memory, start / COLS * stride * 2)];
-            args.extend((layout == Layout::Elements).then_some([COLS, stride]).into_iter().flatten());
+            args.extend((layout == Layout::Strided).then_some([COLS, stride]).into_iter().flatten());
             args
         };
         let rest = [base(&codes, start / 2), base(&absmax, start / 64 * 4), ELEMENTS];

@@ -23,7 +23,7 @@ pub fn adamw_step(
         return Ok(());
     }
     let contiguous = Matrix::is_contiguous(&param) && Matrix::is_contiguous(&grad);
-    let layout = if contiguous { Layout::Vectors } else { Layout::Elements };
+    let layout = if contiguous { Layout::Elements } else { Layout::Strided };
     let spec = AdamWSpec { dtypes: [param.dtype(), grad.dtype()], layout };
     let args = Args::new().number(cols);
     let args = args.pointer(param).number(Matrix::row_stride(&param));

@@ -62,8 +62,8 @@ impl Args {
     pub fn tensor(self, tensor: impl Matrix, layout: Layout) -> Self {
         let args = self.number(tensor.address());
         match layout {
-            Layout::Vectors => args,
-            Layout::Elements => args.number(tensor.cols()).number(tensor.row_stride()),
+            Layout::Vectors | Layout::Elements => args,
+            Layout::Strided => args.number(tensor.cols()).number(tensor.row_stride()),
         }
     }
 }
@@ -98,7 +98,11 @@ matrix!(Tensor TensorMut);
 /// Whole vectors if the matrix and the codes beside it allow it.
 pub fn layout(tensor: impl Matrix, codes: u64, codes_align: u64) -> Layout {
     let aligned = tensor.address().is_multiple_of(VECTOR_BYTES.into()) && codes.is_multiple_of(codes_align);
-    if tensor.is_contiguous() && aligned { Layout::Vectors } else { Layout::Elements }
+    match (tensor.is_contiguous(), aligned) {
+        (true, true) => Layout::Vectors,
+        (true, false) => Layout::Elements,
+        (false, _) => Layout::Strided,
+    }
 }
 
 /// How often a grid fills the device, at most: enough blocks to even out those of unequal speed, few enough to share what a

@@ -56,8 +56,8 @@ impl AdamWSpec {
             || {
                 let zero = k.mov::<B64>(0);
                 let (row, col) = match self.layout {
-                    Layout::Vectors => (zero, index),
-                    Layout::Elements => {
+                    Layout::Vectors | Layout::Elements => (zero, index),
+                    Layout::Strided => {
                         let row = k.div_u64(index, cols);
                         (row, k.sub_u64(index, k.mul_lo_u64(row, cols)))
                     }

@@ -136,10 +136,7 @@ fn store_bytes(k: &Kernel, place: &Place, layout: Layout, codes: Ptr<Global>, wo
             }
         }
     };
-    match layout {
-        Layout::Vectors => k.if_else(place.whole, whole, single),
-        Layout::Elements => single(),
-    }
+    place.whole_or_single(k, layout, whole, single);
 }
 
 /// Reads the codes of the thread's vectors; what does not exist is 0.
@@ -170,9 +167,6 @@ fn load_bytes(k: &Kernel, place: &Place, layout: Layout, codes: Ptr<Global>) -> 
             }
         }
     };
-    match layout {
-        Layout::Vectors => k.if_else(place.whole, whole, single),
-        Layout::Elements => single(),
-    }
+    place.whole_or_single(k, layout, whole, single);
     words
 }

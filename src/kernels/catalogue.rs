@@ -74,9 +74,9 @@ fn of_target(target: Target) -> Vec<Entry> {
         if dtype == DType::Bf16 {
             // The variants: codes out of order, blocks across warps, strided matrices, bitsandbytes' constants.
             add(format!("quantize_fp4_{name}_4096"), quantize(&fp4, 4096, Layout::Vectors));
-            add(format!("quantize_nf4_{name}_64_strided"), quantize(&nf4, 64, Layout::Elements));
+            add(format!("quantize_nf4_{name}_64_strided"), quantize(&nf4, 64, Layout::Strided));
             let dynamic = nested(NestedSpec::Dynamic);
-            add(format!("dequantize_fp4_{name}_64_map_strided"), dequantize(&fp4, dynamic, Layout::Elements));
+            add(format!("dequantize_fp4_{name}_64_map_strided"), dequantize(&fp4, dynamic, Layout::Strided));
         }
     }
     add("sum_constants".into(), SumSpec { first: true }.into());
@@ -107,7 +107,7 @@ fn of_target(target: Target) -> Vec<Entry> {
         GemmSpec { products: backward, out: bf16, bias: None, accumulate }.into(),
     );
     for (name, dtypes, layout) in
-        [("bf16", [bf16; 2], Layout::Vectors), ("f32_strided", [f32; 2], Layout::Elements)]
+        [("bf16", [bf16; 2], Layout::Elements), ("f32_strided", [f32; 2], Layout::Strided)]
     {
         add(format!("adamw_{name}"), AdamWSpec { dtypes, layout }.into());
     }
@@ -120,8 +120,8 @@ pub fn variants() -> Vec<Entry> {
     let mut entries = Vec::new();
     for target in TARGETS {
         for dtype in [DType::F32, DType::F16, DType::Bf16] {
-            for layout in [Layout::Vectors, Layout::Elements] {
-                for block_size in [32, 64, 256, 1024, 4096] {
+            for layout in [Layout::Vectors, Layout::Elements, Layout::Strided] {
+                for block_size in [32, 64, 1024, 4096] {
                     let specs = streaming(dtype, layout, block_size);
                     entries.extend(specs.into_iter().map(|spec| Entry {
                         target,

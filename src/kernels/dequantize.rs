@@ -90,10 +90,7 @@ impl DequantizeSpec {
                 }
             }
         };
-        match self.layout {
-            Layout::Vectors => k.if_else(place.whole, whole, single),
-            Layout::Elements => single(),
-        }
+        place.whole_or_single(k, self.layout, whole, single);
         words
     }
 }

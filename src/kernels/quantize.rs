@@ -78,10 +78,7 @@ impl QuantizeSpec {
                     }
                 }
             };
-            match self.layout {
-                Layout::Vectors => k.if_else(place.whole, whole, single),
-                Layout::Elements => single(),
-            }
+            place.whole_or_single(k, self.layout, whole, single);
         });
     }
 }

@@ -9,30 +9,41 @@ use ptx_asm::{Addr, B16, B32, B64, F32, Global, Kernel, Load, Ptr, Reg, Target, 
 pub enum Layout {
     /// Consecutive rows, aligned to 16 bytes: whole vectors are accessed at once.
     Vectors,
-    /// Any row stride, any alignment: one element at a time.
+    /// Consecutive rows, any alignment: one element at a time.
     Elements,
+    /// Any row stride, any alignment: one element at a time.
+    Strided,
 }
 
 /// The 16 bytes of each of a thread's vectors.
 pub type Words = [[Reg<B32>; 4]; VECTORS as usize];
 
-/// A matrix parameter: its base, then for [`Layout::Elements`] its columns and its row stride.
+/// A matrix parameter: its base, then for [`Layout::Strided`] its columns and its row stride.
 pub struct TensorParam {
     dtype: DType,
+    layout: Layout,
     base: Ptr<Global>,
-    /// Columns and row stride.
-    rows: Option<[Reg<B64>; 2]>,
+    rows: Option<Rows>,
+}
+
+/// The rows of a strided matrix.
+struct Rows {
+    cols: Reg<B64>,
+    stride: Reg<B64>,
+    /// Bytes from the end of one row to the start of the next.
+    gap: Reg<B64>,
 }
 
 impl TensorParam {
     /// Declares the parameters.
     pub fn new(k: &Kernel, name: &str, dtype: DType, layout: Layout) -> Self {
         let base = k.param_ptr(name);
-        let rows = match layout {
-            Layout::Vectors => None,
-            Layout::Elements => Some(["cols", "stride"].map(|field| k.param_u64(&format!("{name}_{field}")))),
-        };
-        Self { dtype, base, rows }
+        let rows = (layout == Layout::Strided).then(|| {
+            let [cols, stride] = ["cols", "stride"].map(|field| k.param_u64(&format!("{name}_{field}")));
+            let gap = k.mul_lo_u64(k.sub_u64(stride, cols), dtype.size() as u64);
+            Rows { cols, stride, gap }
+        });
+        Self { dtype, layout, base, rows }
     }
 
     /// The thread's vectors; elements beyond the matrix read as zero.
@@ -90,8 +101,7 @@ impl TensorParam {
         );
     }
 
-    /// Emits the access to whole vectors for tiles that have all elements, and that to each of the thread's elements
-    /// for the last tile and for strided matrices.
+    /// Emits the access to whole vectors where there can be any, and that to each of the thread's elements.
     fn whole_or_single(
         &self,
         k: &Kernel,
@@ -99,24 +109,38 @@ impl TensorParam {
         whole: impl FnOnce(Ptr<Global>),
         single: impl Fn(u32, u32, Addr<Global>),
     ) {
-        let each = |address: &dyn Fn(u32, u32) -> Addr<Global>| {
-            for u in 0..VECTORS {
-                (0..place.tile.vector).for_each(|i| single(u, i, address(u, i)));
-            }
-        };
-        match self.rows {
-            None => {
-                let base = self.at(k, place.first);
-                let size = self.dtype.size() as u32;
-                let in_vector = |u, i| base.at(((place.apart(u) + i) * size) as i32);
-                k.if_else(place.whole, || whole(base), || each(&in_vector));
-            }
-            Some([cols, stride]) => each(&|u, i| {
-                let index = place.index(k, u, i);
-                let row = k.div_u64(index, cols);
-                let col = k.sub_u64(index, k.mul_lo_u64(row, cols));
-                self.at(k, k.mad_lo_u64(row, stride, col)).at(0)
-            }),
+        if let Some(rows) = &self.rows {
+            return (0..VECTORS).for_each(|u| self.walk(k, place, u, rows, &single));
+        }
+        let base = self.at(k, place.first);
+        let size = self.dtype.size() as u32;
+        place.whole_or_single(
+            k,
+            self.layout,
+            || whole(base),
+            || {
+                for u in 0..VECTORS {
+                    for i in 0..place.tile.vector {
+                        single(u, i, base.at(((place.apart(u) + i) * size) as i32));
+                    }
+                }
+            },
+        );
+    }
+
+    /// Emits the access to each element of vector `u`, from row to row: one division finds the first.
+    fn walk(&self, k: &Kernel, place: &Place, u: u32, rows: &Rows, single: &impl Fn(u32, u32, Addr<Global>)) {
+        let index = place.index(k, u, 0);
+        let row = k.div_u64(index, rows.cols);
+        let col = k.sub_u64(index, k.mul_lo_u64(row, rows.cols));
+        let at = self.at(k, k.mad_lo_u64(row, rows.stride, col));
+        for i in 0..place.tile.vector {
+            single(u, i, at.at(0));
+            k.to(col).add_u64(col, 1);
+            let ends = k.setp_eq_u64(col, rows.cols);
+            let step = k.add_u64(k.selp_b64(rows.gap, 0, ends), self.dtype.size() as u64);
+            k.to(col).selp_b64(0, col, ends);
+            k.advance(at, step);
         }
     }
 

@@ -5,6 +5,7 @@
 //! consecutive bytes and four are in flight. A block of 8 warps handles a *tile*: 8192 or 4096 elements, always whole
 //! quantization blocks. Blocks stride over the tiles, so a grid may be as small as the device is.
 
+use super::tensor::Layout;
 use crate::view::DType;
 use ptx_asm::{B32, B64, Kernel, Reg};
 
@@ -100,6 +101,15 @@ impl Place {
     /// The number of element `i` of vector `u`.
     pub fn index(&self, k: &Kernel, u: u32, i: u32) -> Reg<B64> {
         k.add_u64(self.first, u64::from(self.apart(u) + i))
+    }
+
+    /// Emits `whole` for the tiles that have all elements, if the layout allows whole vectors, and `single`, which looks at
+    /// each element, for what is left.
+    pub fn whole_or_single(&self, k: &Kernel, layout: Layout, whole: impl FnOnce(), single: impl FnOnce()) {
+        match layout {
+            Layout::Vectors => k.if_else(self.whole, whole, single),
+            Layout::Elements | Layout::Strided => single(),
+        }
     }
 
     /// Whether element `i` of vector `u` exists.
