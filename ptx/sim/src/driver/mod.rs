@@ -19,6 +19,7 @@ mod state;
 mod status;
 mod stream;
 mod symbols;
+mod tensor_map;
 
 pub(crate) use state::{Driver, put};
 pub(crate) use status::Status;

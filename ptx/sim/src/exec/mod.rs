@@ -14,6 +14,9 @@ mod matrix;
 mod mbarrier;
 mod mma;
 mod shared;
+mod tensor;
 mod warp;
+mod wgmma;
 
 pub use grid::{Checks, Launch, run};
+pub use tensor::{Swizzle, TensorMap};

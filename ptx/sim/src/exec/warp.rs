@@ -9,6 +9,7 @@ use super::bulk::Stores;
 use super::cta::{Block, Tally};
 use super::grid::Launch;
 use super::lanes::{Reg, Registers, WARP};
+use super::wgmma::Products;
 use crate::fault::{Fault, FaultKind, Raise, Step, raise};
 use crate::isa::{Address, Guard, Instr, MbarrierOp, Op};
 
@@ -36,6 +37,8 @@ pub struct Warp {
     pub copies: Copies,
     /// Bulk copies to global memory under way.
     pub stores: Stores,
+    /// `wgmma` under way.
+    pub products: Products,
 }
 
 /// What a warp waits for.
@@ -89,6 +92,7 @@ impl Warp {
             waiting: None,
             copies: Copies::default(),
             stores: Stores::default(),
+            products: Products::default(),
         }
     }
 
@@ -117,6 +121,12 @@ impl Warp {
                 count.0 += 1;
                 count.1 += u64::from(mask.count_ones());
                 left = left.saturating_sub(1);
+                if let Some(uses) = c.launch.kernel.uses.get(pc as usize)
+                    && mask != 0
+                    && let Err(raise) = self.products.touch(&instr.op, uses, mask)
+                {
+                    return Err(self.place(c, instr, *raise));
+                }
                 if let Op::Alu(function, args) = &instr.op {
                     if mask != 0 {
                         function(&mut self.registers, args, mask);
@@ -287,7 +297,7 @@ impl Warp {
                 return Ok(Next::Regroup);
             }
         }
-        if let Op::Ldmatrix(_) | Op::Stmatrix(_) | Op::Movmatrix { .. } | Op::Mma(_) = op {
+        if needs_whole_warp(op) {
             if self.live != u32::MAX {
                 let text = format!("needs all 32 lanes, only {:#010x} are left", self.live);
                 return raise(FaultKind::Divergence, mask.trailing_zeros() as usize, text);
@@ -325,6 +335,12 @@ impl Warp {
             Op::Mbarrier(op) => self.mbarrier(c, op, mask)?,
             Op::BulkLoad(copy) => self.bulk_load(c, copy, mask)?,
             Op::BulkStore(copy) => self.bulk_store(c, copy, mask)?,
+            Op::TensorLoad(copy) => self.tensor_load(c, copy, mask)?,
+            Op::TensorStore(copy) => self.tensor_store(c, copy, mask)?,
+            Op::WgmmaFence => self.products.fence(),
+            Op::Wgmma(op) => self.wgmma(c, op)?,
+            Op::WgmmaCommit => self.products.commit(),
+            Op::WgmmaWait(keep) => self.wgmma_wait(c, *keep),
             Op::BulkCommit => self.stores.commit(mask),
             Op::BulkWait(keep) => self.bulk_wait(c, *keep, mask)?,
             Op::Alu(..) | Op::Branch(_) | Op::Exit | Op::Barrier(_) => unreachable!("done above"),
@@ -422,6 +438,21 @@ impl Warp {
         let pc = self.pc[lane].saturating_sub(back) as usize;
         self.place(c, &c.launch.kernel.code[pc], Raise { kind, lane, message })
     }
+}
+
+/// Instructions that all 32 lanes must execute together.
+fn needs_whole_warp(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Ldmatrix(_)
+            | Op::Stmatrix(_)
+            | Op::Movmatrix { .. }
+            | Op::Mma(_)
+            | Op::WgmmaFence
+            | Op::Wgmma(_)
+            | Op::WgmmaCommit
+            | Op::WgmmaWait(_)
+    )
 }
 
 /// The register with the member mask of a collective.

@@ -23,6 +23,8 @@ pub struct Kernel {
     pub specials: Vec<(Special, Reg)>,
     /// Distinct instructions as written, without operands; `Instr::name` indexes them.
     pub names: Vec<String>,
+    /// Of kernels with `wgmma`: the 32-bit registers that each instruction names. Of others nothing.
+    pub uses: Vec<Box<[u16]>>,
 }
 
 /// Where a parameter lies in the parameter buffer.
@@ -121,9 +123,16 @@ pub enum Op {
     Mbarrier(Box<Mbarrier>),
     BulkLoad(Box<BulkCopy>),
     BulkStore(Box<BulkCopy>),
+    TensorLoad(Box<TensorCopy>),
+    TensorStore(Box<TensorCopy>),
     BulkCommit,
     /// At most this many bulk groups stay in flight.
     BulkWait(u32),
+    WgmmaFence,
+    Wgmma(Box<Wgmma>),
+    WgmmaCommit,
+    /// At most this many wgmma groups stay in flight.
+    WgmmaWait(u32),
 }
 
 /// An address: a register (constant ones included) and an offset.
@@ -386,7 +395,19 @@ pub struct Mbarrier {
     pub operand: Option<Reg>,
 }
 
-/// `cp.async.bulk`, with or without a tensor map.
+/// `cp.async.bulk.tensor`.
+#[derive(Debug)]
+pub struct TensorCopy {
+    /// The generic address of the tensor map.
+    pub map: Address,
+    /// Registers with the box's first coordinates, innermost first.
+    pub coordinates: Vec<u16>,
+    pub shared: Address,
+    /// The mbarrier of a load.
+    pub mbarrier: Option<Address>,
+}
+
+/// `cp.async.bulk`.
 #[derive(Debug)]
 pub struct BulkCopy {
     pub shared: Address,
@@ -395,4 +416,30 @@ pub struct BulkCopy {
     pub size: u16,
     /// The mbarrier of a load.
     pub mbarrier: Option<Address>,
+}
+
+/// A factor of a `wgmma`.
+#[derive(Debug)]
+pub enum Factor {
+    /// A 64-bit register with a matrix descriptor; transposed: rows and columns are M or N and K, rather.
+    Descriptor { register: u16, transposed: bool },
+    /// A fragment of A in registers.
+    Fragment(Vec<u16>),
+}
+
+/// `wgmma.mma_async`.
+#[derive(Debug)]
+pub struct Wgmma {
+    pub n: usize,
+    pub k: usize,
+    pub a_type: Element,
+    pub b_type: Element,
+    pub c_type: Element,
+    pub d: Vec<u16>,
+    pub a: Factor,
+    pub b: Factor,
+    /// Without it D = A·B.
+    pub accumulate: Guard,
+    pub negate_a: bool,
+    pub negate_b: bool,
 }
