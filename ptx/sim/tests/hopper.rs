@@ -146,7 +146,7 @@ fn tiles_and_swizzles() {
                 // The tables of §5.5.7: chunk c of the 128-byte line l goes to c xor l, as far as the mode has bits.
                 let chunk = (row * width as usize + col) / 8;
                 let mask = [0, 1, 3, 7][swizzle as usize];
-                let at = (chunk ^ (chunk / 8 & mask)) * 8 + col % 8;
+                let at = (chunk ^ ((chunk / 8) & mask)) * 8 + col % 8;
                 assert_eq!(dump[at], value, "swizzle {swizzle} row {row} col {col}");
                 if 32 + col < cols && 10 + row < rows {
                     expected[(10 + row) * cols + 32 + col] = value;

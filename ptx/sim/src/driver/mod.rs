@@ -6,6 +6,7 @@
 
 mod context;
 pub mod control;
+mod copy;
 mod device;
 mod event;
 mod execute;

@@ -95,7 +95,7 @@ impl Warp {
     /// The place of a lane's access in the block's local memory.
     fn local_at(&self, c: &Context<'_>, lane: usize, address: u64, bytes: usize) -> Step<usize> {
         let size = c.launch.kernel.local_size as usize;
-        if address % bytes as u64 != 0 {
+        if !address.is_multiple_of(bytes as u64) {
             return misaligned("local", lane, address, bytes);
         }
         if address as usize + bytes > size {
@@ -146,7 +146,7 @@ pub fn misaligned<T>(space: &str, lane: usize, address: u64, bytes: usize) -> St
 fn read_param(c: &Context<'_>, a: &[u64; WARP], mask: u32, bytes: usize, data: &mut Data) -> Step {
     let params = c.launch.params;
     for lane in lanes(mask) {
-        if a[lane] % bytes as u64 != 0 {
+        if !a[lane].is_multiple_of(bytes as u64) {
             return misaligned("parameter", lane, a[lane], bytes);
         }
         let Some(from) = params.get(a[lane] as usize..a[lane].saturating_add(bytes as u64) as usize) else {

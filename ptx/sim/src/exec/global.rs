@@ -76,15 +76,15 @@ fn bad_state<T>(
     // SAFETY: as in `place`.
     let states = unsafe { std::slice::from_raw_parts(arena.state(offset), bytes) };
     let free = states.iter().position(|&state| state == State::Free as u8);
-    let at = |k: usize| format!("{:#x}, {}", address + k as u64, memory().describe(address + k as u64));
+    let unwritten = states.iter().position(|&state| state < wanted as u8);
+    let k = free.or(unwritten).unwrap_or(0) as u64;
+    let which = if k == 0 { String::new() } else { format!("; its byte {k} is") };
+    let comma = if k == 0 { ", " } else { " " };
+    let near = memory().describe(address + k);
+    let text = format!("{verb} {bytes} bytes at {address:#x}{which}{comma}{near}");
     match free {
-        Some(k) => {
-            raise(FaultKind::OutOfBounds, lane, format!("{verb} {bytes} bytes at {address:#x}: {}", at(k)))
-        }
-        None => {
-            let k = states.iter().position(|&state| state < wanted as u8).unwrap_or(0);
-            raise(FaultKind::Uninitialized, lane, format!("reads {bytes} bytes, never written: {}", at(k)))
-        }
+        Some(_) => raise(FaultKind::OutOfBounds, lane, text),
+        None => raise(FaultKind::Uninitialized, lane, format!("{text}: never written")),
     }
 }
 

@@ -109,8 +109,8 @@ impl TensorMap {
             let mut rest = row;
             let mut address = self.address.wrapping_add_signed(first * self.element as i64);
             let mut inside = first < last;
-            for k in 1..self.rank {
-                let coordinate = start[k] + (rest % self.tile[k] as usize) as i64;
+            for (k, first) in start.iter().enumerate().skip(1) {
+                let coordinate = first + (rest % self.tile[k] as usize) as i64;
                 rest /= self.tile[k] as usize;
                 inside &= (0..self.dims[k] as i64).contains(&coordinate);
                 address = address.wrapping_add_signed(coordinate.wrapping_mul(self.strides[k] as i64));

@@ -2,8 +2,7 @@
 
 use super::decoder::Decoder;
 use super::mods::Mods;
-use super::op::{AddressSpace, BulkCopy, CpAsync, Mbarrier, MbarrierOp, Op, TensorCopy};
-use super::{Decoded, unknown};
+use super::{AddressSpace, BulkCopy, CpAsync, Decoded, Mbarrier, MbarrierOp, Op, TensorCopy, unknown};
 use crate::exec::lanes::{Class, Reg};
 use crate::parse::{Instruction, Operand, Space, Type};
 
@@ -210,7 +209,7 @@ fn tensor(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     let words = [m.next_word(), m.next_word(), m.next_word()];
     m.finish()?;
     let shared = AddressSpace::In(Space::Shared);
-    let mut map = |d: &mut Decoder, operand: &Operand| {
+    let map = |d: &mut Decoder, operand: &Operand| {
         let Operand::TensorAddress(base, coordinates) = operand else {
             return Err("[map, {coordinates}] is wanted".to_owned());
         };

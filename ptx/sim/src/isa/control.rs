@@ -2,7 +2,7 @@
 
 use super::decoder::Decoder;
 use super::mods::Mods;
-use super::op::*;
+use super::*;
 use super::{Decoded, unknown};
 use crate::exec::lanes::{Class, Reg};
 use crate::parse::{Instruction, Operand, Type};

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::decode_instruction;
-use super::op::{Guard, Instr, Kernel, Op, Param, Special};
+use super::{Guard, Instr, Kernel, Op, Param, Special};
 use crate::exec::lanes::{Class, Reg, Registers, WARP};
 use crate::parse::{Entry, Instruction, Operand, ParseError, Space, Statement, Type, Variable};
 

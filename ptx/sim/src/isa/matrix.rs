@@ -2,8 +2,7 @@
 
 use super::decoder::Decoder;
 use super::mods::Mods;
-use super::op::{AddressSpace, Element, Ldmatrix, Mma, Op};
-use super::{Decoded, unknown};
+use super::{AddressSpace, Decoded, Element, Ldmatrix, Mma, Op, unknown};
 use crate::exec::lanes::Class;
 use crate::parse::{Instruction, Operand, Space};
 

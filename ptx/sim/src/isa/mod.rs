@@ -11,6 +11,7 @@ mod convert;
 mod data;
 mod decoder;
 mod float;
+mod forms;
 mod half;
 mod integer;
 mod logic;
@@ -23,6 +24,7 @@ mod operands;
 mod wgmma;
 
 pub use decoder::{Symbol, Symbols, decode};
+pub use forms::*;
 pub use op::*;
 
 use crate::parse::Instruction;

@@ -3,8 +3,7 @@
 use super::decoder::Decoder;
 use super::matrix::{element, fragment};
 use super::mods::Mods;
-use super::op::{Element, Factor, Op, Wgmma};
-use super::{Decoded, unknown};
+use super::{Decoded, Element, Factor, Op, Wgmma, unknown};
 use crate::parse::{Instruction, Operand, Type};
 
 pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
