@@ -60,36 +60,36 @@ impl Default for Config {
             check_races: true,
             check_uninitialized: true,
             print_faults: true,
-            instruction_limit: 20_000_000_000,
-            first_block: 0,
+            instruction_limit: 2_000_000_000,
         }
     }
 }
 
 impl Config {
     /// The highest PTX `.version` that the driver accepts (release notes of the PTX ISA).
-    pub(crate) const fn ptx_version(&self) -> (u32, u32) {
-        match self.driver_version {
-            ..11050 => (7, 4),
-            ..11060 => (7, 5),
-            ..11070 => (7, 6),
-            ..11080 => (7, 7),
-            ..12000 => (7, 8),
-            ..12010 => (8, 0),
-            ..12020 => (8, 1),
-            ..12030 => (8, 2),
-            ..12040 => (8, 3),
-            ..12050 => (8, 4),
-            ..12070 => (8, 5),
-            ..12080 => (8, 6),
-            ..12090 => (8, 7),
-            ..13000 => (8, 8),
-            ..13010 => (9, 0),
-            ..13020 => (9, 1),
-            ..13030 => (9, 2),
-            ..13040 => (9, 3),
-            _ => (9, 4),
-        }
+    pub(crate) fn ptx_version(&self) -> (u32, u32) {
+        const ACCEPTED: [(u32, (u32, u32)); 18] = [
+            (11050, (7, 5)),
+            (11060, (7, 6)),
+            (11070, (7, 7)),
+            (11080, (7, 8)),
+            (12000, (8, 0)),
+            (12010, (8, 1)),
+            (12020, (8, 2)),
+            (12030, (8, 3)),
+            (12040, (8, 4)),
+            (12050, (8, 5)),
+            (12070, (8, 6)),
+            (12080, (8, 7)),
+            (12090, (8, 8)),
+            (13000, (9, 0)),
+            (13010, (9, 1)),
+            (13020, (9, 2)),
+            (13030, (9, 3)),
+            (13040, (9, 4)),
+        ];
+        let known = ACCEPTED.iter().rev().find(|(driver, _)| *driver <= self.driver_version);
+        known.map_or((7, 4), |(_, version)| *version)
     }
 
     /// Shared memory of a block after opting in, in bytes (programming guide, technical specifications).

@@ -1,5 +1,7 @@
 //! What a kernel did wrong.
 
+use crate::driver::Status;
+
 /// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -53,12 +55,13 @@ impl Fault {
     /// The driver's error code for the kind.
     pub const fn code(&self) -> u32 {
         match self.kind {
-            FaultKind::OutOfBounds => 700,
-            FaultKind::Timeout => 702,
-            FaultKind::IllegalOperand => 715,
-            FaultKind::Misaligned => 716,
-            _ => 719,
+            FaultKind::OutOfBounds => Status::ILLEGAL_ADDRESS,
+            FaultKind::Timeout => Status::LAUNCH_TIMEOUT,
+            FaultKind::IllegalOperand => Status::ILLEGAL_INSTRUCTION,
+            FaultKind::Misaligned => Status::MISALIGNED_ADDRESS,
+            _ => Status::LAUNCH_FAILED,
         }
+        .0
     }
 }
 

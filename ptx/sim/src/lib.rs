@@ -1,21 +1,93 @@
-//! Runs PTX text on the CPU.
+//! Runs PTX text on the CPU, behind a stand-in for the CUDA driver.
+//!
+//! Production code runs unmodified in tests on machines without a GPU: [`install`] loads this crate's own shared library under
+//! the name `libcuda.so`, and everything that looks for a driver afterwards (cudarc, cust, a loader of one's own) finds it.
+//! Kernels are parsed from the text that would go to the real driver, executed exactly, and checked while they run.
+//!
+//! ```no_run
+//! ptx_sim::install();
+//! // … the program under test: contexts, modules, launches …
+//! let stats = ptx_sim::counters().total();
+//! assert_eq!(stats.global_loads.of_width(16), 4096);
+//! assert_eq!(stats.bank_conflicts, 0);
+//! ```
+//!
+//! # The map
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `parse` | text to a syntax tree |
+//! | `isa` | the instruction set: what each instruction means, one file a family |
+//! | `exec` | running kernels: lanes, warps, blocks, grids; memory accesses, barriers, asynchronous copies, matrices |
+//! | `memory` | simulated memory: addresses, allocations, which bytes were written |
+//! | `race` | which accesses are ordered, and conflicts between those that are not |
+//! | `driver` | the driver API, exported as C functions |
+//!
+//! Imports run one way: `driver → exec → {isa, race, memory}`, `isa → parse`. (The registers' layout, `exec::lanes`, is shared
+//! with `isa`.)
+//!
+//! # What is checked
+//!
+//! Each of these ends the kernel with a [`Fault`] that names the kernel, the line, the block and the thread, and is kept by the
+//! context as an error, as on hardware:
+//!
+//! - accesses outside every allocation (exactly; allocations have red zones, and addresses are not used again while there are
+//!   fresh ones), outside shared, local and parameter memory, and misaligned ones;
+//! - reads of memory that nobody has written: device memory, shared memory, local memory;
+//! - data races, in shared and in global memory;
+//! - a missing wait or fence of an asynchronous copy (`cp.async`, bulk copies, tensor copies) or product (`wgmma`), and a missing
+//!   proxy fence between ordinary writes and the async proxy;
+//! - collective instructions whose threads are not all there, misused barriers, and deadlocks;
+//! - an instruction, a modifier or an operand that is not known, when the module is loaded.
+//!
+//! # The memory model that is checked
+//!
+//! Two accesses to the same byte, at least one of them a write, must be ordered (PTX ISA §8.7.1) unless both are strong: atomic,
+//! volatile or relaxed. Order comes from
+//!
+//! - the program, within a thread. Lanes of a warp are not ordered by running in lockstep;
+//! - `bar.warp.sync`, between its members. Shuffles and votes order nothing;
+//! - `bar`/`barrier` by number and count, `mbarrier` arrivals and completed waits;
+//! - release and acquire patterns: `st.release`, `ld.acquire`, `atom.acq_rel`, or a fence before a strong write and a fence
+//!   after a strong read. A barrier carries fences on. Fences must be of gpu scope for locations in global memory, of any scope
+//!   for locations in shared memory;
+//! - the boundaries of kernels.
+//!
+//! Lanes of one warp may write the same value to the same place. A read-only load (`.nc`) must not meet any write of its kernel.
+//! Accesses of different kernels in streams that nothing orders are not compared; that such streams may run in any order shows by
+//! their results ([`StreamOrder`]).
+//!
+//! Coarser than the manual, on the side of silence: a strong read is held to see all earlier releases of its location; a warp
+//! acquires for all of its lanes; relaxed `mbarrier` operations count as release and acquire; of more than 32 warps of several
+//! blocks that read a byte some are forgotten; memory registered by `cuMemHostRegister` is not looked at.
+//!
+//! # What is computed
+//!
+//! Integer and IEEE arithmetic, conversions and their roundings exactly; subnormals are kept unless `.ftz` says otherwise; f32
+//! arithmetic returns NaN as 0x7fffffff. Approximate instructions (`.approx`, `.full`) return the exact result moved by up to one
+//! unit in the last place, up or down by a hash of the operand, so that no test can rely on exactness. Matrix products are exact
+//! sums rounded once, where hardware promises only "at least single precision".
+//!
+//! # What is not there
+//!
+//! Clusters of more than one block, functions (`.func`, `call`), textures and surfaces, `wmma`, sparse products, f64 matrix
+//! products, `mma` of 4-bit and 1-bit integers, `tcgen05`, `multimem`, bulk reductions, interleaved and im2col tensor maps; in the
+//! driver, everything but memory, modules, launches, streams, events, captured graphs and tensor maps. Such instructions are
+//! refused, such functions answer NOT_SUPPORTED. Time is not simulated.
+
 #![warn(missing_docs)]
+
 mod config;
 mod counters;
-#[allow(missing_docs)]
 mod driver;
-#[allow(missing_docs)]
 mod exec;
 mod fault;
 mod install;
-#[allow(missing_docs)]
 mod isa;
-#[allow(missing_docs)]
 mod memory;
-#[allow(missing_docs)]
 mod parse;
-#[allow(missing_docs)]
 mod race;
+
 pub use config::{Config, StreamOrder};
 pub use counters::{Counters, Launch, Stats, Traffic};
 pub use fault::{Fault, FaultKind};

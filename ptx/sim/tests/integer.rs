@@ -35,15 +35,15 @@ fn arithmetic() {
             ("add.sat.s32 %r10, %r0, %r1;", |a, b, _| (a as i32).saturating_add(b as i32) as u32),
             ("sub.s32 %r10, %r0, %r1;", |a, b, _| a.wrapping_sub(b)),
             ("mul.lo.s32 %r10, %r0, %r1;", |a, b, _| a.wrapping_mul(b)),
-            ("mul.hi.u32 %r10, %r0, %r1;", |a, b, _| (u64::from(a) * u64::from(b) >> 32) as u32),
+            ("mul.hi.u32 %r10, %r0, %r1;", |a, b, _| ((u64::from(a) * u64::from(b)) >> 32) as u32),
             ("mul.hi.s32 %r10, %r0, %r1;", |a, b, _| {
-                (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32
+                ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32
             }),
             ("mul.wide.u16 %r10, %h0, %h1;", |a, b, _| (a & 0xFFFF) * (b & 0xFFFF)),
             ("mul.wide.s16 %r10, %h0, %h1;", |a, b, _| (i32::from(a as i16) * i32::from(b as i16)) as u32),
             ("mad.lo.u32 %r10, %r0, %r1, %r2;", |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
             ("mad.hi.s32 %r10, %r0, %r1, %r2;", |a, b, c| {
-                ((i64::from(a as i32) * i64::from(b as i32) >> 32) as u32).wrapping_add(c)
+                (((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32).wrapping_add(c)
             }),
             ("mul24.lo.u32 %r10, %r0, %r1;", |a, b, _| (a & 0xFF_FFFF).wrapping_mul(b & 0xFF_FFFF)),
             ("sad.s32 %r10, %r0, %r1, %r2;", |a, b, c| c.wrapping_add((a as i32).abs_diff(b as i32))),
@@ -184,7 +184,7 @@ fn wide() {
     check64(&[
         ("add.s64 %rd10, %rd0, %rd1;", |a, b, _| a.wrapping_add(b)),
         ("mul.lo.u64 %rd10, %rd0, %rd1;", |a, b, _| a.wrapping_mul(b)),
-        ("mul.hi.u64 %rd10, %rd0, %rd1;", |a, b, _| (u128::from(a) * u128::from(b) >> 64) as u64),
+        ("mul.hi.u64 %rd10, %rd0, %rd1;", |a, b, _| ((u128::from(a) * u128::from(b)) >> 64) as u64),
         ("mul.wide.u32 %rd10, %r0, %r1;", |a, b, _| u64::from(a as u32) * u64::from(b as u32)),
         ("mul.wide.s32 %rd10, %r0, %r1;", |a, b, _| (i64::from(a as i32) * i64::from(b as i32)) as u64),
         ("mad.wide.u32 %rd10, %r0, %r1, %rd2;", |a, b, c| {
@@ -210,7 +210,7 @@ fn wide() {
         ("add.cc.u64 %rd3, %rd0, %rd1; addc.u64 %rd10, 0, 0;", |a, b, _| a.overflowing_add(b).1.into()),
         ("add.f64 %fd3, %fd0, %fd1; mov.b64 %rd10, %fd3;", |a, b, _| {
             let sum = f64::from_bits(a) + f64::from_bits(b);
-            if sum.is_nan() { return canonical(a, b) } else { sum.to_bits() }
+            if sum.is_nan() { canonical(a, b) } else { sum.to_bits() }
         }),
     ]);
 }

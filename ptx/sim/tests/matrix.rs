@@ -19,6 +19,19 @@ const TF32: Kind = Kind { name: "tf32", bits: 32, encode: |x| (x as f32).to_bits
 const S8: Kind = Kind { name: "s8", bits: 8, encode: |x| u32::from(x as i8 as u8) };
 const U8: Kind = Kind { name: "u8", bits: 8, encode: |x| u32::from(x as u8) };
 
+/// Small numbers only: sign, then 2^(e − 7)·(1 + m/8) for halves and integers up to 4.
+const E4M3: Kind = Kind {
+    name: "e4m3",
+    bits: 8,
+    encode: |x| {
+        let magnitude = (0..127u32).find(|code| {
+            let (e, m) = (code >> 3, code & 7);
+            f64::from(8 + m) * 2f64.powi(e as i32 - 10) == x.abs() && e > 0
+        });
+        magnitude.unwrap_or(0) | u32::from(x < 0.0) << 7
+    },
+};
+
 /// Element `i` of A in a thread: row and column (§9.7.14.5.7 and after; `per` elements in a register).
 fn a_place(lane: usize, i: usize, per: usize) -> (usize, usize) {
     let (group, thread) = (lane >> 2, lane & 3);
@@ -105,7 +118,8 @@ fn product(m: usize, k: usize, a_kind: &Kind, b_kind: &Kind, acc: &str, target: 
         body += &format!("st.global.u32 [%rd1+{}], %r{};\n", 128 * q, 40 + q);
     }
     let gpu = Gpu::new();
-    let text = kernel(target, "7.0", 2, &body);
+    let version = if target == "sm_89" { "8.4" } else { "7.0" };
+    let text = kernel(target, version, 2, &body);
     let text = if acc == "f32" { with_float_fragments(&text, na + nb, nc) } else { text };
     let function = gpu.function(&text, "k");
     let (input, output) = (gpu.upload(&words), gpu.alloc(128 * nc));
@@ -156,6 +170,7 @@ fn products() {
     product(16, 16, &S8, &U8, "s32", "sm_80");
     product(16, 32, &S8, &S8, "s32", "sm_80");
     product(16, 32, &U8, &S8, "s32", "sm_80");
+    product(16, 32, &E4M3, &E4M3, "f32", "sm_89");
 }
 
 /// C = A·B with A 16×16 and B 16×8, both row-major bf16 in shared memory, fetched by ldmatrix.

@@ -47,12 +47,11 @@ fn widths_and_extensions() {
 
 #[test]
 fn state_spaces() {
-    let text = format!(
-        ".version 7.0\n.target sm_80\n.address_size 64\n
-        .const .align 4 .b32 table[4] = {{10, 20, 30, 40}};
+    let text = ".version 7.0\n.target sm_80\n.address_size 64\n
+        .const .align 4 .b32 table[4] = {10, 20, 30, 40};
         .global .align 4 .u32 counter = 5;
         .extern .shared .align 16 .b8 dynamic[];
-        .visible .entry k(.param .align 8 .b8 block[24], .param .u32 scale)\n{{
+        .visible .entry k(.param .align 8 .b8 block[24], .param .u32 scale)\n{
         .reg .pred %p<8>; .reg .b32 %r<32>; .reg .b64 %rd<32>;
         .local .align 8 .b8 stack[64];
         .shared .align 4 .b32 fixed[32];
@@ -66,10 +65,9 @@ fn state_spaces() {
         ld.global.u32 %r8, [counter]; mad.lo.u32 %r6, %r6, %r9, %r8; add.u32 %r6, %r6, %r10;
         isspacep.shared %p0, %rd6; @!%p0 trap; isspacep.global %p0, %rd6; @%p0 trap;
         mul.wide.u32 %rd7, %r0, 4; add.u64 %rd1, %rd1, %rd7; st.global.u32 [%rd1], %r6;
-        ret;\n}}\n"
-    );
+        ret;\n}\n";
     let gpu = Gpu::new();
-    let function = gpu.function(&text, "k");
+    let function = gpu.function(text, "k");
     let output = gpu.alloc(128);
     let block = [0u64, output, 1000];
     let scale = 3u32;

@@ -6,6 +6,7 @@
 
 mod context;
 pub mod control;
+mod copy;
 mod device;
 mod event;
 mod execute;
@@ -19,6 +20,7 @@ mod state;
 mod status;
 mod stream;
 mod symbols;
+mod tensor_map;
 
 pub(crate) use state::{Driver, put};
 pub(crate) use status::Status;

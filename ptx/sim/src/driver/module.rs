@@ -79,12 +79,8 @@ impl Driver {
             .map(|kernel| {
                 let handle = self.new_handle();
                 let name = kernel.name.clone();
-                let function = Function {
-                    context,
-                    kernel,
-                    version: module.version,
-                    max_dynamic_shared: AtomicU32::new(0),
-                };
+                let function =
+                    Function { kernel, version: module.version, max_dynamic_shared: AtomicU32::new(0) };
                 self.functions.insert(handle, Arc::new(function));
                 (name, handle)
             })
@@ -178,14 +174,17 @@ struct Log {
 }
 
 impl Log {
-    const NONE: Self = Self { buffer: std::ptr::null_mut(), size: 0, written: std::ptr::null_mut() };
+    /// The caller wants none.
+    const fn none() -> Self {
+        Self { buffer: std::ptr::null_mut(), size: 0, written: std::ptr::null_mut() }
+    }
 
     /// Finds the buffers among the options.
     unsafe fn from_options(count: c_uint, options: *const c_uint, values: *mut *mut c_void) -> Self {
         const INFO_LOG_SIZE: c_uint = 4;
         const ERROR_LOG: c_uint = 5;
         const ERROR_LOG_SIZE: c_uint = 6;
-        let mut log = Self::NONE;
+        let mut log = Self::none();
         for k in 0..count as usize {
             // SAFETY: the caller's promise: `count` options and values. Small values are in the pointers themselves.
             unsafe {
@@ -223,7 +222,7 @@ impl Log {
 
 api! {
     fn cuModuleLoadData(d, into: *mut Handle, image: *const c_void) {
-        d.load_image(into, image, &mut Log::NONE)
+        d.load_image(into, image, &mut Log::none())
     }
 
     fn cuModuleLoadDataEx(
@@ -241,7 +240,7 @@ api! {
         let path = CStr::from_ptr(path).to_str().map_err(|_| Status::FILE_NOT_FOUND)?;
         let mut text = std::fs::read(path).map_err(|_| Status::FILE_NOT_FOUND)?;
         text.extend_from_slice(&[0; 4]);
-        d.load_image(into, text.as_ptr().cast(), &mut Log::NONE)
+        d.load_image(into, text.as_ptr().cast(), &mut Log::none())
     }
 
     fn cuModuleUnload(d, module: Handle) {

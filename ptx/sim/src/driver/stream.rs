@@ -12,8 +12,7 @@ use super::state::this_thread;
 use super::{Driver, Handle, Outcome, Status, api, put};
 use crate::config::StreamOrder;
 
-/// Kinds of streams: blocking streams order with the legacy stream.
-pub const BLOCKING: u32 = 0;
+/// Kinds of streams. Those of kind 0 are blocking: they order with the legacy stream.
 pub const NON_BLOCKING: u32 = 1;
 pub const LEGACY: u32 = 2;
 /// The stream of one host thread; blocking.

@@ -4,7 +4,7 @@ use super::lanes::{Class, Reg, Registers, WARP};
 use super::warp::{Context, Warp, lanes};
 use crate::fault::{FaultKind, Step, raise};
 use crate::isa::{Access, AddressSpace};
-use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW, State, WINDOW_SIZE};
+use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, State, WINDOW_SIZE};
 use crate::parse::Space;
 
 /// The bytes of one access of each lane; 32 is the widest (`.v8.b32`).
@@ -54,7 +54,10 @@ impl Warp {
                 Space::Global => self.write_global(c, &addresses, mask, bytes, access.order, &data)?,
                 Space::Shared => self.write_shared(c, &addresses, mask, bytes, access.order, &data)?,
                 Space::Local => self.write_local(c, &addresses, mask, bytes, &data)?,
-                Space::Const | Space::Param => unreachable!("refused when decoded"),
+                Space::Const | Space::Param => {
+                    let text = "parameters and constants cannot be written".into();
+                    return raise(FaultKind::OutOfBounds, mask.trailing_zeros() as usize, text);
+                }
             }
         }
         Ok(())
@@ -69,15 +72,17 @@ impl Warp {
     ) -> impl Iterator<Item = (Space, u32)> + use<> {
         let some: fn(&(Space, u32)) -> bool = |(_, mask)| *mask != 0;
         if let AddressSpace::In(space) = space {
-            return [(space, mask), (space, 0), (space, 0)].into_iter().filter(some);
+            return [(space, mask), (space, 0), (space, 0), (space, 0)].into_iter().filter(some);
         }
-        let mut masks = [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0)];
+        let mut masks = [(Space::Global, 0), (Space::Shared, 0), (Space::Local, 0), (Space::Param, 0)];
         for lane in lanes(mask) {
             let address = &mut addresses[lane];
             let (which, window) = if address.wrapping_sub(SHARED_WINDOW) < WINDOW_SIZE {
                 (1, SHARED_WINDOW)
             } else if address.wrapping_sub(LOCAL_WINDOW) < WINDOW_SIZE {
                 (2, LOCAL_WINDOW)
+            } else if address.wrapping_sub(PARAM_WINDOW) < WINDOW_SIZE {
+                (3, PARAM_WINDOW)
             } else {
                 (0, 0)
             };
@@ -90,7 +95,7 @@ impl Warp {
     /// The place of a lane's access in the block's local memory.
     fn local_at(&self, c: &Context<'_>, lane: usize, address: u64, bytes: usize) -> Step<usize> {
         let size = c.launch.kernel.local_size as usize;
-        if address % bytes as u64 != 0 {
+        if !address.is_multiple_of(bytes as u64) {
             return misaligned("local", lane, address, bytes);
         }
         if address as usize + bytes > size {
@@ -141,7 +146,7 @@ pub fn misaligned<T>(space: &str, lane: usize, address: u64, bytes: usize) -> St
 fn read_param(c: &Context<'_>, a: &[u64; WARP], mask: u32, bytes: usize, data: &mut Data) -> Step {
     let params = c.launch.params;
     for lane in lanes(mask) {
-        if a[lane] % bytes as u64 != 0 {
+        if !a[lane].is_multiple_of(bytes as u64) {
             return misaligned("parameter", lane, a[lane], bytes);
         }
         let Some(from) = params.get(a[lane] as usize..a[lane].saturating_add(bytes as u64) as usize) else {

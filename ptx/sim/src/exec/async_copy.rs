@@ -124,6 +124,7 @@ impl Warp {
         let full = lanes(mask).filter(|&lane| lengths[lane] == op.size).fold(0, |set, lane| set | 1 << lane);
         self.read_global(c, &src, full, op.size, Order::Weak, &mut data)?;
         for lane in lanes(mask & !full) {
+            #[allow(clippy::needless_range_loop)] // of the address, too
             for byte in 0..lengths[lane] {
                 let mut address = src;
                 address[lane] += byte as u64;
@@ -132,7 +133,7 @@ impl Warp {
                 data[lane][byte] = one[lane][0];
             }
         }
-        c.tally.bank_conflicts += super::shared::bank_conflicts(&dst, mask, op.size);
+        c.tally.bank_conflicts += super::banks::bank_conflicts(&dst, mask, op.size);
         self.begin_shared_writes(c, &dst, mask, op.size)?;
         for lane in lanes(mask) {
             let mut bytes = [0; 16];

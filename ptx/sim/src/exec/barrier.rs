@@ -26,13 +26,7 @@ pub struct BarrierState {
 
 impl Warp {
     /// Arrives; says whether the warp must wait. All lanes of the warp are here.
-    pub(super) fn barrier(
-        &mut self,
-        c: &mut Context<'_>,
-        barrier: &Barrier,
-        mask: u32,
-        pc: u32,
-    ) -> Step<bool> {
+    pub(super) fn barrier(&mut self, c: &mut Context<'_>, barrier: &Barrier, mask: u32) -> Step<bool> {
         let lane = mask.trailing_zeros() as usize;
         let id = self.registers.b32[usize::from(barrier.id)][lane] as usize;
         if id >= BARRIERS {

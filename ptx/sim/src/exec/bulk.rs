@@ -86,6 +86,9 @@ impl Warp {
         for lane in lanes(mask) {
             let size = self.bulk_size(copy, lane)?;
             let at = self.bulk_shared(c, &copy.shared, lane, size)?;
+            if !source[lane].is_multiple_of(UNIT as u64) {
+                return super::access::misaligned("global", lane, source[lane], UNIT);
+            }
             let mut data = vec![0; size];
             self.read_global_range(c, lane, source[lane], &mut data)?;
             self.issue_load(c, copy.mbarrier.as_ref(), lane, vec![(at, data)])?;

@@ -7,8 +7,9 @@ use super::bulk::{Load, land_last};
 use super::grid::Launch;
 use super::lanes::{Class, WARP};
 use super::mbarrier::Mbarrier;
+use super::schedule::Stop;
 use super::shared::Shared;
-use super::warp::{Context, Stop, Wait, Warp};
+use super::warp::{Context, Wait, Warp};
 use crate::counters::{Stats, Traffic};
 use crate::fault::{Fault, FaultKind};
 use crate::isa::Special;
@@ -218,7 +219,7 @@ impl Cta {
                 }
                 ran = true;
                 let mut context = Context { launch, block, tally };
-                if warp.run(&mut context, SLICE)? == Stop::Slice && launch.is_over(&mut context) {
+                if warp.run(&mut context, SLICE)? == Stop::Slice && launch.is_over(SLICE) {
                     let text = format!("more than {} warp instructions", launch.checks.instruction_limit);
                     return Err(warp.fault(&context, 0, FaultKind::Timeout, text));
                 }

@@ -76,16 +76,22 @@ fn bad_state<T>(
     // SAFETY: as in `place`.
     let states = unsafe { std::slice::from_raw_parts(arena.state(offset), bytes) };
     let free = states.iter().position(|&state| state == State::Free as u8);
-    let at = |k: usize| format!("{:#x}, {}", address + k as u64, memory().describe(address + k as u64));
+    let unwritten = states.iter().position(|&state| state < wanted as u8);
+    let k = free.or(unwritten).unwrap_or(0) as u64;
+    let which = if k == 0 { String::new() } else { format!("; its byte {k} is") };
+    let comma = if k == 0 { ", " } else { " " };
+    let near = memory().describe(address + k);
+    let text = format!("{verb} {bytes} bytes at {address:#x}{which}{comma}{near}");
     match free {
-        Some(k) => {
-            raise(FaultKind::OutOfBounds, lane, format!("{verb} {bytes} bytes at {address:#x}: {}", at(k)))
-        }
-        None => {
-            let k = states.iter().position(|&state| state < wanted as u8).unwrap_or(0);
-            raise(FaultKind::Uninitialized, lane, format!("reads {bytes} bytes, never written: {}", at(k)))
-        }
+        Some(_) => raise(FaultKind::OutOfBounds, lane, text),
+        None => raise(FaultKind::Uninitialized, lane, format!("{text}: never written")),
     }
+}
+
+/// How much of a range at an address can be accessed at once: an aligned power of two, at most 16.
+fn piece(address: u64, left: usize) -> usize {
+    let aligned = 1 << address.trailing_zeros().min(4);
+    aligned.min(1 << left.ilog2().min(4))
 }
 
 /// Keeps the lock of the page that the last lane accessed.
@@ -229,7 +235,7 @@ impl Warp {
         Ok(())
     }
 
-    /// Reads a range of whole 16-byte units for an asynchronous copy of one lane.
+    /// Reads a range for an asynchronous copy of one lane.
     pub(super) fn read_global_range(
         &self,
         c: &mut Context<'_>,
@@ -241,8 +247,9 @@ impl Warp {
         let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], false);
         thread.at_lane(lane);
         let mut lock = Lock::default();
-        for (k, unit) in into.chunks_mut(16).enumerate() {
-            let address = address + 16 * k as u64;
+        let (mut address, mut left) = (address, into);
+        while !left.is_empty() {
+            let (unit, rest) = left.split_at_mut(piece(address, left.len()));
             let from = match place(lane, address, unit.len(), true, c)? {
                 Place::Registered(from) => from,
                 Place::Arena(arena, offset) => {
@@ -258,11 +265,13 @@ impl Warp {
             };
             // SAFETY: allocated; the page's lock is held.
             unsafe { copy_small(from, unit.as_mut_ptr(), unit.len()) };
+            address += unit.len() as u64;
+            left = rest;
         }
         Ok(())
     }
 
-    /// Writes a range of whole 16-byte units for an asynchronous copy of one lane.
+    /// Writes a range for an asynchronous copy of one lane.
     pub(super) fn write_global_range(
         &self,
         c: &mut Context<'_>,
@@ -274,10 +283,14 @@ impl Warp {
         let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], false);
         thread.at_lane(lane);
         let mut lock = Lock::default();
-        for (k, unit) in data.chunks(16).enumerate() {
-            let to = writable(c, &mut lock, &mut thread, lane, address + 16 * k as u64, unit.len(), None)?;
+        let (mut address, mut left) = (address, data);
+        while !left.is_empty() {
+            let (unit, rest) = left.split_at(piece(address, left.len()));
+            let to = writable(c, &mut lock, &mut thread, lane, address, unit.len(), None)?;
             // SAFETY: allocated; the page's lock is held.
             unsafe { copy_small(unit.as_ptr(), to, unit.len()) };
+            address += unit.len() as u64;
+            left = rest;
         }
         Ok(())
     }

@@ -5,7 +5,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::cta::{Cta, Progress, Tally};
-use super::warp::Context;
 use crate::counters::Stats;
 use crate::fault::Fault;
 use crate::isa::Kernel;
@@ -81,9 +80,14 @@ impl<'a> Launch<'a> {
         [index % x, index / x % y, index / x / y]
     }
 
-    /// Counts a slice; whether the launch has run for too long.
-    pub fn is_over(&self, _: &mut Context<'_>) -> bool {
-        self.executed.fetch_add(4096, Ordering::Relaxed) > self.checks.instruction_limit
+    /// Warps of a block.
+    pub fn warps(&self) -> u32 {
+        self.block.iter().product::<u32>().div_ceil(32)
+    }
+
+    /// Counts executed instructions; whether the launch has run for too long.
+    pub fn is_over(&self, instructions: u64) -> bool {
+        self.executed.fetch_add(instructions, Ordering::Relaxed) > self.checks.instruction_limit
     }
 }
 

@@ -135,7 +135,7 @@ impl Lane for bool {
 const fn conjure<F: Copy>() -> F {
     assert!(size_of::<F>() == 0, "lane functions capture nothing");
     // SAFETY: a type of size zero has one value, and a value of this one existed: it was passed to `mapN`.
-    unsafe { std::mem::MaybeUninit::<F>::uninit().assume_init() }
+    unsafe { std::mem::transmute_copy(&()) }
 }
 
 /// `d = f(a)` for each lane.

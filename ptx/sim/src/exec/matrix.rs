@@ -3,8 +3,8 @@
 //! A fragment has in lane `l` the elements (row l/4, columns 2·(l mod 4) and the next); of a transposed matrix, those of its
 //! transpose.
 
+use super::banks::bank_conflicts;
 use super::lanes::WARP;
-use super::shared::bank_conflicts;
 use super::warp::{Context, Warp, lanes};
 use crate::fault::Step;
 use crate::isa::Ldmatrix;

@@ -56,6 +56,7 @@ impl Warp {
         let e = op.a_type.per_register();
         let file = &self.registers.b32;
         let (mut a, mut b, mut c) = ([[0f64; 32]; 16], [[0f64; 32]; 8], [[0f64; 8]; 16]);
+        #[allow(clippy::needless_range_loop)] // of several arrays
         for lane in 0..WARP {
             let (g, t) = (lane / 4, lane % 4);
             for (q, register) in op.a.iter().enumerate() {

@@ -3,6 +3,7 @@
 mod access;
 mod async_copy;
 mod atomic;
+mod banks;
 mod barrier;
 mod bulk;
 mod collective;
@@ -13,7 +14,12 @@ pub mod lanes;
 mod matrix;
 mod mbarrier;
 mod mma;
+mod schedule;
 mod shared;
+mod step;
+mod tensor;
 mod warp;
+mod wgmma;
 
 pub use grid::{Checks, Launch, run};
+pub use tensor::{Swizzle, TensorMap};

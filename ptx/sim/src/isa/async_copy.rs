@@ -2,8 +2,7 @@
 
 use super::decoder::Decoder;
 use super::mods::Mods;
-use super::op::{AddressSpace, BulkCopy, CpAsync, Mbarrier, MbarrierOp, Op};
-use super::{Decoded, unknown};
+use super::{AddressSpace, BulkCopy, CpAsync, Decoded, Mbarrier, MbarrierOp, Op, TensorCopy, unknown};
 use crate::exec::lanes::{Class, Reg};
 use crate::parse::{Instruction, Operand, Space, Type};
 
@@ -165,7 +164,13 @@ fn bulk(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     }
     if m.take("prefetch") {
         m.ignore_prefix("L2");
+        m.one_of(&["tensor"]);
+        m.one_of(&["1d", "2d", "3d", "4d", "5d"]);
+        m.take("tile");
         return if m.take("global") && m.finish().is_ok() { Ok(Op::Nop) } else { unknown() };
+    }
+    if m.take("tensor") {
+        return tensor(d, i, m);
     }
     let policy = usize::from(m.take("L2::cache_hint"));
     let (shared, global) = (AddressSpace::In(Space::Shared), AddressSpace::In(Space::Global));
@@ -189,6 +194,48 @@ fn bulk(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
                 size: d.source::<u32>(&i.operands[2])?,
                 mbarrier: None,
             })))
+        }
+        _ => unknown(),
+    }
+}
+
+/// `cp.async.bulk.tensor` in tile mode.
+fn tensor(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
+    let dimensions =
+        m.one_of(&["1d", "2d", "3d", "4d", "5d"]).ok_or("the number of dimensions is missing")?;
+    let rank = usize::from(dimensions.as_bytes()[0] - b'0');
+    m.take("tile");
+    let policy = usize::from(m.take("L2::cache_hint"));
+    let words = [m.next_word(), m.next_word(), m.next_word()];
+    m.finish()?;
+    let shared = AddressSpace::In(Space::Shared);
+    let map = |d: &mut Decoder, operand: &Operand| {
+        let Operand::TensorAddress(base, coordinates) = operand else {
+            return Err("[map, {coordinates}] is wanted".to_owned());
+        };
+        if coordinates.len() != rank {
+            return Err(format!("{} coordinates, wanted {rank}", coordinates.len()));
+        }
+        let (address, _) = d.address(&Operand::Address(base.clone(), 0))?;
+        let coordinates = coordinates.iter().map(|c| d.source::<u32>(c)).collect::<Result<Vec<_>, _>>()?;
+        Ok((address, coordinates))
+    };
+    match words {
+        [Some("shared::cluster" | "shared::cta"), Some("global"), Some("mbarrier::complete_tx::bytes")] => {
+            d.count(i, &[3 + policy])?;
+            let (map, coordinates) = map(d, &i.operands[1])?;
+            Ok(Op::TensorLoad(Box::new(TensorCopy {
+                map,
+                coordinates,
+                shared: d.address_in(&i.operands[0], shared)?,
+                mbarrier: Some(d.address_in(&i.operands[2], shared)?),
+            })))
+        }
+        [Some("global"), Some("shared::cta"), Some("bulk_group")] => {
+            d.count(i, &[2 + policy])?;
+            let (map, coordinates) = map(d, &i.operands[0])?;
+            let shared = d.address_in(&i.operands[1], shared)?;
+            Ok(Op::TensorStore(Box::new(TensorCopy { map, coordinates, shared, mbarrier: None })))
         }
         _ => unknown(),
     }

@@ -3,8 +3,7 @@
 use super::decoder::Decoder;
 use super::mods::Mods;
 use super::numeric::{BF16, F16, flush};
-use super::op::Op;
-use super::{Decoded, unknown};
+use super::{Decoded, Op, unknown};
 use crate::exec::lanes::{AluFn, Args, Class, Lane, Registers, WARP};
 use crate::parse::{Instruction, Operand, Type};
 

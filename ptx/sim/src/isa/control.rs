@@ -2,7 +2,7 @@
 
 use super::decoder::Decoder;
 use super::mods::Mods;
-use super::op::*;
+use super::*;
 use super::{Decoded, unknown};
 use crate::exec::lanes::{Class, Reg};
 use crate::parse::{Instruction, Operand, Type};
@@ -27,6 +27,11 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
         }
         "trap" | "brkpt" => m.finish().map(|()| Op::Trap),
         "nanosleep" => (m.only_ty()? == Type::U32).then_some(Op::Nop).ok_or_else(|| "wants .u32".into()),
+        // Launches never overlap here.
+        "griddepcontrol" => {
+            m.one_of(&["launch_dependents", "wait"]).ok_or("needs .launch_dependents or .wait")?;
+            m.finish().map(|()| Op::Nop)
+        }
         "bar" | "barrier" => barrier(d, i, &mut m),
         "fence" | "membar" => fence(i, &mut m),
         "shfl" => shuffle(d, i, &mut m),

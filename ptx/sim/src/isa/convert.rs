@@ -3,9 +3,8 @@
 use super::decoder::{Decoder, class_of};
 use super::mods::Mods;
 use super::numeric::{self, BF16, E4M3, E5M2, F16, F32, Format, Round, TF32, flush};
-use super::op::Op;
-use super::{Decoded, unknown};
-use crate::exec::lanes::{Args, Class, Lane, map1, map1_imm};
+use super::{Decoded, Op, unknown};
+use crate::exec::lanes::{Args, Class, map1, map1_imm, map2_imm};
 use crate::parse::{Instruction, Operand, Type};
 
 /// Modifiers as bits of `imm`, so that the lane functions need capture nothing.
@@ -297,25 +296,25 @@ fn float_to_packed(d: &mut Decoder, i: &Instruction, to: Type, from: Type, imm: 
         return unknown();
     }
     let function = match (to, from) {
-        (Type::Bf16x2, Type::F32) if imm == 0 => crate::exec::lanes::map2_imm(|a: f32, b: f32, _| {
+        (Type::Bf16x2, Type::F32) if imm == 0 => map2_imm(|a: f32, b: f32, _| {
             u32::from(numeric::f32_to_bf16(a)) << 16 | u32::from(numeric::f32_to_bf16(b))
         }),
-        (Type::F16x2, Type::F32) if imm == 0 => crate::exec::lanes::map2_imm(|a: f32, b: f32, _| {
+        (Type::F16x2, Type::F32) if imm == 0 => map2_imm(|a: f32, b: f32, _| {
             u32::from(numeric::f32_to_f16(a)) << 16 | u32::from(numeric::f32_to_f16(b))
         }),
-        (Type::Bf16x2, Type::F32) => crate::exec::lanes::map2_imm(|a: f32, b: f32, imm| {
-            narrow(BF16, a.into(), imm) << 16 | narrow(BF16, b.into(), imm)
-        }),
-        (Type::F16x2, Type::F32) => crate::exec::lanes::map2_imm(|a: f32, b: f32, imm| {
-            narrow(F16, a.into(), imm) << 16 | narrow(F16, b.into(), imm)
-        }),
+        (Type::Bf16x2, Type::F32) => {
+            map2_imm(|a: f32, b: f32, imm| narrow(BF16, a.into(), imm) << 16 | narrow(BF16, b.into(), imm))
+        }
+        (Type::F16x2, Type::F32) => {
+            map2_imm(|a: f32, b: f32, imm| narrow(F16, a.into(), imm) << 16 | narrow(F16, b.into(), imm))
+        }
         (Type::E4m3x2 | Type::E5m2x2, Type::F32) if imm & flag::SATFINITE != 0 && imm & flag::ROUND == 0 => {
             let function = if to == Type::E4m3x2 {
-                crate::exec::lanes::map2_imm(|a: f32, b: f32, imm| {
+                map2_imm(|a: f32, b: f32, imm| {
                     (narrow(E4M3, a.into(), imm) << 8 | narrow(E4M3, b.into(), imm)) as u16
                 })
             } else {
-                crate::exec::lanes::map2_imm(|a: f32, b: f32, imm| {
+                map2_imm(|a: f32, b: f32, imm| {
                     (narrow(E5M2, a.into(), imm) << 8 | narrow(E5M2, b.into(), imm)) as u16
                 })
             };

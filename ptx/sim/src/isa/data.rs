@@ -2,10 +2,9 @@
 
 use super::decoder::Decoder;
 use super::mods::Mods;
-use super::op::Op;
-use super::{Decoded, unknown};
+use super::{Decoded, Op, unknown};
 use crate::exec::lanes::{AluFn, Args, Class, Lane};
-use crate::memory::{LOCAL_WINDOW, SHARED_WINDOW, WINDOW_SIZE};
+use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_SIZE};
 use crate::parse::{Instruction, Operand, Type};
 
 pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
@@ -160,6 +159,7 @@ fn cvta(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         ("shared" | "shared::cta", false) => d.map1(i, |a: u64| a.wrapping_add(SHARED_WINDOW)),
         ("shared" | "shared::cta", true) => d.map1(i, |a: u64| a.wrapping_sub(SHARED_WINDOW)),
         ("local", false) => d.map1(i, |a: u64| a.wrapping_add(LOCAL_WINDOW)),
+        ("param", false) => d.map1(i, |a: u64| a.wrapping_add(PARAM_WINDOW)),
         ("local", true) => d.map1(i, |a: u64| a.wrapping_sub(LOCAL_WINDOW)),
         _ => unknown(),
     }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::decode_instruction;
-use super::op::{Guard, Instr, Kernel, Op, Param, Special};
+use super::{Guard, Instr, Kernel, Op, Param, Special};
 use crate::exec::lanes::{Class, Reg, Registers, WARP};
 use crate::parse::{Entry, Instruction, Operand, ParseError, Space, Statement, Type, Variable};
 
@@ -34,6 +34,7 @@ pub fn decode(entry: &Entry, globals: &Symbols, shared: &[Variable]) -> Result<K
     let line = entry.body.last().map_or(entry.line, last_line);
     let name = d.name_id("(end)".into());
     d.code.push(Instr { op: Op::Exit, guard: None, line, name });
+    d.uses.push(Box::default());
     Ok(Kernel {
         name: entry.name.clone(),
         param_size: params.last().map_or(0, |p: &Param| p.offset + p.size),
@@ -46,6 +47,7 @@ pub fn decode(entry: &Entry, globals: &Symbols, shared: &[Variable]) -> Result<K
         registers: d.registers,
         specials: d.specials.into_iter().collect(),
         names: d.names,
+        uses: if d.has_wgmma { d.uses } else { Vec::new() },
     })
 }
 
@@ -66,6 +68,8 @@ pub struct Decoder {
     constants: HashMap<(Class, u128), u16>,
     specials: HashMap<Special, Reg>,
     code: Vec<Instr>,
+    uses: Vec<Box<[u16]>>,
+    has_wgmma: bool,
     labels: Vec<u32>,
     /// Branches to patch: instruction and label.
     branches: Vec<(usize, usize)>,
@@ -213,7 +217,33 @@ impl Decoder {
         let op = decode_instruction(self, i).map_err(located)?;
         let name = self.name_id(name);
         self.code.push(Instr { op, guard, line: i.line, name });
+        let mut uses = Vec::new();
+        i.operands.iter().for_each(|operand| self.registers_of(operand, &mut uses));
+        self.uses.push(uses.into());
+        self.has_wgmma |= i.opcode == "wgmma";
         Ok(())
+    }
+
+    /// The 32-bit registers that an operand names.
+    fn registers_of(&self, operand: &Operand, into: &mut Vec<u16>) {
+        match operand {
+            Operand::Name(name) => {
+                if let Some(Symbol::Register(Reg { class: Class::B32, index })) = self.find(name) {
+                    into.push(index);
+                }
+            }
+            Operand::Vector(parts) => parts.iter().for_each(|part| self.registers_of(part, into)),
+            Operand::Address(base, _) => self.registers_of(base, into),
+            Operand::TensorAddress(base, coordinates) => {
+                self.registers_of(base, into);
+                coordinates.iter().for_each(|c| self.registers_of(c, into));
+            }
+            Operand::Pair(a, b) => {
+                self.registers_of(a, into);
+                self.registers_of(b, into);
+            }
+            _ => {}
+        }
     }
 
     fn name_id(&mut self, name: String) -> u16 {

@@ -7,8 +7,7 @@
 use super::decoder::Decoder;
 use super::mods::Mods;
 use super::numeric::{self, Round, add_to_odd, canonical, flush, saturate};
-use super::op::Op;
-use super::{Decoded, unknown};
+use super::{Decoded, Op, unknown};
 use crate::exec::lanes::{AluFn, Lane};
 use crate::parse::{Instruction, Type};
 

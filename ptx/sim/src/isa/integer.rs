@@ -2,8 +2,7 @@
 
 use super::decoder::Decoder;
 use super::mods::Mods;
-use super::op::Op;
-use super::{Decoded, unknown};
+use super::{Decoded, Op, unknown};
 use crate::exec::lanes::{AluFn, Lane};
 use crate::parse::{Instruction, Type};
 
@@ -212,12 +211,12 @@ fn multiply(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     let part = m.one_of(&["hi", "lo", "wide"]).ok_or("needs .hi, .lo or .wide")?;
     match (part, m.only_ty()?) {
         ("lo", ty) => for_int!(ty, d, i, map2, |a, b| a.wrapping_mul(b)),
-        ("hi", Type::U16) => d.map2(i, |a: u16, b: u16| (u32::from(a) * u32::from(b) >> 16) as u16),
-        ("hi", Type::S16) => d.map2(i, |a: i16, b: i16| (i32::from(a) * i32::from(b) >> 16) as i16),
-        ("hi", Type::U32) => d.map2(i, |a: u32, b: u32| (u64::from(a) * u64::from(b) >> 32) as u32),
-        ("hi", Type::S32) => d.map2(i, |a: i32, b: i32| (i64::from(a) * i64::from(b) >> 32) as i32),
-        ("hi", Type::U64) => d.map2(i, |a: u64, b: u64| (u128::from(a) * u128::from(b) >> 64) as u64),
-        ("hi", Type::S64) => d.map2(i, |a: i64, b: i64| (i128::from(a) * i128::from(b) >> 64) as i64),
+        ("hi", Type::U16) => d.map2(i, |a: u16, b: u16| ((u32::from(a) * u32::from(b)) >> 16) as u16),
+        ("hi", Type::S16) => d.map2(i, |a: i16, b: i16| ((i32::from(a) * i32::from(b)) >> 16) as i16),
+        ("hi", Type::U32) => d.map2(i, |a: u32, b: u32| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+        ("hi", Type::S32) => d.map2(i, |a: i32, b: i32| ((i64::from(a) * i64::from(b)) >> 32) as i32),
+        ("hi", Type::U64) => d.map2(i, |a: u64, b: u64| ((u128::from(a) * u128::from(b)) >> 64) as u64),
+        ("hi", Type::S64) => d.map2(i, |a: i64, b: i64| ((i128::from(a) * i128::from(b)) >> 64) as i64),
         ("wide", Type::U16) => d.map2(i, |a: u16, b: u16| u32::from(a) * u32::from(b)),
         ("wide", Type::S16) => d.map2(i, |a: i16, b: i16| i32::from(a) * i32::from(b)),
         ("wide", Type::U32) => d.map2(i, |a: u32, b: u32| u64::from(a) * u64::from(b)),
@@ -234,17 +233,17 @@ fn multiply_add(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     match (part, m.only_ty()?) {
         ("lo", ty) => for_int!(ty, d, i, map3, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
         ("hi", Type::U32) => {
-            d.map3(i, |a: u32, b: u32, c: u32| ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c))
+            d.map3(i, |a: u32, b: u32, c: u32| (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c))
         }
         ("hi", Type::S32) => {
-            d.map3(i, |a: i32, b: i32, c: i32| ((i64::from(a) * i64::from(b) >> 32) as i32).wrapping_add(c))
+            d.map3(i, |a: i32, b: i32, c: i32| (((i64::from(a) * i64::from(b)) >> 32) as i32).wrapping_add(c))
         }
-        ("hi", Type::U64) => {
-            d.map3(i, |a: u64, b: u64, c: u64| ((u128::from(a) * u128::from(b) >> 64) as u64).wrapping_add(c))
-        }
-        ("hi", Type::S64) => {
-            d.map3(i, |a: i64, b: i64, c: i64| ((i128::from(a) * i128::from(b) >> 64) as i64).wrapping_add(c))
-        }
+        ("hi", Type::U64) => d.map3(i, |a: u64, b: u64, c: u64| {
+            (((u128::from(a) * u128::from(b)) >> 64) as u64).wrapping_add(c)
+        }),
+        ("hi", Type::S64) => d.map3(i, |a: i64, b: i64, c: i64| {
+            (((i128::from(a) * i128::from(b)) >> 64) as i64).wrapping_add(c)
+        }),
         ("wide", Type::U16) => {
             d.map3(i, |a: u16, b: u16, c: u32| (u32::from(a) * u32::from(b)).wrapping_add(c))
         }

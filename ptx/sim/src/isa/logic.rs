@@ -2,8 +2,7 @@
 
 use super::decoder::Decoder;
 use super::mods::Mods;
-use super::op::Op;
-use super::{Decoded, unknown};
+use super::{Decoded, Op, unknown};
 use crate::exec::lanes::{AluFn, Args, Class, Lane};
 use crate::parse::{Instruction, Operand, Type};
 

@@ -2,14 +2,13 @@
 
 use super::decoder::Decoder;
 use super::mods::Mods;
-use super::op::{AddressSpace, Element, Ldmatrix, Mma, Op};
-use super::{Decoded, unknown};
+use super::{AddressSpace, Decoded, Element, Ldmatrix, Mma, Op, unknown};
 use crate::exec::lanes::Class;
 use crate::parse::{Instruction, Operand, Space};
 
 pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
     let mut m = Mods::new(i);
-    if !matches!(i.opcode.as_str(), "wgmma") && !(m.take("sync") && m.take("aligned")) {
+    if !(m.take("sync") && m.take("aligned")) {
         return Err("needs .sync.aligned".into());
     }
     match i.opcode.as_str() {
@@ -28,7 +27,12 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
 }
 
 /// The 32-bit registers of a fragment.
-fn fragment(d: &mut Decoder, operand: &Operand, count: usize, source: bool) -> Result<Vec<u16>, String> {
+pub(super) fn fragment(
+    d: &mut Decoder,
+    operand: &Operand,
+    count: usize,
+    source: bool,
+) -> Result<Vec<u16>, String> {
     let single = std::slice::from_ref(operand);
     let parts = match operand {
         Operand::Vector(parts) => parts.as_slice(),
@@ -65,7 +69,7 @@ fn ldmatrix(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     Ok(if store { Op::Stmatrix(op) } else { Op::Ldmatrix(op) })
 }
 
-fn element(name: &str) -> Option<Element> {
+pub(super) fn element(name: &str) -> Option<Element> {
     Some(match name {
         "f16" => Element::F16,
         "bf16" => Element::Bf16,

@@ -4,8 +4,7 @@
 
 use super::decoder::{Decoder, class_of};
 use super::mods::Mods;
-use super::op::{Access, AddressSpace, AtomOp, AtomType, Atomic, Op, Order};
-use super::{Decoded, unknown};
+use super::{Access, AddressSpace, AtomOp, AtomType, Atomic, Decoded, Op, Order, unknown};
 use crate::exec::lanes::{Class, Reg};
 use crate::parse::{Instruction, Operand, Space, Type};
 

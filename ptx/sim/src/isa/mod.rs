@@ -11,6 +11,7 @@ mod convert;
 mod data;
 mod decoder;
 mod float;
+mod forms;
 mod half;
 mod integer;
 mod logic;
@@ -20,8 +21,10 @@ mod mods;
 pub mod numeric;
 mod op;
 mod operands;
+mod wgmma;
 
 pub use decoder::{Symbol, Symbols, decode};
+pub use forms::*;
 pub use op::*;
 
 use crate::parse::Instruction;
@@ -60,11 +63,13 @@ fn decode_instruction(d: &mut Decoder, i: &Instruction) -> Decoded {
         "ld" | "ldu" | "st" | "atom" | "red" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" => memory::decode(d, i),
         "bra" | "exit" | "ret" | "trap" | "brkpt" | "nanosleep" | "bar" | "barrier" | "fence" | "membar"
-        | "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "setmaxnreg" | "griddepcontrol" => {
+        | "shfl" | "griddepcontrol" | "vote" | "match" | "redux" | "activemask" | "elect" => {
             control::decode(d, i)
         }
         "cp" | "mbarrier" => async_copy::decode(d, i),
-        "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wgmma" => matrix::decode(d, i),
+        "ldmatrix" | "stmatrix" | "movmatrix" | "mma" => matrix::decode(d, i),
+        "wgmma" => wgmma::decode(d, i),
+        "setmaxnreg" => wgmma::setmaxnreg(i),
         _ => Err("unknown instruction".into()),
     }
 }

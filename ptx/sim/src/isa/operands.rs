@@ -2,7 +2,7 @@
 
 use super::Decoded;
 use super::decoder::{Decoder, Symbol};
-use super::op::{Address, AddressSpace, Guard, Op, Special};
+use super::{Address, AddressSpace, Guard, Op, Special};
 use crate::exec::lanes::{AluFn, Args, Class, Lane, Reg, map1, map1_imm, map2, map3, map3_imm};
 use crate::parse::{Instruction, Operand, Space};
 

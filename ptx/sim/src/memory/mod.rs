@@ -10,5 +10,7 @@ pub use registry::{Allocation, Kind, memory};
 pub const SHARED_WINDOW: u64 = 1 << 62;
 /// Generic addresses of local memory: this plus the offset.
 pub const LOCAL_WINDOW: u64 = 1 << 62 | 1 << 61;
+/// Generic addresses of kernel parameters: this plus the offset.
+pub const PARAM_WINDOW: u64 = 1 << 62 | 1 << 60;
 /// Bytes of each window.
 pub const WINDOW_SIZE: u64 = 1 << 32;

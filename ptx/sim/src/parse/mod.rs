@@ -6,7 +6,7 @@ mod module;
 mod operand;
 mod types;
 
-pub use ast::{Entry, Instruction, Limits, Module, Operand, Space, Statement, Variable};
+pub use ast::{Entry, Instruction, Limits, Operand, Space, Statement, Variable};
 pub use module::parse;
 pub use types::Type;
 

@@ -318,11 +318,6 @@ impl<'a> Parser<'a> {
             }
             Kind::Dot("pragma") => self.skip_statement()?,
             Kind::Dot("loc") => self.skip_line(),
-            Kind::Dot("extern") => {
-                self.advance();
-                let Some(variables) = self.variables(true)? else { return self.unexpected("a variable") };
-                into.extend(variables.into_iter().map(Statement::Variable));
-            }
             Kind::Dot(_) => {
                 let Some(variables) = self.variables(false)? else { return self.unexpected("a statement") };
                 into.extend(variables.into_iter().map(Statement::Variable));

@@ -19,11 +19,13 @@ pub struct SyncVariable {
     log: Mutex<Log>,
 }
 
+/// A release: its place in the log, and what it made known of its block's warps.
+type Release = (usize, Box<[Known]>);
+
 #[derive(Default)]
 struct Log {
     len: usize,
-    /// Of each block: at which place in the log it released what.
-    by_block: HashMap<u32, Vec<(usize, Box<[Known]>)>>,
+    by_block: HashMap<u32, Vec<Release>>,
     /// What releasers knew of other variables.
     inherited: Vec<(usize, Foreign)>,
 }

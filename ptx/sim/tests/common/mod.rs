@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod table;
 pub mod vectors;
 
 use std::ffi::{CString, c_void};
