@@ -26,7 +26,7 @@ fn each_machine_gets_its_answer() {
     let Installed::Simulator = ptx_sim::install() else { return };
     let usual = ptx_sim::config();
 
-    ptx_sim::configure(&Config { driver_version: 11_080, ..usual.clone() });
+    ptx_sim::configure(&Config { driver_version: 11_080, ..usual });
     let (status, message) = refusal();
     assert_eq!(status, Status::NoDevice);
     assert_eq!(
@@ -35,18 +35,18 @@ fn each_machine_gets_its_answer() {
     );
     assert_eq!(DeviceKind::Cuda.count(), 0);
 
-    ptx_sim::configure(&Config { device_count: 0, ..usual.clone() });
+    ptx_sim::configure(&Config { device_count: 0, ..usual });
     assert_eq!(refusal(), (Status::NoDevice, "the NVIDIA driver finds no device".to_owned()));
     // The CPU is unaffected.
     assert_eq!((DeviceKind::Cuda.count(), DeviceKind::Cpu.count()), (0, 1));
 
-    ptx_sim::configure(&Config { compute_capability: (7, 0), ..usual.clone() });
+    ptx_sim::configure(&Config { compute_capability: (7, 0), ..usual });
     let (status, message) = refusal();
     assert_eq!(status, Status::Unsupported);
     assert!(message.contains("compute capability 7.0; 7.5 (Turing) is the least"), "{message}");
 
     // Turing has modules of its own: no bf16 conversions, no packed ones.
-    ptx_sim::configure(&Config { compute_capability: (7, 5), ..usual.clone() });
+    ptx_sim::configure(&Config { compute_capability: (7, 5), ..usual });
     let gpu = Gpu::new();
     assert_eq!(gpu.context.instruction_set(), "sm_75");
     let all: Vec<f32> = (0..9000).map(|i| f32::from_bits(i * 477_218)).collect();

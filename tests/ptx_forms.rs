@@ -1,0 +1,101 @@
+//! The simulator reads what the builder writes: every instruction form, with registers and with constants. What it does not
+//! run is listed here, so that a form that stops being understood shows.
+
+use cudarc::driver::{CudaContext, sys};
+use ptx_asm::{Module, Operands, Target, forms};
+use ptx_sim::{Config, Installed};
+use std::collections::BTreeSet;
+
+/// Opcodes, or their beginnings up to a dot or colon, that the simulator has no meaning for; a module with one is refused.
+const NOT_RUN: &[&str] = &[
+    // Clusters of blocks.
+    "barrier.cluster",
+    "getctarank",
+    "mapa",
+    "ld.shared::cluster",
+    "st.shared::cluster",
+    "st.async",
+    "cp.async.bulk.shared::cluster.shared::cta",
+    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast",
+    "cp.async.bulk.tensor.1d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast",
+    "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast",
+    "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast",
+    "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast",
+    "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast",
+    // Reductions by the asynchronous proxy, and its rarer fences and counts.
+    "cp.reduce.async.bulk",
+    "fence.proxy.alias",
+    "fence.proxy.tensormap",
+    "mbarrier.arrive.noComplete",
+    "mbarrier.pending_count",
+    // Matrix products of 4-bit integers, and of FP8 in other shapes than with f32 sums and k = 32.
+    "mma.sync.aligned.m16n8k64",
+    "mma.sync.aligned.m16n8k16.row.col.f32.e4m3",
+    "mma.sync.aligned.m16n8k16.row.col.f32.e5m2",
+    "mma.sync.aligned.m16n8k32.row.col.f16",
+    // Functions of half precision, comparisons of pairs, and old or rare scalar forms.
+    "ex2.approx.f16",
+    "ex2.approx.f16x2",
+    "ex2.approx.ftz.bf16",
+    "ex2.approx.ftz.bf16x2",
+    "tanh.approx.f16",
+    "tanh.approx.f16x2",
+    "tanh.approx.bf16",
+    "tanh.approx.bf16x2",
+    "setp.eq.f16x2",
+    "setp.ge.f16x2",
+    "setp.gt.f16x2",
+    "setp.le.f16x2",
+    "setp.lt.f16x2",
+    "setp.eq.bf16x2",
+    "setp.ge.bf16x2",
+    "setp.gt.bf16x2",
+    "setp.le.bf16x2",
+    "setp.lt.bf16x2",
+    "set",
+    "cvt.pack",
+    "dp2a",
+    "max.xorsign",
+    "min.xorsign",
+    "prmt.b32.b4e",
+    "prmt.b32.ecl",
+    "prmt.b32.ecr",
+    "prmt.b32.f4e",
+    "prmt.b32.rc16",
+    "prmt.b32.rc8",
+];
+
+#[test]
+fn the_simulator_understands_every_form() {
+    let Installed::Simulator = ptx_sim::install() else { return };
+    // The newest driver; wgmma runs on compute capability 9.0 only.
+    ptx_sim::configure(&Config { driver_version: 13_040, compute_capability: (9, 0), ..ptx_sim::config() });
+    let _context = CudaContext::new(0).unwrap();
+    let (mut read, mut refused) = (0, BTreeSet::new());
+    for form in forms().iter().filter(|form| Target::Sm90a.has(form.needs)) {
+        for operands in [Operands::Registers, Operands::Constants] {
+            let mut module = Module::new(Target::Sm90a);
+            module.kernel("form", |k| (form.sample)(k, operands));
+            let text = std::ffi::CString::new(module.to_ptx().unwrap()).unwrap();
+            let mut loaded = std::ptr::null_mut();
+            // SAFETY: a zero-terminated text, a valid pointer.
+            let result = unsafe { sys::cuModuleLoadData(&mut loaded, text.as_ptr().cast()) };
+            if result == sys::CUresult::CUDA_SUCCESS {
+                read += 1;
+                unsafe { sys::cuModuleUnload(loaded) };
+            } else {
+                refused.insert(form.opcode.clone());
+            }
+        }
+    }
+    println!("{read} understood");
+    let begins = |opcode: &str, name: &str| {
+        let rest = opcode.strip_prefix(name);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
+    };
+    let unexpected: Vec<_> = refused.iter().filter(|o| !NOT_RUN.iter().any(|name| begins(o, name))).collect();
+    assert!(unexpected.is_empty(), "not understood: {unexpected:#?}");
+    let outdated: Vec<_> = NOT_RUN.iter().filter(|name| !refused.iter().any(|o| begins(o, name))).collect();
+    assert!(outdated.is_empty(), "understood after all: {outdated:#?}");
+    assert!(read > 1500, "{read}");
+}
