@@ -77,8 +77,10 @@ fn address(gpu: &Gpu, memory: &Memory) -> u64 {
 fn ways(gpu: &Gpu, len: usize) -> Result<Vec<(String, Way<'_>)>> {
     let stream = gpu.stream.cu_stream();
     // SAFETY: `rates` gives addresses of memory of that length.
-    let driver: Way =
-        Box::new(move |from, to| Ok(unsafe { result::memcpy_dtod_async(to, from, len, stream)? }));
+    let driver: Way = Box::new(move |from, to| {
+        unsafe { result::memcpy_dtod_async(to, from, len, stream)? };
+        Ok(())
+    });
     let mut ways = vec![("cuMemcpyDtoDAsync".to_string(), driver)];
     for unroll in UNROLLS {
         let kernel = std::rc::Rc::new(Kernel::load(unroll)?);
