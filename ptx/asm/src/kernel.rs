@@ -120,7 +120,10 @@ impl Kernel {
         if template.contains('$') {
             for c in template.chars() {
                 match c {
-                    '$' => operands.next().expect("as many operands as places").print(&mut text),
+                    '$' => match operands.next() {
+                        Some(operand) => operand.print(&mut text),
+                        None => text.push('$'), // of a bad name, which has been noted
+                    },
                     c => text.push(c),
                 }
             }

@@ -86,10 +86,13 @@ fn names() {
         k.param_ptr("n");
     });
     assert_eq!(text, "kernel k: the name n is taken");
-    let text = error(Target::Sm80, |k| {
-        k.shared::<B32>("a-b", 1);
-    });
-    assert_eq!(text, "kernel k: \"a-b\" is not a PTX identifier");
+    for name in ["a-b", "a$b", "WARP_SZ", "1a", ""] {
+        let text = error(Target::Sm80, |k| {
+            k.param_u32(name);
+        });
+        let expected = "is no name of letters, digits and _ (or is a reserved one)";
+        assert_eq!(text, format!("kernel k: {name:?} {expected}"));
+    }
 
     let mut module = Module::new(Target::Sm80);
     module.kernel("k", |_| ());
