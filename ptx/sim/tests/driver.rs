@@ -296,11 +296,11 @@ fn graphs_replay_and_captures_break() {
         let breakers: [(&str, Breaker); 4] = [
             ("allocation", |_| {
                 let mut address = 0;
-                unsafe { sys::cuMemAlloc_v2(&mut address, 4) }
+                sys::cuMemAlloc_v2(&mut address, 4)
             }),
-            ("synchronization of the stream", |s| unsafe { sys::cuStreamSynchronize(s) }),
-            ("synchronization of the context", |_| unsafe { sys::cuCtxSynchronize() }),
-            ("query", |s| unsafe { sys::cuStreamQuery(s) }),
+            ("synchronization of the stream", |s| sys::cuStreamSynchronize(s)),
+            ("synchronization of the context", |_| sys::cuCtxSynchronize()),
+            ("query", |s| sys::cuStreamQuery(s)),
         ];
         for (name, breaker) in breakers {
             check(sys::cuStreamBeginCapture_v2(main, mode));
