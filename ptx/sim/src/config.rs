@@ -60,8 +60,7 @@ impl Default for Config {
             check_races: true,
             check_uninitialized: true,
             print_faults: true,
-            instruction_limit: 2_000_000_000,
-            first_block: 0,
+            instruction_limit: 1_000_000_000,
         }
     }
 }

@@ -73,7 +73,8 @@
 //! Clusters of more than one block, functions (`.func`, `call`), textures and surfaces, `wmma`, sparse products, f64 matrix
 //! products, `mma` of 4-bit and 1-bit integers, `tcgen05`, `multimem`, bulk reductions, interleaved and im2col tensor maps; in the
 //! driver, everything but memory, modules, launches, streams, events, captured graphs and tensor maps. Such instructions are
-//! refused, such functions answer NOT_SUPPORTED. Time is not simulated.
+//! refused, such functions answer NOT_SUPPORTED. Time is not simulated, and nobody checks that a module's `.target` and `.version`
+//! have the instructions that it uses: that is for ptxas.
 
 #![warn(missing_docs)]
 

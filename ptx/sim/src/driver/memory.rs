@@ -9,7 +9,8 @@ use crate::memory::{Allocation, Kind, memory};
 
 impl Driver {
     pub fn allocate(&mut self, size: usize, kind: Kind) -> Outcome<u64> {
-        let device = self.current_device()?;
+        let context = self.current()?;
+        let device = self.contexts[&context].device;
         if size == 0 {
             return Err(Status::INVALID_VALUE);
         }
@@ -18,6 +19,7 @@ impl Driver {
             return Err(Status::OUT_OF_MEMORY);
         }
         let address = memory().allocate(size, kind, device).map_err(|_| Status::OUT_OF_MEMORY)?;
+        self.owners.insert(address, context);
         if on_device {
             self.allocated += size as u64;
         }
@@ -32,6 +34,7 @@ impl Driver {
         if let Some(allocation) = memory().find(address)
             && memory().free(address)
         {
+            self.owners.remove(&address);
             if matches!(allocation.kind, Kind::Device | Kind::Module) {
                 self.allocated -= allocation.size as u64;
             }

@@ -39,6 +39,8 @@ pub struct Driver {
     pub next_sequence: u64,
     /// Device memory in use.
     pub allocated: u64,
+    /// The context of each allocation; they end together.
+    pub owners: HashMap<u64, usize>,
     pub contexts: HashMap<usize, Context>,
     pub streams: HashMap<usize, Stream>,
     /// The implicit streams of each context: legacy (0) and of each thread.
@@ -174,6 +176,11 @@ impl Driver {
             self.modules.iter().filter(|(_, m)| m.context == handle).map(|(h, _)| *h).collect();
         for module in modules {
             self.unload(module);
+        }
+        let left: Vec<u64> =
+            self.owners.iter().filter(|(_, owner)| **owner == handle).map(|(a, _)| *a).collect();
+        for address in left {
+            self.release(address);
         }
     }
 }

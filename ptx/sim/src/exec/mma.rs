@@ -9,15 +9,15 @@
 
 use super::lanes::WARP;
 use super::warp::Warp;
-use crate::isa::numeric::{BF16, E4M3, E5M2, F16, Round};
+use crate::isa::numeric::{E4M3, E5M2, F16, Round, bf16_to_f32, f16_to_f32};
 use crate::isa::{Element, Mma};
 
 impl Element {
     /// Element `k` of a register as a number; all are exact.
     pub(super) fn value(self, word: u32, k: usize) -> f64 {
         match self {
-            Self::F16 => F16.decode(word >> (16 * k) & 0xFFFF),
-            Self::Bf16 => BF16.decode(word >> (16 * k) & 0xFFFF),
+            Self::F16 => f16_to_f32((word >> (16 * k)) as u16).into(),
+            Self::Bf16 => bf16_to_f32((word >> (16 * k)) as u16).into(),
             // The low 13 bits are not looked at.
             Self::Tf32 => f64::from(f32::from_bits(word & 0xFFFF_E000)),
             Self::F32 => f64::from(f32::from_bits(word)),

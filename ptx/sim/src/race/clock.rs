@@ -109,7 +109,7 @@ impl WarpClock {
         }
     }
 
-    /// Takes over a past, after waiting for it. If the whole warp waited and was part of it, its lanes are ordered too.
+    /// Takes over a past, after waiting for it. What it knows of this warp's own lanes is ordered before all of them.
     pub fn acquire(&mut self, past: &Past, warp: usize) {
         if past.known.is_empty() {
             return; // nobody has arrived yet
@@ -120,7 +120,7 @@ impl WarpClock {
         for (into, other) in self.patterns.iter_mut().zip(&past.patterns) {
             into.join(other);
         }
-        self.lane_sync = self.lane_sync.max(self.known[warp].all.min(self.clock));
+        self.lane_sync = self.lane_sync.max(past.known[warp].all.min(self.clock));
     }
 
     /// A fence by `lanes`: completes acquire patterns and begins release patterns.
