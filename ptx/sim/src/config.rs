@@ -61,6 +61,7 @@ impl Default for Config {
             check_uninitialized: true,
             print_faults: true,
             instruction_limit: 1_000_000_000,
+            first_block: 0,
         }
     }
 }
