@@ -150,6 +150,37 @@ fn approximations_keep_their_bounds_and_are_not_exact() {
     assert!(differs.get());
 }
 
+/// Relative 2^-9.9 is the manual's bound for ex2.f16; tanh's is tighter by a rounding.
+#[test]
+fn half_precision_approximations() {
+    let close = |bound: f64| {
+        move |got: u32, exact: u32| {
+            [0, 16].iter().all(|&half| {
+                let (got, exact) = (h((got >> half) as u16), h((exact >> half) as u16));
+                got == exact
+                    || got.is_nan() && exact.is_nan()
+                    || (got - exact).abs() <= bound * exact.abs() + 2f64.powi(-24)
+            })
+        }
+    };
+    check32(
+        "sm_75",
+        "7.0",
+        &[("ex2.approx.f16x2 %r10, %r0;", |x, _, _| halves(x, f64::exp2))],
+        close(2f64.powf(-9.9)),
+    );
+    check32(
+        "sm_75",
+        "7.0",
+        &[("tanh.approx.f16x2 %r10, %r0;", |x, _, _| halves(x, f64::tanh))],
+        close(2f64.powf(-9.9)),
+    );
+}
+
+fn halves(x: u32, g: fn(f64) -> f64) -> u32 {
+    u32::from(to_h(g(h((x >> 16) as u16)))) << 16 | u32::from(to_h(g(h(x as u16))))
+}
+
 /// Two f16 or bf16 operations in one register.
 fn pair(a: u32, b: u32, op: impl Fn(u16, u16) -> u16) -> u32 {
     u32::from(op((a >> 16) as u16, (b >> 16) as u16)) << 16 | u32::from(op(a as u16, b as u16))
@@ -200,6 +231,17 @@ fn half_precision() {
                     _ if b(x).total_cmp(&b(y)).is_gt() => x,
                     _ => y,
                 })
+            }),
+            (
+                "setp.lt.f16x2 %p0|%p1, %r0, %r1; selp.b32 %r3, 1, 0, %p0; selp.b32 %r10, 2, 0, %p1; or.b32 %r10, %r10, %r3;",
+                |x, y, _| {
+                    u32::from(h(x as u16) < h(y as u16))
+                        | u32::from(h((x >> 16) as u16) < h((y >> 16) as u16)) << 1
+                },
+            ),
+            ("max.xorsign.abs.f32 %f3, %f0, %f1; mov.b32 %r10, %f3;", |x, y, _| {
+                let z = extremum(f(x & NAN), f(y & NAN), false);
+                if f(z).is_nan() { NAN } else { z | (x ^ y) & 1 << 31 }
             }),
             ("setp.lt.bf16 %p0, %h0, %h1; selp.b32 %r10, 1, 0, %p0;", |x, y, _| {
                 u32::from(b(x as u16) < b(y as u16))

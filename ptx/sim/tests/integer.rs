@@ -86,6 +86,19 @@ fn arithmetic() {
                     c.wrapping_add((i32::from((a >> (8 * k)) as u8) * i32::from((b >> (8 * k)) as i8)) as u32)
                 })
             }),
+            ("dp2a.hi.s32.u32 %r10, %r0, %r1, %r2;", |a, b, c| {
+                let term = |k: u32| i32::from((a >> (16 * k)) as i16) * (b >> (16 + 8 * k) & 255) as i32;
+                c.wrapping_add((term(0) + term(1)) as u32)
+            }),
+            ("set.lt.u32.s32 %r10, %r0, %r1;", |a, b, _| if (a as i32) < b as i32 { u32::MAX } else { 0 }),
+            ("cvt.pack.sat.u8.s32.b32 %r10, %r0, %r1, %r2;", |a, b, c| {
+                let clamp = |v: u32| (v as i32).clamp(0, 255) as u32;
+                c << 16 | clamp(a) << 8 | clamp(b)
+            }),
+            ("cvt.pack.sat.s16.s32 %r10, %r0, %r1;", |a, b, _| {
+                let clamp = |v: u32| u32::from((v as i32).clamp(-32768, 32767) as u16);
+                clamp(a) << 16 | clamp(b)
+            }),
             ("bmsk.clamp.b32 %r10, 3, 10;", |_, _, _| 0x3FF << 3),
             ("szext.wrap.s32 %r10, %r0, 8;", |a, _, _| a as i8 as u32),
             ("add.cc.u32 %r3, %r0, %r1; addc.u32 %r10, %r2, 0;", |a, b, c| {
@@ -126,6 +139,14 @@ fn logic_and_shifts() {
             ("lop3.b32 %r10, %r0, %r1, %r2, 0xCA;", |a, b, c| a & b | !a & c),
             ("prmt.b32 %r10, %r0, %r1, 0x5410;", |a, b, _| b << 16 | a & 0xFFFF),
             ("prmt.b32 %r10, %r0, %r1, %r2;", prmt),
+            ("prmt.b32.f4e %r10, %r0, %r1, 1;", |a, b, _| a >> 8 | b << 24),
+            ("prmt.b32.b4e %r10, %r0, %r1, 0;", |a, b, _| prmt(a, b, 0x5670)),
+            ("prmt.b32.ecl %r10, %r0, %r1, %r2;", |a, b, c| {
+                prmt(a, b, [0x3210, 0x3211, 0x3222, 0x3333][(c & 3) as usize])
+            }),
+            ("prmt.b32.rc16 %r10, %r0, %r1, %r2;", |a, b, c| {
+                prmt(a, b, if c & 1 == 0 { 0x1010 } else { 0x3232 })
+            }),
         ],
         equal,
     );

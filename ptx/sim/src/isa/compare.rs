@@ -4,13 +4,14 @@ use super::decoder::Decoder;
 use super::mods::Mods;
 use super::numeric::{BF16, F16, flush};
 use super::{Decoded, Op, unknown};
-use crate::exec::lanes::{AluFn, Args, Class, Lane, Registers, WARP};
+use crate::exec::lanes::{AluFn, Args, Class, Lane, Registers, WARP, map2_imm};
 use crate::parse::{Instruction, Operand, Type};
 
 pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
     let mut m = Mods::new(i);
     match i.opcode.as_str() {
         "setp" => setp(d, i, &mut m),
+        "set" => set(d, i, &mut m),
         "selp" => match m.only_ty()? {
             Type::B16 | Type::U16 | Type::S16 => d.map3(i, |a: u16, b: u16, p: bool| if p { a } else { b }),
             Type::B32 | Type::U32 | Type::S32 => d.map3(i, |a: u32, b: u32, p: bool| if p { a } else { b }),
@@ -136,11 +137,97 @@ fn compare(name: &str, ftz: bool, ty: Type) -> Result<(AluFn, Class, bool), Stri
     }
 }
 
+/// `setp.lt.f16x2 p|q, a, b`: p of the low halves, q of the high ones.
+#[allow(clippy::double_comparisons)] // `!=` holds for NaN, too: that is `neu`.
+fn setp_pair(d: &mut Decoder, i: &Instruction, name: &str, ty: Type) -> Decoded {
+    macro_rules! halves {
+        ($format:expr, $f:expr) => {{
+            let function: AluFn = |r, x, mask| {
+                let (a, b) = (u32::load(r, x.a), u32::load(r, x.b));
+                let value = |v: u32| $format.decode(v & 0xFFFF);
+                let compare: fn(f64, f64) -> bool = $f;
+                let low = bits(&a, &b, |a, b| compare(value(a), value(b)));
+                let high = bits(&a, &b, |a, b| compare(value(a >> 16), value(b >> 16)));
+                for (index, t) in [(x.d, low), (x.e, high)] {
+                    let old = &mut r.pred[usize::from(index)];
+                    *old = *old & !mask | t & mask;
+                }
+            };
+            function
+        }};
+    }
+    macro_rules! comparisons {
+        ($format:expr) => {
+            match name {
+                "eq" => halves!($format, |a, b| a == b),
+                "ne" => halves!($format, |a, b| a < b || a > b),
+                "lt" => halves!($format, |a, b| a < b),
+                "le" => halves!($format, |a, b| a <= b),
+                "gt" => halves!($format, |a, b| a > b),
+                "ge" => halves!($format, |a, b| a >= b),
+                _ => return unknown(),
+            }
+        };
+    }
+    let function = if ty == Type::F16x2 { comparisons!(F16) } else { comparisons!(BF16) };
+    d.count(i, &[3])?;
+    let Operand::Pair(p, q) = &i.operands[0] else { return Err("wants p|q".into()) };
+    let args = Args {
+        d: d.dst(p, Class::Pred)?,
+        e: d.dst(q, Class::Pred)?,
+        a: d.source::<u32>(&i.operands[1])?,
+        b: d.source::<u32>(&i.operands[2])?,
+        ..Args::default()
+    };
+    Ok(Op::Alu(function, args))
+}
+
+/// `set.lt.u32.f32`: all ones, or 1.0, where the comparison holds.
+#[allow(clippy::double_comparisons)] // as above
+fn set(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
+    let name = m.one_of(&COMPARISONS).ok_or("a comparison is missing")?;
+    let (to, from) = (m.ty()?, m.only_ty()?);
+    let truth = match to {
+        Type::U32 | Type::S32 => u32::MAX,
+        Type::F32 => 1f32.to_bits(),
+        _ => return unknown(),
+    };
+    macro_rules! comparisons {
+        ($ty:ty) => {
+            match name {
+                "eq" => map2_imm(|a: $ty, b: $ty, truth| if a == b { truth } else { 0 }),
+                "ne" => map2_imm(|a: $ty, b: $ty, truth| if a < b || a > b { truth } else { 0 }),
+                "lt" => map2_imm(|a: $ty, b: $ty, truth| if a < b { truth } else { 0 }),
+                "le" => map2_imm(|a: $ty, b: $ty, truth| if a <= b { truth } else { 0 }),
+                "gt" => map2_imm(|a: $ty, b: $ty, truth| if a > b { truth } else { 0 }),
+                "ge" => map2_imm(|a: $ty, b: $ty, truth| if a >= b { truth } else { 0 }),
+                _ => return unknown(),
+            }
+        };
+    }
+    let function = match from {
+        Type::U32 | Type::B32 => comparisons!(u32),
+        Type::S32 => comparisons!(i32),
+        Type::F32 => comparisons!(f32),
+        _ => return unknown(),
+    };
+    let op = match from {
+        Type::F32 => d.alu2::<u32, f32, f32>(i, function)?,
+        _ => d.alu2::<u32, u32, u32>(i, function)?,
+    };
+    let Op::Alu(function, args) = op else { return unknown() };
+    Ok(Op::Alu(function, Args { imm: truth, ..args }))
+}
+
 fn setp(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     let name = m.one_of(&COMPARISONS).ok_or("a comparison is missing")?;
     let combine = m.one_of(&["and", "or", "xor"]);
     let ftz = m.take("ftz");
-    let (function, class, float) = compare(name, ftz, m.only_ty()?)?;
+    let ty = m.only_ty()?;
+    if matches!(ty, Type::F16x2 | Type::Bf16x2) {
+        return if ftz || combine.is_some() { unknown() } else { setp_pair(d, i, name, ty) };
+    }
+    let (function, class, float) = compare(name, ftz, ty)?;
     d.count(i, if combine.is_some() { &[4] } else { &[3] })?;
     let mut args = Args {
         a: d.src(&i.operands[1], class, float)?,

@@ -25,6 +25,9 @@ fn round(imm: u32) -> Round {
 
 pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
     let mut m = Mods::new(i);
+    if m.take("pack") {
+        return pack(d, i, &mut m);
+    }
     let mut imm = 0;
     let float_round = m.one_of(&["rn", "rz", "rm", "rp", "rna"]);
     let integer_round = m.one_of(&["rni", "rzi", "rmi", "rpi"]);
@@ -346,6 +349,41 @@ fn packed_to_packed(d: &mut Decoder, i: &Instruction, to: Type, from: Type, imm:
         (Type::F16x2, Type::E5m2x2, false) => d.map1_imm(i, imm, |a: u16, imm| widen(E5M2, a, imm)),
         (Type::E4m3x2, Type::F16x2, true) => d.map1_imm(i, imm, |a: u32, imm| squeeze(E4M3, a, imm)),
         (Type::E5m2x2, Type::F16x2, true) => d.map1_imm(i, imm, |a: u32, imm| squeeze(E5M2, a, imm)),
+        _ => unknown(),
+    }
+}
+
+/// `cvt.pack.sat.s8.s32.b32 d, a, b, c`: a and b clamped and put together, b lowest, above them the low bits of c.
+fn pack(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
+    if !m.take("sat") {
+        return unknown();
+    }
+    let (to, from) = (m.ty()?, m.ty()?);
+    if from != Type::S32 {
+        return unknown();
+    }
+    let byte = to.size() == 1;
+    if byte && m.ty()? != Type::B32 {
+        return unknown();
+    }
+    m.finish()?;
+    match to {
+        Type::S16 => d.map2(i, |a: i32, b: i32| {
+            let clamp = |v: i32| v.clamp(i16::MIN.into(), i16::MAX.into()) as u32 & 0xFFFF;
+            clamp(a) << 16 | clamp(b)
+        }),
+        Type::U16 => d.map2(i, |a: i32, b: i32| {
+            let clamp = |v: i32| v.clamp(0, u16::MAX.into()) as u32;
+            clamp(a) << 16 | clamp(b)
+        }),
+        Type::S8 => d.map3(i, |a: i32, b: i32, c: u32| {
+            let clamp = |v: i32| v.clamp(i8::MIN.into(), i8::MAX.into()) as u32 & 0xFF;
+            c << 16 | clamp(a) << 8 | clamp(b)
+        }),
+        Type::U8 => d.map3(i, |a: i32, b: i32, c: u32| {
+            let clamp = |v: i32| v.clamp(0, u8::MAX.into()) as u32;
+            c << 16 | clamp(a) << 8 | clamp(b)
+        }),
         _ => unknown(),
     }
 }

@@ -195,7 +195,7 @@ fn directed(d: &mut Decoder, i: &Instruction, round: Round, flags: u32) -> Decod
 
 /// The result of an approximate instruction: `exact` rounded, then moved by −1, 0 or 1 unit in the last place.
 #[inline(always)]
-fn approximate(exact: f64, seed: u32) -> f32 {
+pub(super) fn approximate(exact: f64, seed: u32) -> f32 {
     let x = exact as f32;
     if x == 0.0 || !x.is_finite() {
         return canonical(x);
@@ -293,7 +293,26 @@ fn min_max(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     }
     let f = u32::from(m.take("ftz"));
     let nan = m.take("NaN");
+    let signs = m.take("xorsign");
+    if signs != m.take("abs") {
+        return unknown();
+    }
     let ty = m.only_ty()?;
+    if signs {
+        // Of the magnitudes, with the product's sign; not for a NaN.
+        fn signed(a: f32, b: f32, min: bool, flags: u32) -> f32 {
+            let (a, b) = (input(a, flags), input(b, flags));
+            let picked = pick(a.abs(), b.abs(), min, flags & 4 != 0);
+            let sign = (a.to_bits() ^ b.to_bits()) & 1 << 31;
+            if picked.is_nan() { picked } else { f32::from_bits(picked.to_bits() | sign) }
+        }
+        let flags = f | u32::from(nan) << 2;
+        return match (ty, i.opcode.as_str()) {
+            (Type::F32, "min") => map2_imm(d, i, flags, |a, b, f| signed(a, b, true, f)),
+            (Type::F32, _) => map2_imm(d, i, flags, |a, b, f| signed(a, b, false, f)),
+            _ => unknown(),
+        };
+    }
     match (ty, i.opcode.as_str(), nan) {
         (Type::F32, "min", false) => map2_imm(d, i, f, |a, b, f| pick(input(a, f), input(b, f), true, false)),
         (Type::F32, "min", true) => map2_imm(d, i, f, |a, b, f| pick(input(a, f), input(b, f), true, true)),

@@ -4,6 +4,7 @@
 //! first.
 
 use super::decoder::Decoder;
+use super::float::approximate;
 use super::mods::Mods;
 use super::numeric::{BF16, F16, Format, Round, add_to_odd};
 use super::{Decoded, unknown};
@@ -88,6 +89,9 @@ fn sat(value: f64) -> f64 {
 }
 
 fn operation<H: Half>(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>, packed: bool) -> Decoded {
+    if m.take("approx") {
+        return approximation::<H>(d, i, m, packed);
+    }
     let rn = m.take("rn");
     let (saturate, rectify, nan) = (m.take("sat"), m.take("relu"), m.take("NaN"));
     // .ftz is refused: none of our kernels flushes half-precision subnormals.
@@ -113,6 +117,21 @@ fn operation<H: Half>(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>, packed
         ("max", false, false, false) if !rn => map2(d, i, packed, |a, b| extremum::<H>(a, b, false, false)),
         ("min", false, false, true) if !rn => map2(d, i, packed, |a, b| extremum::<H>(a, b, true, true)),
         ("max", false, false, true) if !rn => map2(d, i, packed, |a, b| extremum::<H>(a, b, false, true)),
+        _ => unknown(),
+    }
+}
+
+/// `ex2.approx` and `tanh.approx`: the f32 approximation, which is far within the bounds of these, rounded.
+fn approximation<H: Half>(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>, packed: bool) -> Decoded {
+    // The bf16 forms of ex2 flush subnormal inputs; their results near 1 are the same either way.
+    let ftz = m.take("ftz");
+    m.finish()?;
+    fn of<H: Half>(a: u16, f: impl Fn(f64) -> f64) -> u16 {
+        H::round(approximate(f(H::value(a)), a.into()).into())
+    }
+    match (i.opcode.as_str(), ftz != H::FLUSHES) {
+        ("ex2", true) => map1(d, i, packed, |a| of::<H>(a, f64::exp2)),
+        ("tanh", _) if !ftz => map1(d, i, packed, |a| of::<H>(a, f64::tanh)),
         _ => unknown(),
     }
 }

@@ -106,6 +106,7 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
         },
         "bfi" => insert(d, i, &mut m),
         "dp4a" => dot(d, i, &mut m),
+        "dp2a" => dot_of_two(d, i, &mut m),
         "bmsk" => {
             let wrap = m.one_of(&["clamp", "wrap"]).ok_or("needs .clamp or .wrap")? == "wrap";
             match (m.only_ty()?, wrap) {
@@ -344,4 +345,25 @@ fn dot(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         (Type::S32, Type::S32) => d.map3(i, move |a: u32, b: u32, c: u32| sum(signed(a), signed(b), c)),
         _ => unknown(),
     }
+}
+
+/// `dp2a`: two 16-bit numbers of a by the low or high two bytes of b.
+fn dot_of_two(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
+    /// Flags: b's high half; a signed; b signed.
+    fn sum(a: u32, b: u32, c: u32, flags: u32) -> u32 {
+        let b = if flags & 1 != 0 { b >> 16 } else { b };
+        (0..2).fold(c, |c, k| {
+            let (x, y) = ((a >> (16 * k)) as u16, (b >> (8 * k)) as u8);
+            let x = if flags & 2 != 0 { i32::from(x as i16) } else { i32::from(x) };
+            let y = if flags & 4 != 0 { i32::from(y as i8) } else { i32::from(y) };
+            c.wrapping_add((x * y) as u32)
+        })
+    }
+    let high = m.one_of(&["hi", "lo"]).ok_or("needs .hi or .lo")? == "hi";
+    let (a, b) = (m.ty()?, m.only_ty()?);
+    if ![a, b].iter().all(|ty| matches!(ty, Type::U32 | Type::S32)) {
+        return unknown();
+    }
+    let flags = u32::from(high) | u32::from(a == Type::S32) << 1 | u32::from(b == Type::S32) << 2;
+    d.map3_imm(i, flags, sum)
 }

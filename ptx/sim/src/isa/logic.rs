@@ -106,15 +106,16 @@ fn lop3(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
 }
 
 fn permute(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
-    let mode = m.one_of(&["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"]);
-    // ptxas takes the mode behind the type too, as the manual's grammar has it.
-    if m.only_ty()? != Type::B32 {
-        return unknown();
-    }
-    if mode.is_some() {
-        return unknown();
-    }
-    d.map3(i, |a: u32, b: u32, selector: u32| {
+    /// The four selectors of each mode and each value of the control's two low bits, the highest byte first.
+    const MODES: [(&str, [u32; 4]); 6] = [
+        ("f4e", [0x3210, 0x4321, 0x5432, 0x6543]),
+        ("b4e", [0x5670, 0x6701, 0x7012, 0x0123]),
+        ("rc8", [0x0000, 0x1111, 0x2222, 0x3333]),
+        ("ecl", [0x3210, 0x3211, 0x3222, 0x3333]),
+        ("ecr", [0x0000, 0x1110, 0x2210, 0x3210]),
+        ("rc16", [0x1010, 0x3232, 0x1010, 0x3232]),
+    ];
+    fn pick(a: u32, b: u32, selector: u32) -> u32 {
         let bytes = u64::from(b) << 32 | u64::from(a);
         (0..4).fold(0, |out, k| {
             let s = selector >> (4 * k);
@@ -123,5 +124,15 @@ fn permute(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
             let byte = if s & 8 != 0 { (byte as i8 >> 7) as u8 } else { byte };
             out | u32::from(byte) << (8 * k)
         })
-    })
+    }
+    let mode = MODES.iter().position(|(name, _)| m.take(name));
+    if m.only_ty()? != Type::B32 {
+        return unknown();
+    }
+    match mode {
+        None => d.map3(i, pick),
+        Some(mode) => d.map3_imm(i, mode as u32, |a: u32, b: u32, c: u32, mode| {
+            pick(a, b, MODES[mode as usize].1[(c & 3) as usize])
+        }),
+    }
 }

@@ -112,7 +112,7 @@ fn mma(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         ([16, 8, 8 | 16], Bf16, Bf16) => c_type == F32,
         ([16, 8, 4 | 8], Tf32, Tf32) => c_type == F32,
         ([16, 8, 16 | 32] | [8, 8, 16], S8 | U8, S8 | U8) => c_type == S32,
-        ([16, 8, 32], E4m3 | E5m2, E4m3 | E5m2) => c_type == F32,
+        ([16, 8, 16 | 32], E4m3 | E5m2, E4m3 | E5m2) => matches!(c_type, F16 | F32),
         _ => false,
     };
     if !known || d_type != c_type || saturate && c_type != S32 {

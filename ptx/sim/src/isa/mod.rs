@@ -53,11 +53,11 @@ fn decode_instruction(d: &mut Decoder, i: &Instruction) -> Decoded {
         }
         "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "copysign" | "testp" => float::decode(d, i),
         "addc" | "subc" | "madc" | "mul24" | "mad24" | "sad" | "rem" | "popc" | "clz" | "bfind" | "brev"
-        | "bfe" | "bfi" | "dp4a" | "bmsk" | "szext" => integer::decode(d, i),
+        | "bfe" | "bfi" | "dp4a" | "dp2a" | "bmsk" | "szext" => integer::decode(d, i),
         "and" | "or" | "xor" | "not" | "cnot" | "lop3" | "shf" | "shl" | "shr" | "prmt" => {
             logic::decode(d, i)
         }
-        "setp" | "selp" | "slct" => compare::decode(d, i),
+        "setp" | "set" | "selp" | "slct" => compare::decode(d, i),
         "mov" | "cvta" | "isspacep" => data::decode(d, i),
         "cvt" => convert::decode(d, i),
         "ld" | "ldu" | "st" | "atom" | "red" | "prefetch" | "prefetchu" | "discard" | "applypriority"
