@@ -165,6 +165,18 @@ pub struct Queue<'a> {
     this_thread: PhantomData<*const ()>,
 }
 
+impl Queue<'_> {
+    /// What the device's kernels are written for.
+    pub fn target(&self) -> Target {
+        self.cuda.target()
+    }
+
+    /// The device's streaming multiprocessors.
+    pub fn processors(&self) -> u64 {
+        self.cuda.processors.into()
+    }
+}
+
 impl Drop for Queue<'_> {
     fn drop(&mut self) {
         let mut popped = std::ptr::null_mut();

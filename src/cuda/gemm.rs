@@ -4,6 +4,7 @@
 //! - backward `dX[M, K] = dY·W + U·A` with `U[M, r] = s·dY·B`.
 
 use super::device::Queue;
+use super::gemm_mma;
 use super::launch::{Args, Matrix};
 use super::memory::Address;
 use crate::error::Result;
@@ -124,11 +125,16 @@ pub fn multiply(
     queue.launch(spec.into(), tiles(m, n), args)
 }
 
-/// A low-rank matrix `[m, rank]` in the workspace, which has [`workspace_size`] bytes.
-pub fn low_rank<'a>(workspace: &'a BufferMut<'_, u8>, m: usize, rank: usize) -> Result<TensorMut<'a>> {
+/// A low-rank matrix `[m, rank]`, f32 or narrower, in the workspace, which has [`workspace_size`] bytes.
+pub fn low_rank<'a>(
+    workspace: &'a BufferMut<'_, u8>,
+    dtype: DType,
+    m: usize,
+    rank: usize,
+) -> Result<TensorMut<'a>> {
     let start = (workspace.address() as usize).next_multiple_of(ALIGN);
     // SAFETY: it lies in the workspace, as its size query says; kernels of one stream use it one after the other.
-    unsafe { TensorMut::from_raw(std::ptr::without_provenance_mut(start), DType::F32, m, rank, rank) }
+    unsafe { TensorMut::from_raw(std::ptr::without_provenance_mut(start), dtype, m, rank, rank) }
 }
 
 /// Enqueues `T = s·X·Aᵀ`.
@@ -143,7 +149,7 @@ pub fn up_projection(queue: &Queue<'_>, dy: &Tensor<'_>, lora: &Lora<'_>, u: &Te
     multiply(queue, &[product], Output { scale: lora.scale, ..Output::new(u) })
 }
 
-/// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
+/// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`, on tensor cores where they can do it.
 pub fn forward(
     queue: &Queue<'_>,
     x: &Tensor<'_>,
@@ -153,12 +159,16 @@ pub fn forward(
     y: &TensorMut<'_>,
     workspace: BufferMut<'_, u8>,
 ) -> Result<()> {
+    let lora = lora.filter(|lora| lora.rank() > 0);
+    if let Some(half) = gemm_mma::half(queue, x, (w, table), lora) {
+        return gemm_mma::forward(queue, half, x, (w, table), bias, lora, y, workspace);
+    }
     let base = (Operand::along(x), Operand::quantized(w, table), x.cols());
     let to = Output { bias, ..Output::new(y) };
-    let Some(lora) = lora.filter(|lora| lora.rank() > 0) else {
+    let Some(lora) = lora else {
         return multiply(queue, &[base], to);
     };
-    let t = low_rank(&workspace, x.rows(), lora.rank())?;
+    let t = low_rank(&workspace, DType::F32, x.rows(), lora.rank())?;
     down_projection(queue, x, lora, &t)?;
     let adapter = (Operand::along(&t.as_tensor()), Operand::along(&lora.b), lora.rank());
     multiply(queue, &[base, adapter], to)
@@ -177,7 +187,7 @@ pub fn backward(
     let Some(lora) = lora.filter(|lora| lora.rank() > 0) else {
         return multiply(queue, &[base], Output::new(dx));
     };
-    let u = low_rank(&workspace, dy.rows(), lora.rank())?;
+    let u = low_rank(&workspace, DType::F32, dy.rows(), lora.rank())?;
     up_projection(queue, dy, lora, &u)?;
     let adapter = (Operand::along(&u.as_tensor()), Operand::along(&lora.a).across(), lora.rank());
     multiply(queue, &[base, adapter], Output::new(dx))

@@ -3,7 +3,7 @@
 use super::device::Queue;
 use super::gemm::{Operand, Output, down_projection, low_rank, multiply, up_projection};
 use crate::error::Result;
-use crate::view::{BufferMut, Lora, Tensor, TensorMut};
+use crate::view::{BufferMut, DType, Lora, Tensor, TensorMut};
 
 /// Enqueues both gradients, written or added to what is there.
 pub fn lora_gradients(
@@ -20,7 +20,7 @@ pub fn lora_gradients(
         return Ok(());
     }
     // U, then T in its place: kernels of a stream run one after the other.
-    let low = low_rank(&workspace, tokens, rank)?;
+    let low = low_rank(&workspace, DType::F32, tokens, rank)?;
     let gradient = |left: &Tensor<'_>, right: &Tensor<'_>, out: &TensorMut<'_>| {
         let product = (Operand::along(left).across(), Operand::along(right).across(), tokens);
         multiply(queue, &[product], Output { accumulate, ..Output::new(out) })

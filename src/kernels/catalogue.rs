@@ -3,9 +3,11 @@
 use super::adamw::AdamWSpec;
 use super::blockwise8::{Dequantize8Spec, Quantize8Spec};
 use super::constants::{ConstantsSpec, NestedSpec};
+use super::decode::Half;
 use super::dequantize::DequantizeSpec;
 use super::double_quantize::{DoubleDequantizeSpec, DoubleQuantizeSpec, SumSpec};
 use super::gemm::{GemmSpec, OperandSpec, Storage};
+use super::gemm_mma::GemmMmaSpec;
 use super::quantize::QuantizeSpec;
 use super::table;
 use super::tensor::Layout;
@@ -106,6 +108,14 @@ fn of_target(target: Target) -> Vec<Entry> {
         "gemm_backward_nf4_bf16".into(),
         GemmSpec { products: backward, out: bf16, bias: None, accumulate }.into(),
     );
+    if target >= Target::Sm80 {
+        for rows in [32, 64, 128] {
+            let (half, values, constants) = (Half::Bf16, values(&nf4), nested(NestedSpec::Fp8));
+            let (out, bias, low_rank, block_size) = (bf16, Some(bf16), true, 64);
+            let spec = GemmMmaSpec { half, rows, values, block_size, constants, out, bias, low_rank };
+            add(format!("gemm_mma_nf4_bf16_fp8_lora_{rows}"), spec.into());
+        }
+    }
     for (name, dtypes, layout) in
         [("bf16", [bf16; 2], Layout::Elements), ("f32_strided", [f32; 2], Layout::Strided)]
     {
@@ -128,6 +138,30 @@ pub fn variants() -> Vec<Entry> {
                         file: format!("{spec:?}"),
                         spec,
                     }));
+                }
+            }
+        }
+    }
+    for half in [Half::F16, Half::Bf16] {
+        for rows in [32, 64, 128] {
+            for constants in [ConstantsSpec::Plain, ConstantsSpec::Nested(NestedSpec::Dynamic)] {
+                for out in [DType::F32, DType::F16, DType::Bf16] {
+                    for (bias, low_rank) in [(None, false), (Some(DType::F32), true)] {
+                        let values = table::bits(Codebook::Nf4.table().expect("a built-in table").values);
+                        let constants = constants.clone();
+                        let spec = GemmMmaSpec {
+                            half,
+                            rows,
+                            values,
+                            block_size: 64,
+                            constants,
+                            out,
+                            bias,
+                            low_rank,
+                        };
+                        let spec = KernelSpec::from(spec);
+                        entries.push(Entry { target: Target::Sm80, file: format!("{spec:?}"), spec });
+                    }
                 }
             }
         }

@@ -7,9 +7,11 @@
 //! | [`double_quantize`] | the constants' mean, their second quantization, and back |
 //! | [`blockwise8`] | 8-bit blocks, there and back |
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
+//! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
+//! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
 //! | [`constants`] | reading the constants of a quantized matrix |
@@ -22,10 +24,12 @@ pub mod adamw;
 pub mod blockwise8;
 pub mod catalogue;
 pub mod constants;
+pub mod decode;
 pub mod dense;
 pub mod dequantize;
 pub mod double_quantize;
 pub mod gemm;
+pub mod gemm_mma;
 pub mod quantize;
 pub mod scale;
 pub mod table;
@@ -69,6 +73,8 @@ pub enum KernelSpec {
     Dequantize8(blockwise8::Dequantize8Spec),
     /// [`gemm`].
     Gemm(gemm::GemmSpec),
+    /// [`gemm_mma`].
+    GemmMma(gemm_mma::GemmMmaSpec),
     /// [`adamw`].
     AdamW(adamw::AdamWSpec),
 }
@@ -100,6 +106,7 @@ any_kernel! {
     Quantize8 blockwise8::Quantize8Spec;
     Dequantize8 blockwise8::Dequantize8Spec;
     Gemm gemm::GemmSpec;
+    GemmMma gemm_mma::GemmMmaSpec;
     AdamW adamw::AdamWSpec;
 }
 

@@ -1,6 +1,6 @@
 //! A CUDA device for tests: the simulator, or the machine's own with `QLK_REAL_CUDA=1`; and its memory, through cudarc.
 
-use super::products::{Adapter, Products};
+use super::products::{Adapter, Case, Products};
 use super::*;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
 use qlora_kernels::format::blockwise8;
@@ -253,6 +253,13 @@ pub fn check(
 
 /// On device memory: operands go up, results come back.
 impl Products for Gpu {
+    /// Tensor cores multiply 16-bit operands. W's values and the low-rank T are rounded to X's type, by at most its unit
+    /// roundoff each, in different terms of the sum. What they add they may truncate (PTX ISA §9.7.14.5 leaves it open):
+    /// up to two of f32's unit roundoffs an addition.
+    fn forward_allowance(&self, case: &Case) -> (f64, usize) {
+        if case.tensor_cores() { (unit_roundoff(case.dtypes[0]).0, 2) } else { (0.0, 1) }
+    }
+
     fn forward(
         &self,
         x: &Matrix,

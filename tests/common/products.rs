@@ -22,6 +22,11 @@ pub type Adapter<'a> = (&'a Matrix, &'a Matrix, f32);
 
 /// Something that can do what is tested. Outputs are replaced, or added to.
 pub trait Products {
+    /// What the forward product may be off beyond f32 arithmetic, relative to the magnitude of its terms; and the unit
+    /// roundoffs, in units of f32's, of one addition.
+    fn forward_allowance(&self, _case: &Case) -> (f64, usize) {
+        (0.0, 1)
+    }
     fn forward(
         &self,
         x: &Matrix,
@@ -127,9 +132,21 @@ fn gamma(n: usize) -> f64 {
 
 /// Holds `actual` to `exact`, where f32 arithmetic of depth `depth` on terms of total `magnitude` is allowed.
 fn within(actual: &Matrix, exact: &M64, magnitude: &M64, depth: usize) -> Result<(), TestCaseError> {
+    within_allowance(actual, exact, magnitude, depth, 0.0)
+}
+
+/// The same, with operands that were off by the relative error `extra` before.
+fn within_allowance(
+    actual: &Matrix,
+    exact: &M64,
+    magnitude: &M64,
+    depth: usize,
+    extra: f64,
+) -> Result<(), TestCaseError> {
     let (roundoff, tiny) = unit_roundoff(actual.view().dtype());
     for (i, &value) in actual.values().iter().enumerate() {
-        let arithmetic = gamma(depth) * magnitude.data[i] + depth as f64 * 2f64.powi(-149);
+        let relative = gamma(depth) * (1.0 + extra) + extra;
+        let arithmetic = relative * magnitude.data[i] + depth as f64 * 2f64.powi(-149);
         let bound = arithmetic + roundoff * (exact.data[i].abs() + arithmetic) + tiny;
         let error = (f64::from(value) - exact.data[i]).abs();
         prop_assert!(
@@ -165,6 +182,11 @@ pub fn any_case(limit: usize) -> impl Strategy<Value = Case> {
 }
 
 impl Case {
+    /// Whether the forward product is one for tensor cores: 16-bit X, whole chunks of K, blocks that do not end inside one.
+    pub fn tensor_cores(&self) -> bool {
+        self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
+    }
+
     fn matrix(&self, which: usize, rows: usize, cols: usize) -> Matrix {
         let values = numbers(rows * cols, self.seed.wrapping_add(which as u64 * 977), &[]);
         Matrix::new(self.dtypes[which % 5], &values, rows, cols, self.gap)
@@ -194,7 +216,9 @@ impl Case {
         let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(&bias)));
         let low_abs = x64.abs().mul(&a64.abs().t()).map(|v| v * s);
         let magnitude = x64.abs().mul(&w.abs().t()).add(&low_abs.mul(&b64.abs().t()));
-        within(&y, &exact, &magnitude.add(&ones.mul(&M64::of(&bias).abs())), depth(k))?;
+        let (extra, additions) = device.forward_allowance(self);
+        let terms = magnitude.add(&ones.mul(&M64::of(&bias).abs()));
+        within_allowance(&y, &exact, &terms, additions * depth(k), extra)?;
 
         let mut dx = Matrix::zeros(self.dtypes[3], m, k, self.gap);
         device.backward(&dy, &q, adapter, &mut dx);

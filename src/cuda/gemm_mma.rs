@@ -1,0 +1,110 @@
+//! The product of 16-bit activations and a quantized weight on tensor cores.
+
+use super::device::Queue;
+use super::gemm::{down_projection, low_rank};
+use super::launch::{Args, Matrix};
+use super::memory::Address;
+use crate::error::Result;
+use crate::format::CodebookTable;
+use crate::kernels::constants::ConstantsSpec;
+use crate::kernels::decode::Half;
+use crate::kernels::gemm_mma::{CHUNK, GemmMmaSpec, RANK, tiles};
+use crate::kernels::table::bits;
+use crate::view::{BufferMut, ConstantsView, DType, Lora, Quantized, Tensor, TensorMut};
+use ptx_asm::Target;
+
+/// The type to compute in, if the kernel takes these arguments: 16-bit X in whole 16-byte pieces, blocks that do not end
+/// inside a chunk of K, a rank in whole steps, and values that the type holds to its precision. What it does not take is
+/// for [`super::gemm`]'s own kernel.
+pub fn half(
+    queue: &Queue<'_>,
+    x: &Tensor<'_>,
+    (w, table): (&Quantized<'_>, &CodebookTable),
+    lora: Option<&Lora<'_>>,
+) -> Option<Half> {
+    let half = match x.dtype() {
+        DType::F32 => return None,
+        DType::F16 => Half::F16,
+        DType::Bf16 => Half::Bf16,
+    };
+    let whole = |address: u64, row_bytes: usize, align: u64| {
+        address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
+    };
+    let adapter_fits = lora.is_none_or(|lora| {
+        lora.rank().is_multiple_of(RANK)
+            && lora.b.dtype() == x.dtype()
+            && whole((&lora.b).address(), 2 * lora.b.row_stride(), 8)
+    });
+    // Neither overflowing nor subnormal: rounded within the type's unit roundoff.
+    let normal = match half {
+        Half::F16 => 6.103_515_6e-5..=65_504.0,
+        Half::Bf16 => f32::MIN_POSITIVE..=f32::MAX / 2.0,
+    };
+    let values_fit = table.values.iter().all(|v| *v == 0.0 || normal.contains(&v.abs()));
+    let fits = queue.target() >= Target::Sm80
+        && w.cols > 0
+        && w.cols.is_multiple_of(CHUNK as usize)
+        && w.spec.block_size >= CHUNK
+        && whole(x.address(), 2 * x.row_stride(), 16)
+        && w.codes.address().is_multiple_of(16)
+        && adapter_fits
+        && values_fit;
+    fits.then_some(half)
+}
+
+/// Rows of a tile: no more than there are, and fewer where that gives the device enough tiles.
+fn tile_rows(queue: &Queue<'_>, m: u64, n: u64) -> u32 {
+    let enough = |rows: u32| tiles(m, n, rows) >= queue.processors();
+    match m {
+        ..=32 => 32,
+        33..=64 => 64,
+        _ if enough(128) => 128,
+        _ if enough(64) => 64,
+        _ => 32,
+    }
+}
+
+/// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ`, rounded to X's type.
+pub fn forward(
+    queue: &Queue<'_>,
+    half: Half,
+    x: &Tensor<'_>,
+    (w, table): (&Quantized<'_>, &CodebookTable),
+    bias: Option<&Tensor<'_>>,
+    lora: Option<&Lora<'_>>,
+    y: &TensorMut<'_>,
+    workspace: BufferMut<'_, u8>,
+) -> Result<()> {
+    let (m, n, k) = (x.rows() as u64, w.rows as u64, w.cols as u64);
+    if m == 0 || n == 0 {
+        return Ok(());
+    }
+    let args = Args::new().pointer(x).number(Matrix::row_stride(&x)).pointer(w.codes);
+    let args = match w.constants {
+        ConstantsView::F32(absmax) => args.pointer(absmax),
+        ConstantsView::Nested { codes, scales, offset } => {
+            args.pointer(codes).pointer(scales).pointer(offset)
+        }
+    };
+    let mut args = args.number(m).number(n).number(k);
+    if let Some(lora) = lora {
+        let t = low_rank(&workspace, x.dtype(), x.rows(), lora.rank())?;
+        down_projection(queue, x, lora, &t)?;
+        args =
+            args.pointer(&t).pointer(&lora.b).number(lora.b.row_stride() as u64).number(lora.rank() as u64);
+    }
+    let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
+    let args = args.pointer(y).number(Matrix::row_stride(&y));
+    let rows = tile_rows(queue, m, n);
+    let spec = GemmMmaSpec {
+        half,
+        rows,
+        values: bits(table.values),
+        block_size: w.spec.block_size,
+        constants: ConstantsSpec::of(&w.spec.constants),
+        out: y.dtype(),
+        bias: bias.map(Tensor::dtype),
+        low_rank: lora.is_some(),
+    };
+    queue.launch(spec.into(), tiles(m, n, rows), args)
+}

@@ -1,0 +1,76 @@
+//! 4-bit codes to pairs of 16-bit values in registers, for tensor cores: no memory, no conflicts, about 3 instructions a
+//! value.
+//!
+//! The 16 values' low bytes lie in four registers and their high bytes in four more. `prmt` picks four bytes by the lower
+//! three bits of four codes, once from the lower half of the table and once from the upper; the codes' upper bits, made a
+//! mask of bytes, choose between the two.
+
+use half::{bf16, f16};
+use ptx_asm::{B32, F32, Kernel, Reg, lut};
+
+/// A 16-bit type that tensor cores multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// IEEE binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Half {
+    /// The bits of a value rounded to the type.
+    pub fn round(self, value: f32) -> u16 {
+        match self {
+            Half::F16 => f16::from_f32(value).to_bits(),
+            Half::Bf16 => bf16::from_f32(value).to_bits(),
+        }
+    }
+
+    /// `A[16, 16]·B[16, 8] + C` by a warp, fragments as in PTX ISA §9.7.14.5.8.
+    pub fn multiply(self, k: &Kernel, a: [Reg<B32>; 4], b: [Reg<B32>; 2], c: [Reg<F32>; 4]) -> [Reg<F32>; 4] {
+        match self {
+            Half::F16 => k.mma_m16n8k16_f32_f16(a.map(|r| r.as_f16x2()), b.map(|r| r.as_f16x2()), c),
+            Half::Bf16 => k.mma_m16n8k16_f32_bf16(a.map(|r| r.as_bf16x2()), b.map(|r| r.as_bf16x2()), c),
+        }
+    }
+}
+
+/// A codebook as bytes in registers.
+pub struct PairDecoder {
+    low: [Reg<B32>; 4],
+    high: [Reg<B32>; 4],
+}
+
+impl PairDecoder {
+    /// The 16 values, rounded to `half`.
+    pub fn new(k: &Kernel, half: Half, values: [f32; 16]) -> Self {
+        let bits = values.map(|value| half.round(value));
+        let bytes = |register: usize, shift: u32| {
+            let byte = |i: usize| (bits[4 * register + i] >> shift) as u8;
+            k.mov::<B32>(u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]))
+        };
+        Self { low: std::array::from_fn(|r| bytes(r, 0)), high: std::array::from_fn(|r| bytes(r, 8)) }
+    }
+
+    /// The values of a word's eight codes, two a register, the earlier one in the low half.
+    pub fn pairs(&self, k: &Kernel, word: Reg<B32>) -> [Reg<B32>; 4] {
+        let [first, second] = self.two_pairs(k, word);
+        let [third, fourth] = self.two_pairs(k, k.shr_u32(word, 16));
+        [first, second, third, fourth]
+    }
+
+    /// The values of the four codes in the low half of a word.
+    fn two_pairs(&self, k: &Kernel, codes: Reg<B32>) -> [Reg<B32>; 2] {
+        let index = k.and_b32(codes, 0x7777);
+        // Byte 1 of the constant, all ones, where a code has its upper bit set, else byte 0.
+        let upper = k.prmt_b32(0xff00, 0, k.and_b32(k.shr_u32(codes, 3), 0x1111));
+        let look_up = |table: &[Reg<B32>; 4]| {
+            let from_lower = k.prmt_b32(table[0], table[1], index);
+            let from_upper = k.prmt_b32(table[2], table[3], index);
+            k.lop3_b32(upper, from_upper, from_lower, lut(|mask, a, b| (mask & a) | (!mask & b)))
+        };
+        let (low, high) = (look_up(&self.low), look_up(&self.high));
+        // A byte's high nibble is the earlier code, but its low nibble came first here.
+        [k.prmt_b32(low, high, 0x4051), k.prmt_b32(low, high, 0x6273)]
+    }
+}
