@@ -12,7 +12,7 @@ use program::device::Gpu;
 use program::options::Options;
 use program::reference::{Problem, by_cpu, by_format};
 use program::report::{self, Report};
-use program::{check, check_and_time, copy, launch};
+use program::{Work, check, check_and_time, copy, launch, optimizer, products};
 
 fn gpu() -> Gpu {
     ptx_sim::install();
@@ -20,10 +20,12 @@ fn gpu() -> Gpu {
 }
 
 #[test]
-fn every_case_is_right() {
-    let cases = select(false, None);
-    assert!(cases.len() > 80);
-    assert_eq!(program::check_small(&gpu(), &cases), 0);
+fn everything_is_right() {
+    let work = Work::select(&Options::parse_from(["gpu"]));
+    assert!(work.cases.len() > 80);
+    assert_eq!(work.products[0].len(), 3 * (5 + 5 + 3));
+    assert_eq!(work.steps.len(), 3);
+    assert_eq!(work.check_small(&gpu()), 0);
 }
 
 /// The program as it is called, with `--simulate` from the command line on.
@@ -35,6 +37,22 @@ fn the_program_runs() {
     assert!(program::run(&nothing).unwrap_err().to_string().contains("no such case"));
     assert_eq!(Options::parse_from(["gpu", "--elements", "2^26"]).elements, Some(1 << 26));
     assert!(Options::try_parse_from(["gpu", "--elements", "2^99"]).is_err());
+}
+
+/// One wrong code among the weight's is found.
+#[test]
+fn a_wrong_product_is_found() {
+    let gpu = gpu();
+    for product in products::small(Some("f32 f32, M 3")) {
+        let right = products::Operands::new(&product).unwrap();
+        let mut wrong = products::Operands::new(&product).unwrap();
+        wrong.weight.inputs[0][1000] ^= 8;
+        let call = products::Call::new(&gpu, &product, &wrong).unwrap();
+        let message = product.compare(&gpu, &right, &call).expect_err("a wrong code").to_string();
+        assert!(message.starts_with("output 0, row 0, column "), "{message}");
+        product.compare(&gpu, &wrong, &call).expect_err("values that are not the codes'");
+        product.check(&gpu).unwrap();
+    }
 }
 
 /// One flipped bit in any part of what a case must write is found.
@@ -78,6 +96,13 @@ fn a_run_is_timed_and_reported() {
     for case in select(true, Some("bf16")) {
         report.cases.push(check_and_time(&gpu, &case, shape, 2).unwrap());
     }
+    for product in products::small(Some("f32 f32, M 1 ")) {
+        report.products.push(product.check_and_time(&gpu, 2).unwrap());
+    }
+    assert_eq!(report.products.len(), 3);
+    for step in optimizer::select(Some("bf16")) {
+        report.cases.push(step.check_and_time(&gpu, 1000, 2).unwrap());
+    }
     let small = Shape { rows: 1, cols: 4096 };
     for case in launch::cases(Some("quantize nf4 64 fp8")) {
         report.launches.push(launch::figure(&gpu, &case, small, 2).unwrap());
@@ -93,7 +118,13 @@ fn a_run_is_timed_and_reported() {
     assert_eq!(dequantize.goal, Some(0.9));
 
     let table = report.markdown();
-    for row in ["| cuMemcpyDtoDAsync |", "| quantize nf4 64 f32 from bf16, strided |", "| small calls"] {
+    for row in [
+        "| cuMemcpyDtoDAsync |",
+        "| quantize nf4 64 f32 from bf16, strided |",
+        "| small calls",
+        "| product forward nf4 64 f32 f32, M 1 N 1 K 1 rank 1 |",
+        "| adamw bf16 |",
+    ] {
         assert!(table.contains(row), "{table}");
     }
     let folder = std::env::temp_dir().join(format!("gpu-program-{}", std::process::id()));

@@ -15,7 +15,7 @@ pub struct Pointers {
 }
 
 /// A part and its address.
-type Placed<'a> = (&'a Part, &'a *mut u8);
+pub type Placed<'a> = (&'a Part, &'a *mut u8);
 
 impl Case {
     /// Enqueues the operation.
@@ -72,7 +72,9 @@ impl Case {
     }
 }
 
-unsafe fn buffer<'a, T>((part, pointer): Placed) -> Buffer<'a, T> {
+/// # Safety
+/// The memory is of the part's size and its type's alignment, and of the context's device.
+pub unsafe fn buffer<'a, T>((part, pointer): Placed) -> Buffer<'a, T> {
     unsafe { Buffer::from_raw(pointer.cast(), part.bytes / size_of::<T>()) }
 }
 
@@ -80,7 +82,9 @@ unsafe fn buffer_mut<'a, T>((part, pointer): Placed) -> BufferMut<'a, T> {
     unsafe { BufferMut::from_raw(pointer.cast(), part.bytes / size_of::<T>()) }
 }
 
-unsafe fn constants_view<'a>(constants: &Constants, parts: &[Placed]) -> ConstantsView<'a> {
+/// # Safety
+/// As for [`buffer`].
+pub unsafe fn constants_view<'a>(constants: &Constants, parts: &[Placed]) -> ConstantsView<'a> {
     unsafe {
         match constants {
             Constants::F32 => ConstantsView::F32(buffer(parts[0])),

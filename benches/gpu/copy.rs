@@ -9,7 +9,6 @@ use ptx_asm::{B32, Module, Reg, Target};
 use qlora_kernels::DType;
 use serde::Serialize;
 use std::ffi::{CString, c_void};
-use std::time::{Duration, Instant};
 
 /// Threads a block.
 const THREADS: u32 = 256;
@@ -17,8 +16,6 @@ const THREADS: u32 = 256;
 const UNROLLS: [u32; 4] = [1, 2, 4, 8];
 /// The buffers are whole tiles of every kernel.
 pub const GRANULE: usize = (16 * THREADS * UNROLLS[3]) as usize;
-/// Copies are repeated for this long first: an idle GPU runs at low clocks.
-const WARM_UP: Duration = Duration::from_millis(500);
 const REPETITIONS: usize = 20;
 
 /// One way of copying.
@@ -57,11 +54,6 @@ pub fn rates(gpu: &Gpu, bytes: usize) -> Result<Vec<Copy>> {
     let buffers: Vec<(Memory, Memory)> =
         (0..sets).map(|_| Ok((gpu.upload(&source)?, gpu.allocate(len)?))).collect::<Result<_>>()?;
     let run = |way: &Way, set: usize| way(address(gpu, &buffers[set].0), address(gpu, &buffers[set].1));
-    let start = Instant::now();
-    while start.elapsed() < WARM_UP {
-        run(&ways[0].1, 0)?;
-        gpu.stream.synchronize()?;
-    }
     let time = |(name, way): (String, Way)| {
         let times = timing::repeat(gpu, sets, REPETITIONS, |set| run(&way, set))?;
         let bytes = 2 * len;
@@ -85,7 +77,7 @@ fn ways(gpu: &Gpu, len: usize) -> Result<Vec<(String, Way<'_>)>> {
     for unroll in UNROLLS {
         let kernel = std::rc::Rc::new(Kernel::load(unroll)?);
         let tiles = (len / (16 * THREADS * unroll) as usize) as u32;
-        let resident = 8 * gpu.facts.multiprocessors as u32; // 8 blocks of 256 threads fill an SM
+        let resident = 8 * gpu.facts.multiprocessors as u32; // 8 blocks of 256 threads are the most an SM has room for
         for (grid, blocks) in [("8 blocks an SM", resident.min(tiles)), ("a block a tile", tiles)] {
             let kernel = kernel.clone();
             let way: Way = Box::new(move |from, to| kernel.launch(gpu, from, to, tiles, blocks));

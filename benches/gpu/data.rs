@@ -93,6 +93,14 @@ impl Noise {
         bytes
     }
 
+    /// A matrix of the rows from `first` on: other numbers than those of another `first`.
+    pub fn rows(self, dtype: DType, first: usize, rows: usize, cols: usize) -> Bytes {
+        let all = self.matrix(dtype, first + rows, cols, cols);
+        let mut bytes = Bytes::new(rows * cols * dtype.size());
+        bytes.copy_from_slice(&all[first * cols * dtype.size()..]);
+        bytes
+    }
+
     /// A matrix with rows of `cols` elements, `stride` apart.
     pub fn matrix(self, dtype: DType, rows: usize, cols: usize, stride: usize) -> Bytes {
         let mut bytes = Bytes::new(rows * stride * dtype.size());

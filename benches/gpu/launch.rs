@@ -7,7 +7,6 @@ use super::data::Noise;
 use super::device::Gpu;
 use super::reference::{Problem, by_cpu};
 use super::timing;
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use qlora_kernels::DType;
 use serde::Serialize;
 use std::time::Instant;
@@ -24,7 +23,7 @@ pub struct Launch {
     pub elements: usize,
     /// Of the host, for the call to return.
     pub host: f64,
-    /// Of the device, calls one after another in a stream.
+    /// Of the host or the device, whichever is slower: calls one after another in a stream.
     pub stream: f64,
     /// Of the device, the same calls captured into a graph.
     pub graph: f64,
@@ -45,7 +44,7 @@ pub fn figure(gpu: &Gpu, case: &Case, shape: Shape, repetitions: usize) -> Resul
     let problem = Problem::new(case, shape, Noise::Weights, &by_cpu)?;
     let call = Call::new(gpu, case, shape, &problem.inputs)?;
     let calls = || (0..CALLS).try_for_each(|_| call.enqueue());
-    let stream = timing::repeat(gpu, 1, repetitions, |_| calls())?;
+    let stream = timing::spans(gpu, repetitions, calls)?;
 
     let mut host = Vec::new();
     for _ in 0..repetitions {
@@ -57,16 +56,10 @@ pub fn figure(gpu: &Gpu, case: &Case, shape: Shape, repetitions: usize) -> Resul
     gpu.stream.synchronize()?;
     host.sort_by(f64::total_cmp);
 
-    gpu.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
-    let captured = calls();
-    // cudarc has no name for "no flags"; this one concerns allocations in the graph, of which there is none.
-    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let graph = gpu.stream.end_capture(flags)?;
-    captured?;
-    let graph = graph.ok_or("the capture gave no graph")?;
+    let graph = timing::capture(gpu, calls)?;
     graph.upload()?;
     call.outputs.iter().try_for_each(|memory| gpu.erase(memory))?; // the graph must write them
-    let replay = timing::repeat(gpu, 1, repetitions, |_| Ok(graph.launch()?))?;
+    let replay = timing::spans(gpu, repetitions, || Ok(graph.launch()?))?;
     for ((part, memory), expected) in case.outputs(shape).iter().zip(&call.outputs).zip(&problem.expected) {
         super::check::compare(part, &gpu.download(memory)?, expected)?;
     }
@@ -75,7 +68,7 @@ pub fn figure(gpu: &Gpu, case: &Case, shape: Shape, repetitions: usize) -> Resul
         name: case.to_string(),
         elements: shape.elements(),
         host: each(host[repetitions / 2]),
-        stream: each(stream.median),
-        graph: each(replay.median),
+        stream: each(stream[repetitions / 2]),
+        graph: each(replay[repetitions / 2]),
     })
 }

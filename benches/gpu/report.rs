@@ -5,7 +5,7 @@ use super::copy::Copy;
 use super::device::{Facts, Gpu};
 use super::launch::Launch;
 use super::timing::Times;
-use super::{Result, plot};
+use super::{Result, plot, products};
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
@@ -24,6 +24,7 @@ pub struct Report {
     pub failed: usize,
     pub copies: Vec<Copy>,
     pub cases: Vec<Figures>,
+    pub products: Vec<products::Figures>,
     pub launches: Vec<Launch>,
 }
 
@@ -60,6 +61,7 @@ impl Report {
             failed: 0,
             copies: Vec::new(),
             cases: Vec::new(),
+            products: Vec::new(),
             launches: Vec::new(),
         }
     }
@@ -100,6 +102,15 @@ impl Report {
             let share = case.bytes_per_second / self.copy_rate();
             let goal = case.goal.map_or("-".into(), |goal| format!("{goal:.2}"));
             line(format_args!("| {} | {ms:.3} | {gb:.0} | {share:.2} | {goal} |", case.name));
+        }
+        line(format_args!("\n| products | ms | TFLOP/s | GB/s | share of copy |"));
+        line(format_args!("|---|---|---|---|---|"));
+        for product in &self.products {
+            let seconds = product.times.median;
+            let (name, ms, tera) = (&product.name, seconds * 1e3, product.operations / seconds / 1e12);
+            let rate = product.bytes as f64 / seconds;
+            let (gb, share) = (rate / 1e9, rate / self.copy_rate());
+            line(format_args!("| {name} | {ms:.3} | {tera:.1} | {gb:.0} | {share:.2} |"));
         }
         line(format_args!("\n| small calls, µs each | elements | host | in a stream | in a graph |"));
         line(format_args!("|---|---|---|---|---|"));
