@@ -1,9 +1,8 @@
 //! `Y = X·Wᵀ + bias + T·Bᵀ` on tensor cores: X in 16 bits, W quantized, sums in f32, Y rounded once.
 //!
-//! A block of 8 warps, 2 down and 4 across, makes tiles of `rows` x 128 elements of Y; a warp `rows/2` x 32 of it, in
-//! `m16n8k16` products. K is walked in chunks of 64, inside which no quantization block ends, by a pipeline of `cp.async`
-//! stages: X as it is, W as packed codes. Each warp decodes the codes of its 32 columns of Y in registers and uses them for
-//! all its rows.
+//! In tiles as of [`super::mma_tile`], K is walked in chunks of 64, inside which no quantization block ends, by a pipeline
+//! of `cp.async` stages: X as it is, W as packed codes. Each warp decodes the codes of its 32 columns of Y in registers and
+//! uses them for all its rows.
 //!
 //! **Order of k.** A sum does not care for the order of its terms, so both operands use the same permutation of a chunk:
 //! lane `t` of four takes the codes `16t … 16t + 15`, which are 8 consecutive bytes of a row of W, of them `4s … 4s + 3` in
@@ -17,19 +16,16 @@
 use super::constants::{ConstantsParam, ConstantsSpec};
 use super::decode::{Half, PairDecoder};
 use super::dense::Dense;
+use super::mma_tile::{ACROSS, COLS, MmaTile, Sums};
 use super::tile::THREADS;
 use super::{Spec, Written, module};
 use crate::view::DType;
 use ptx_asm::{Array, B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Target, U8};
 
-/// Columns of a tile.
-pub const COLS: u32 = 128;
 /// Elements of K in a chunk.
 pub const CHUNK: u32 = 64;
 /// Ranks that the low-rank term may have: multiples of this.
 pub const RANK: usize = 16;
-/// Fragments of 8 columns of a warp.
-const ACROSS: u32 = COLS / 4 / 8;
 /// Bytes of a chunk of a row of X.
 const X_ROW: u32 = 2 * CHUNK;
 /// Bytes of a chunk of a row of W's codes.
@@ -87,12 +83,7 @@ struct Body<'k> {
     out: Dense,
     pieces: Pieces,
     decoder: PairDecoder,
-    tid: Reg<B32>,
-    /// `lane >> 2` and `lane & 3`: a fragment's row or column, and its place within.
-    g: Reg<B32>,
-    t: Reg<B32>,
-    /// The warp's first row and column in a tile.
-    corner: [Reg<B32>; 2],
+    tile: MmaTile<'k>,
 }
 
 /// `T·Bᵀ`.
@@ -142,68 +133,29 @@ impl<'k> Body<'k> {
             scales: k.shared::<F32>("scales", (stages * COLS) as usize),
         };
         let decoder = PairDecoder::new(k, spec.half, spec.values.map(f32::from_bits));
-        let tid = k.tid_x();
-        let (lane, warp) = (k.and_b32(tid, 31), k.shr_u32(tid, 5));
-        let corner =
-            [k.mul_lo_u32(k.shr_u32(warp, 2), spec.rows / 2), k.mul_lo_u32(k.and_b32(warp, 3), COLS / 4)];
-        let (g, t) = (k.shr_u32(lane, 2), k.and_b32(lane, 3));
         k.bar_sync(0);
-        Self {
-            k,
-            spec,
-            x,
-            x_stride,
-            codes,
-            constants,
-            shape,
-            low_rank,
-            bias,
-            out,
-            pieces,
-            decoder,
-            tid,
-            g,
-            t,
-            corner,
-        }
+        let tile = MmaTile::new(k, spec.rows);
+        Self { k, spec, x, x_stride, codes, constants, shape, low_rank, bias, out, pieces, decoder, tile }
     }
 
     fn run(&self) {
         let (k, [m, n, inner]) = (self.k, self.shape);
-        k.section("this block's tiles, column after column");
-        let tiles = |len, size: u32| k.shr_u64(k.add_u64(len, u64::from(size - 1)), size.trailing_zeros());
-        let down = tiles(m, self.spec.rows);
-        let total = k.mul_lo_u64(down, tiles(n, COLS));
         let chunks = k.cvt_u32_u64(k.shr_u64(inner, CHUNK.trailing_zeros()));
-        let tile = k.cvt_u64_u32(k.ctaid_x());
-        k.while_(
-            || k.setp_lt_u64(tile, total),
-            || {
-                let column = k.div_u64(tile, down);
-                let row = k.sub_u64(tile, k.mul_lo_u64(column, down));
-                let row0 = k.shl_b64(row, self.spec.rows.trailing_zeros());
-                let col0 = k.shl_b64(column, COLS.trailing_zeros());
-                let sums = self.multiply([row0, col0], chunks);
-                if let Some(low_rank) = &self.low_rank {
-                    self.add_low_rank(low_rank, [row0, col0], &sums);
-                }
-                self.store([row0, col0], &sums);
-                k.to(tile).add_u64(tile, k.cvt_u64_u32(k.nctaid_x()));
-            },
-        );
-    }
-
-    /// Fragments of 16 rows of a warp.
-    fn down(&self) -> u32 {
-        self.spec.rows / 32
+        self.tile.for_each([m, n], |origin| {
+            let sums = self.multiply(origin, chunks);
+            if let Some(low_rank) = &self.low_rank {
+                self.add_low_rank(low_rank, origin, &sums);
+            }
+            self.tile.store(&self.out, self.bias.as_ref(), [m, n], origin, &sums);
+        });
     }
 
     /// The sums of a tile: fragment after fragment, across first.
-    fn multiply(&self, origin: [Reg<B64>; 2], chunks: Reg<B32>) -> Vec<[Reg<F32>; 4]> {
+    fn multiply(&self, origin: [Reg<B64>; 2], chunks: Reg<B32>) -> Vec<Sums> {
         let (k, stages) = (self.k, self.spec.stages());
         k.section("fill the pipeline");
         let sources = self.sources(origin);
-        let sums: Vec<_> = (0..self.down() * ACROSS).map(|_| k.splat::<F32, 4>(0.0)).collect();
+        let sums = self.tile.zeros();
         for stage in 0..stages - 1 {
             let exists = k.setp_lt_u32(stage, chunks);
             let scale = self.bring(&sources, k.mov(stage), k.mov(stage), exists);
@@ -240,24 +192,19 @@ impl<'k> Body<'k> {
 
     fn sources(&self, [row0, col0]: [Reg<B64>; 2]) -> Sources {
         let (k, [m, n, inner]) = (self.k, self.shape);
-        // What lies outside is filled with zeros, and read from nowhere: its address is that of row 0 of the tile.
-        let inside = |first, row, end| {
-            let at = k.add_u64(first, k.cvt_u64_u32(row));
-            let inside = k.setp_lt_u64(at, end);
-            (k.selp_b64(at, first, inside), k.selp_b32(16, 0, inside), inside)
-        };
+        let inside = |first, row, end| self.tile.inside(first, row, end);
         let x = (0..self.spec.rows / 32)
             .map(|i| {
-                let (row, bytes, _) = inside(row0, k.add_u32(k.shr_u32(self.tid, 3), 32 * i), m);
+                let (row, bytes, _) = inside(row0, k.add_u32(k.shr_u32(self.tile.tid, 3), 32 * i), m);
                 let from = k.offset(self.x, k.shl_b64(k.mul_lo_u64(row, self.x_stride), 1));
-                (k.offset(from, k.cvt_u64_u32(k.shl_b32(k.and_b32(self.tid, 7), 4))), bytes)
+                (k.offset(from, k.cvt_u64_u32(k.shl_b32(k.and_b32(self.tile.tid, 7), 4))), bytes)
             })
             .collect();
-        let (row, bytes, _) = inside(col0, k.shr_u32(self.tid, 1), n);
+        let (row, bytes, _) = inside(col0, k.shr_u32(self.tile.tid, 1), n);
         let from = k.offset(self.codes, k.shr_u64(k.mul_lo_u64(row, inner), 1));
-        let w = (k.offset(from, k.cvt_u64_u32(k.shl_b32(k.and_b32(self.tid, 1), 4))), bytes);
-        let (row, _, inside) = inside(col0, self.tid, n);
-        let has_scale = k.and_pred(inside, k.setp_lt_u32(self.tid, COLS));
+        let w = (k.offset(from, k.cvt_u64_u32(k.shl_b32(k.and_b32(self.tile.tid, 1), 4))), bytes);
+        let (row, _, inside) = inside(col0, self.tile.tid, n);
+        let has_scale = k.and_pred(inside, k.setp_lt_u32(self.tile.tid, COLS));
         Sources { x, w, row: k.mul_lo_u64(row, inner), has_scale }
     }
 
@@ -267,7 +214,7 @@ impl<'k> Body<'k> {
         let scale = k.var_f32(0.0);
         k.if_then(exists, || {
             // A 16-byte unit u of row r lies at u ^ (r & 7): eight rows' units fill all banks.
-            let (row, unit) = (k.shr_u32(self.tid, 3), k.and_b32(self.tid, 7));
+            let (row, unit) = (k.shr_u32(self.tile.tid, 3), k.and_b32(self.tile.tid, 7));
             let place = k.shl_b32(k.xor_b32(unit, k.and_b32(row, 7)), 4);
             let to = k.element(self.pieces.x.ptr(k), k.mad_lo_u32(row, X_ROW, place), 1);
             let to = k.element(to, slot, self.spec.rows * X_ROW);
@@ -275,7 +222,7 @@ impl<'k> Body<'k> {
             for (i, (from, bytes)) in (0..).zip(&sources.x) {
                 k.cp_async_cg_16_zfill(to.at((32 * i * X_ROW) as i32), k.offset(*from, along), *bytes);
             }
-            let to = k.element(self.pieces.w.ptr(k), self.tid, 16);
+            let to = k.element(self.pieces.w.ptr(k), self.tile.tid, 16);
             let to = k.element(to, slot, COLS * W_ROW);
             let (from, bytes) = sources.w;
             k.cp_async_cg_16_zfill(to, k.offset(from, k.mul_wide_u32(chunk, W_ROW)), bytes);
@@ -292,22 +239,22 @@ impl<'k> Body<'k> {
     /// Puts a constant where the chunk's products find it; 0 for columns outside.
     fn bring_scale(&self, scale: Reg<F32>, slot: Reg<B32>, exists: Reg<Pred>) {
         let k = self.k;
-        let brings = k.and_pred(exists, k.setp_lt_u32(self.tid, COLS));
-        let to = k.element(k.element(self.pieces.scales.ptr(k), self.tid, 4), slot, 4 * COLS);
+        let brings = k.and_pred(exists, k.setp_lt_u32(self.tile.tid, COLS));
+        let to = k.element(k.element(self.pieces.scales.ptr(k), self.tile.tid, 4), slot, 4 * COLS);
         k.when(brings).st_shared::<F32>(to, scale);
     }
 
     /// Adds the products of a chunk.
-    fn multiply_chunk(&self, slot: Reg<B32>, sums: &[[Reg<F32>; 4]]) {
-        let (k, [row, col], half) = (self.k, self.corner, self.spec.half);
+    fn multiply_chunk(&self, slot: Reg<B32>, sums: &[Sums]) {
+        let (k, [row, col], half) = (self.k, self.tile.corner, self.spec.half);
         k.comment("X: two rows of each fragment, 16 neighbours a lane");
         let rows = k.element(self.pieces.x.ptr(k), slot, self.spec.rows * X_ROW);
-        let rows = k.element(rows, k.add_u32(row, self.g), X_ROW);
-        let a: Vec<[[[Reg<B32>; 4]; 2]; 2]> = (0..self.down())
+        let rows = k.element(rows, k.add_u32(row, self.tile.g), X_ROW);
+        let a: Vec<[[[Reg<B32>; 4]; 2]; 2]> = (0..self.tile.down())
             .map(|i| {
                 std::array::from_fn(|lower| {
                     std::array::from_fn(|h| {
-                        let unit = k.xor_b32(k.mad_lo_u32(self.t, 2, h as u32), self.g);
+                        let unit = k.xor_b32(k.mad_lo_u32(self.tile.t, 2, h as u32), self.tile.g);
                         let from = k.element(rows, unit, 16);
                         k.ld_shared::<[B32; 4]>(from.at(((16 * i + 8 * lower as u32) * X_ROW) as i32))
                     })
@@ -315,9 +262,9 @@ impl<'k> Body<'k> {
             })
             .collect();
         let codes = k.element(self.pieces.w.ptr(k), slot, COLS * W_ROW);
-        let codes = k.element(k.element(codes, k.add_u32(col, self.g), W_ROW), self.t, 8);
+        let codes = k.element(k.element(codes, k.add_u32(col, self.tile.g), W_ROW), self.tile.t, 8);
         let scales = k.element(self.pieces.scales.ptr(k), slot, 4 * COLS);
-        let scales = k.element(k.element(scales, col, 4), self.t, 8);
+        let scales = k.element(k.element(scales, col, 4), self.tile.t, 8);
         let zeros = k.splat::<F32, 4>(0.0);
         for j in 0..ACROSS {
             k.comment("decode eight columns, multiply, scale");
@@ -338,23 +285,13 @@ impl<'k> Body<'k> {
     }
 
     /// Adds `T·Bᵀ`, straight from global memory: it is little and read once a tile.
-    fn add_low_rank(&self, low_rank: &LowRank, [row0, col0]: [Reg<B64>; 2], sums: &[[Reg<F32>; 4]]) {
+    fn add_low_rank(&self, low_rank: &LowRank, [row0, col0]: [Reg<B64>; 2], sums: &[Sums]) {
         let (k, [m, n, _], half) = (self.k, self.shape, self.spec.half);
         k.section("the low-rank term");
         let rank = k.cvt_u64_u32(low_rank.rank);
-        let lane = k.mul_wide_u32(self.t, 8);
-        let row_of = |base, origin, corner, within, end, stride| {
-            let at = k.add_u64(origin, k.cvt_u64_u32(k.add_u32(corner, within)));
-            let inside = k.setp_lt_u64(at, end);
-            (k.offset(k.offset(base, k.shl_b64(k.mul_lo_u64(at, stride), 1)), lane), inside)
-        };
-        let [row, col] = self.corner;
-        let t_rows: Vec<_> = (0..2 * self.down())
-            .map(|i| row_of(low_rank.t, row0, row, k.add_u32(self.g, 8 * i), m, rank))
-            .collect();
-        let b_rows: Vec<_> = (0..ACROSS)
-            .map(|j| row_of(low_rank.b, col0, col, k.add_u32(self.g, 8 * j), n, low_rank.b_stride))
-            .collect();
+        let ([row, col], tile) = (self.tile.corner, &self.tile);
+        let t_rows = tile.fragment_rows(low_rank.t, rank, [row0, m], row, 2 * tile.down());
+        let b_rows = tile.fragment_rows(low_rank.b, low_rank.b_stride, [col0, n], col, ACROSS);
         let load = |(from, inside): (Ptr<Global>, Reg<Pred>), at: Reg<B64>| {
             let words = k.splat::<B32, 2>(0);
             k.to(words).when(inside).ld_global::<[B32; 2]>(k.offset(from, at));
@@ -365,7 +302,7 @@ impl<'k> Body<'k> {
             let t: Vec<_> = t_rows.iter().map(|&row| load(row, at)).collect();
             for (j, &b_row) in b_rows.iter().enumerate() {
                 let b = load(b_row, at);
-                for i in 0..self.down() as usize {
+                for i in 0..self.tile.down() as usize {
                     let sum = sums[i * ACROSS as usize + j];
                     let (upper, lower) = (t[2 * i], t[2 * i + 1]);
                     let added = half.multiply(k, [upper[0], lower[0], upper[1], lower[1]], b, sum);
@@ -374,33 +311,4 @@ impl<'k> Body<'k> {
             }
         });
     }
-
-    fn store(&self, [row0, col0]: [Reg<B64>; 2], sums: &[[Reg<F32>; 4]]) {
-        let (k, [m, n, _], [row, col]) = (self.k, self.shape, self.corner);
-        k.section("store");
-        for j in 0..ACROSS {
-            for odd in 0..2u32 {
-                let within = k.mad_lo_u32(self.t, 2, 8 * j + odd);
-                let col = k.add_u64(col0, k.cvt_u64_u32(k.add_u32(col, within)));
-                k.if_then(k.setp_lt_u64(col, n), || {
-                    let zero = k.mov::<B64>(0);
-                    let bias = self.bias.as_ref().map(|bias| bias.load(k, zero, col, None));
-                    for i in 0..2 * self.down() {
-                        let within = k.add_u32(self.g, 8 * i);
-                        let row = k.add_u64(row0, k.cvt_u64_u32(k.add_u32(row, within)));
-                        let sum = sums[(i / 2 * ACROSS + j) as usize][(2 * (i % 2) + odd) as usize];
-                        k.if_then(k.setp_lt_u64(row, m), || {
-                            let value = bias.map_or(sum, |bias| k.add_rn_f32(sum, bias));
-                            self.out.store(k, row, col, value);
-                        });
-                    }
-                });
-            }
-        }
-    }
-}
-
-/// Tiles of an `[m, n]` matrix.
-pub fn tiles(m: u64, n: u64, rows: u32) -> u64 {
-    m.div_ceil(rows.into()).saturating_mul(n.div_ceil(COLS.into()))
 }

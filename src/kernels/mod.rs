@@ -11,6 +11,7 @@
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
+//! | [`mma_tile`] | the tiles of products on tensor cores |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
@@ -30,6 +31,7 @@ pub mod dequantize;
 pub mod double_quantize;
 pub mod gemm;
 pub mod gemm_mma;
+pub mod mma_tile;
 pub mod quantize;
 pub mod scale;
 pub mod table;
