@@ -23,8 +23,9 @@ pub struct Mbarrier {
     /// What the arrivals of the current phase make known, and what those of the last one did.
     past: Past,
     completed: Past,
-    /// `cp.async` copies that the phase waits for: warp and copy.
-    landings: Vec<(usize, Landing)>,
+    /// `cp.async` copies that the phase waits for: warp, its time before it arrived for them, and copy. The arrival makes known
+    /// what came before it, so the copies must count as done then, not when the phase ends (§9.7.13.15.14).
+    landings: Vec<(usize, u32, Landing)>,
 }
 
 impl std::fmt::Display for Mbarrier {
@@ -54,8 +55,8 @@ fn finish_phase(block: &mut Block, at: usize) {
     mbarrier.pending = mbarrier.expected;
     mbarrier.completed = std::mem::take(&mut mbarrier.past);
     block.phase_changes += 1;
-    for (warp, copy) in std::mem::take(&mut mbarrier.landings) {
-        land(block, warp, &copy);
+    for (warp, clock, copy) in std::mem::take(&mut mbarrier.landings) {
+        land(block, warp, clock, &copy);
     }
 }
 
@@ -101,6 +102,7 @@ impl Warp {
             self.each_shared_write(c, &addresses, mask, 8, false, |_| &zero)?;
         }
         let arrives = matches!(op.op, MbarrierOp::Arrive { .. } | MbarrierOp::CpAsyncArrive { .. });
+        let before = c.block.clocks[self.index].clock;
         // The instruction's lanes publish their past once, together.
         let past = arrives.then(|| c.block.clocks[self.index].release(self.index, mask, self.live));
         for lane in lanes(mask) {
@@ -138,13 +140,13 @@ impl Warp {
                     }
                     count = if expect_tx { 1 } else { value as u32 };
                     if drop {
-                        mbarrier.expected = mbarrier.expected.saturating_sub(1);
+                        mbarrier.expected = mbarrier.expected.saturating_sub(count);
                     }
                 }
                 MbarrierOp::CpAsyncArrive { noinc } => {
                     count = u32::from(noinc);
                     let copies = self.copies.take(0, true, 1 << lane);
-                    mbarrier.landings.extend(copies.into_iter().map(|copy| (self.index, copy)));
+                    mbarrier.landings.extend(copies.into_iter().map(|copy| (self.index, before, copy)));
                 }
                 _ => {}
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::epoch::{Epoch, Known, MAX_CLOCK};
+use super::epoch::{Epoch, Known, MAX_CLOCK, SEVERAL};
 use super::sync::{Foreign, SyncVariable};
 
 /// What a warp knows about the past.
@@ -16,6 +16,8 @@ pub struct WarpClock {
     part: Known,
     /// What this warp knows of the block's warps; of itself: what it has made known.
     known: Vec<Known>,
+    /// What it knows of its own lanes by waiting: the past of a few lanes that arrived, for all lanes.
+    waited: Known,
     foreign: Foreign,
     /// `known` at proxy fences on the way here: what the async proxy may rely on (§8.9.5).
     proxied: Vec<Known>,
@@ -120,6 +122,7 @@ impl WarpClock {
         for (into, other) in self.patterns.iter_mut().zip(&past.patterns) {
             into.join(other);
         }
+        self.waited.join(past.known[warp]);
         self.lane_sync = self.lane_sync.max(past.known[warp].all.min(self.clock));
     }
 
@@ -184,7 +187,8 @@ impl WarpClock {
         }
         e.same_thread(now)
             || e.clock() < self.lane_sync
-            || self.part.covers(e) && self.part.lanes >> now.lane() & 1 != 0
+            || self.waited.covers(e)
+            || self.part.covers(e) && now.lane() != SEVERAL && self.part.lanes >> now.lane() & 1 != 0
     }
 }
 
