@@ -9,7 +9,7 @@ use super::warp::{Context, Warp, lanes};
 use crate::fault::{FaultKind, Raise, Step, raise};
 use crate::isa::Order;
 use crate::memory::{State, all_at_least, copy_small};
-use crate::race::{Conflict, Reach, Shadow, SyncTable, Thread, Writer};
+use crate::race::{Conflict, Reach, SEVERAL, Shadow, SyncTable, Thread, Writer};
 
 /// The shared memory of a block.
 pub struct Shared {
@@ -97,7 +97,22 @@ impl Warp {
     }
 
     /// Reads of one element a lane: each is checked, then `f` gets the lane and its offset.
+    #[inline]
     pub(super) fn each_shared_read(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+        strong: bool,
+        f: impl FnMut(&mut Shared, usize, usize) -> Step,
+    ) -> Step {
+        self.each_shared_read_by::<false>(c, addresses, mask, bytes, strong, f)
+    }
+
+    /// The same; with `TOGETHER` each element is read by several lanes, whoever gives its address.
+    #[inline]
+    pub(super) fn each_shared_read_by<const TOGETHER: bool>(
         &self,
         c: &mut Context<'_>,
         addresses: &[u64; WARP],
@@ -115,7 +130,7 @@ impl Warp {
         for lane in lanes(mask) {
             let at = addresses[lane] as usize;
             if races {
-                thread.at_lane(lane);
+                thread.at_lane(if TOGETHER { SEVERAL as usize } else { lane });
                 if let Err(conflict) = shared.shadow.read(at, bytes, &mut thread) {
                     return race(c.launch, lane, at, bytes, true, conflict);
                 }
@@ -132,7 +147,22 @@ impl Warp {
     }
 
     /// Writes of one element a lane: each is checked; `f` gives the bytes.
+    #[inline]
     pub(super) fn each_shared_write<'v>(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+        strong: bool,
+        value: impl Fn(usize) -> &'v [u8; 32],
+    ) -> Step {
+        self.each_shared_write_by::<false>(c, addresses, mask, bytes, strong, value)
+    }
+
+    /// The same; with `TOGETHER` each element is written by several lanes, whoever gives its address.
+    #[inline]
+    pub(super) fn each_shared_write_by<'v, const TOGETHER: bool>(
         &self,
         c: &mut Context<'_>,
         addresses: &[u64; WARP],
@@ -150,7 +180,7 @@ impl Warp {
         for lane in lanes(mask) {
             let (at, value) = (addresses[lane] as usize, value(lane));
             if races {
-                thread.at_lane(lane);
+                thread.at_lane(if TOGETHER { SEVERAL as usize } else { lane });
                 let present = &shared.data[at..at + bytes];
                 if let Err(conflict) =
                     shared.shadow.write(at, bytes, &mut thread, || present == &value[..bytes])

@@ -103,9 +103,11 @@ impl Epoch {
         self.0 >> WARP == other.0 >> WARP
     }
 
+    /// Whether one thread did both. Several lanes together are no thread: even by the same lanes, each element may have been
+    /// another's.
     #[inline(always)]
     pub const fn same_thread(self, other: Self) -> bool {
-        self.0 >> LANE == other.0 >> LANE
+        self.0 >> LANE == other.0 >> LANE && self.lane() != SEVERAL
     }
 
     #[inline(always)]
