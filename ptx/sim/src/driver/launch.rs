@@ -118,6 +118,9 @@ impl Driver {
     ) -> Outcome {
         let function = self.function(function)?;
         let stream = self.stream(stream)?;
+        if self.streams[&stream].context != function.context {
+            return Err(Status::INVALID_HANDLE);
+        }
         self.check_launch(&function, grid, block, dynamic_shared)?;
         if cooperative {
             let resident =

@@ -53,12 +53,25 @@ fn place(lane: usize, address: u64, bytes: usize, read: bool, c: &Context<'_>) -
         let text = format!("{verb} {bytes} bytes at {address:#x}, {}", memory().describe(address));
         return raise(FaultKind::OutOfBounds, lane, text);
     };
+    if !arena.page(offset).is_reached_from(c.launch.checks.device) {
+        return elsewhere(lane, address, bytes, read);
+    }
     let wanted = if read && c.launch.checks.uninitialized { State::Written } else { State::Unwritten };
     // SAFETY: the arena has a state for each of its bytes, and an aligned access stays in a page.
     if unsafe { all_at_least(arena.state(offset), bytes, wanted) } {
         return Ok(Place::Arena(arena, offset));
     }
     bad_state(arena, lane, address, offset, bytes, read, wanted)
+}
+
+#[cold]
+fn elsewhere<T>(lane: usize, address: u64, bytes: usize, read: bool) -> Step<T> {
+    let verb = if read { "reads" } else { "writes" };
+    let text = format!(
+        "{verb} {bytes} bytes at {address:#x} of another device without peer access: {}",
+        memory().describe(address)
+    );
+    raise(FaultKind::OutOfBounds, lane, text)
 }
 
 /// Says which byte is free or unwritten.
