@@ -93,5 +93,6 @@ pub use config::{Config, StreamOrder};
 pub use counters::{Counters, Launch, Stats, Traffic};
 pub use fault::{Fault, FaultKind};
 pub use install::{
-    Installed, clear_faults, config, configure, counters, install, last_fault, reset, reset_counters,
+    Installed, clear_faults, config, configure, counters, install, install_simulator, last_fault, reset,
+    reset_counters,
 };

@@ -251,7 +251,7 @@ fn product(ptx: &str, transposed: bool) -> Result<bool, Fault> {
 
 #[test]
 fn warpgroup_products() {
-    ptx_sim::install();
+    ptx_sim::install_simulator();
     let good = product_kernel(false);
     assert_eq!(product(&good, false), Ok(true));
     assert_eq!(product(&product_kernel(true), true), Ok(true));
