@@ -81,6 +81,11 @@ impl<T: OfLane> Groups<T> {
         done
     }
 
+    /// What is under way.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.groups.iter().flat_map(|(_, group)| group).chain(&self.uncommitted)
+    }
+
     /// Whether anything is under way.
     pub fn is_empty(&self) -> bool {
         self.uncommitted.is_empty() && self.groups.iter().all(|(_, group)| group.is_empty())

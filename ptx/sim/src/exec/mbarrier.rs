@@ -26,6 +26,17 @@ pub struct Mbarrier {
     /// `cp.async` copies that the phase waits for: warp, its time before it arrived for them, and copy. The arrival makes known
     /// what came before it, so the copies must count as done then, not when the phase ends (§9.7.13.15.14).
     landings: Vec<(usize, u32, Landing)>,
+    /// Warp and lane that initialized it, and whether `fence.mbarrier_init` came after.
+    initializer: (usize, usize),
+    fenced: bool,
+}
+
+/// `fence.mbarrier_init`: the async proxy may use the barriers that these lanes have initialized (§9.7.13.4).
+pub fn fence_init(block: &mut Block, warp: usize, mask: u32) {
+    for mbarrier in block.mbarriers.values_mut() {
+        let (by, lane) = mbarrier.initializer;
+        mbarrier.fenced |= by == warp && mask >> lane & 1 != 0;
+    }
 }
 
 impl std::fmt::Display for Mbarrier {
@@ -87,6 +98,23 @@ impl Warp {
         Ok(addresses)
     }
 
+    /// Checks that the async proxy may use the barrier of a lane's copy: it is initialized, and a fence made that known.
+    pub(super) fn mbarrier_for_copy(&self, c: &mut Context<'_>, lane: usize, address: u64) -> Step {
+        self.shared_at(c, lane, address, 8)?;
+        let at = address as usize;
+        match c.block.mbarriers.get(&at) {
+            None => {
+                let text = format!("no mbarrier has been initialized at shared offset {at:#x}");
+                raise(FaultKind::Barrier, lane, text)
+            }
+            // The fence counts for who is ordered after it.
+            Some(mbarrier) if mbarrier.fenced => {
+                self.each_shared_read(c, &[address; WARP], 1 << lane, 8, true, |_, _, _| Ok(()))
+            }
+            Some(_) => self.check_proxy(c, lane, at, 8),
+        }
+    }
+
     fn operand(&self, op: &isa::Mbarrier, lane: usize, default: u64) -> u64 {
         match op.operand {
             None => default,
@@ -118,7 +146,9 @@ impl Warp {
                         );
                     }
                     let count = value as u32;
-                    let fresh = Mbarrier { expected: count, pending: count, ..Mbarrier::default() };
+                    let initializer = (self.index, lane);
+                    let fresh =
+                        Mbarrier { expected: count, pending: count, initializer, ..Mbarrier::default() };
                     c.block.mbarriers.insert(at, fresh);
                     continue;
                 }

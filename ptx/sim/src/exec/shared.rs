@@ -50,7 +50,7 @@ fn outside<T>(lane: usize, address: u64, bytes: usize, size: usize) -> Step<T> {
 }
 
 #[cold]
-fn unwritten(state: &[u8], lane: usize, at: usize, bytes: usize) -> Raise {
+pub(super) fn unwritten(state: &[u8], lane: usize, at: usize, bytes: usize) -> Raise {
     let k = state[at..at + bytes].iter().position(|&s| s != State::Written as u8).unwrap_or(0);
     let message =
         format!("reads {bytes} bytes at shared offset {at:#x}; byte {:#x} was never written", at + k);
@@ -58,7 +58,7 @@ fn unwritten(state: &[u8], lane: usize, at: usize, bytes: usize) -> Raise {
 }
 
 #[cold]
-fn race<T>(
+pub(super) fn race<T>(
     launch: &Launch<'_>,
     lane: usize,
     at: usize,
@@ -191,95 +191,6 @@ impl Warp {
             shared.state[at..at + bytes].fill(State::Written as u8);
             // SAFETY: inside, as checked above.
             unsafe { copy_small(value.as_ptr(), shared.data.as_mut_ptr().add(at), bytes) };
-        }
-        Ok(())
-    }
-
-    /// Asynchronous writes of one element a lane: checked now, and until they land nobody may touch the bytes.
-    pub(super) fn begin_shared_writes(
-        &self,
-        c: &mut Context<'_>,
-        addresses: &[u64; WARP],
-        mask: u32,
-        bytes: usize,
-    ) -> Step {
-        for lane in lanes(mask) {
-            self.shared_at(c, lane, addresses[lane], bytes)?;
-        }
-        if !c.launch.checks.races {
-            return Ok(());
-        }
-        let Block { shared, clocks, index, .. } = &mut *c.block;
-        let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
-        thread.now = thread.now.pending();
-        for lane in lanes(mask) {
-            thread.at_lane(lane);
-            let at = addresses[lane] as usize;
-            if let Err(conflict) = shared.shadow.write(at, bytes, &mut thread, || false) {
-                return race(c.launch, lane, at, bytes, false, conflict);
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks that a proxy fence lies between the last writes of some bytes and the async proxy.
-    pub(super) fn check_proxy(&self, c: &mut Context<'_>, lane: usize, at: usize, bytes: usize) -> Step {
-        if !c.launch.checks.races {
-            return Ok(());
-        }
-        let Block { shared, clocks, index, .. } = &mut *c.block;
-        let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
-        thread.at_lane(lane);
-        match shared.shadow.check_proxy(at, bytes, &thread) {
-            Ok(()) => Ok(()),
-            Err(conflict) => {
-                let who = Self::name_thread(c.launch, conflict.earlier);
-                let text = format!(
-                    "the async proxy uses {bytes} bytes at shared offset {at:#x}, written by {who} through the generic \
-                     proxy: a fence.proxy.async between is missing"
-                );
-                raise(FaultKind::MissingProxyFence, lane, text)
-            }
-        }
-    }
-
-    /// Begins a write by the async proxy: until it lands nobody may touch the bytes.
-    pub(super) fn begin_async_write(
-        &self,
-        c: &mut Context<'_>,
-        lane: usize,
-        at: usize,
-        bytes: usize,
-    ) -> Step {
-        if !c.launch.checks.races {
-            return Ok(());
-        }
-        let Block { shared, clocks, index, .. } = &mut *c.block;
-        let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
-        thread.at_lane(lane);
-        thread.now = thread.now.pending();
-        match shared.shadow.write(at, bytes, &mut thread, || false) {
-            Ok(()) => Ok(()),
-            Err(conflict) => race(c.launch, lane, at, bytes, false, conflict),
-        }
-    }
-
-    /// Begins a read by the async proxy: until it is waited for nobody may write the bytes.
-    pub(super) fn begin_async_read(&self, c: &mut Context<'_>, lane: usize, at: usize, bytes: usize) -> Step {
-        let (races, uninitialized) = (c.launch.checks.races, c.launch.checks.uninitialized);
-        if races {
-            let Block { shared, clocks, index, .. } = &mut *c.block;
-            let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
-            thread.at_lane(lane);
-            thread.now = thread.now.pending();
-            if let Err(conflict) = shared.shadow.read(at, bytes, &mut thread) {
-                return race(c.launch, lane, at, bytes, true, conflict);
-            }
-            self.check_proxy(c, lane, at, bytes)?;
-        }
-        let shared = &mut c.block.shared;
-        if uninitialized && shared.state[at..at + bytes].iter().any(|&s| s != State::Written as u8) {
-            shared.unwritten.get_or_insert_with(|| unwritten(&shared.state, lane, at, bytes));
         }
         Ok(())
     }

@@ -93,8 +93,10 @@ pub struct Atomic {
 pub enum Fence {
     /// Orders memory at this scope.
     Memory { gpu: bool },
-    /// `fence.proxy.async`; and `fence.mbarrier_init`, which is one for barriers.
+    /// `fence.proxy.async`, of shared memory or of all.
     ProxyAsync,
+    /// `fence.mbarrier_init`: makes initialized barriers known to the async proxy, and nothing else.
+    MbarrierInit,
 }
 
 /// `bar`, `barrier`.
