@@ -195,7 +195,7 @@ fn last_block_reduces() {
         st.global.f32 [%rd1], %f1;
     DONE:";
     table(
-        &kernel("sm_75", "6.3", 3, body),
+        &kernel("sm_90", "7.8", 3, body),
         shape(16, 64),
         &ramp(16),
         &[120.0],
@@ -203,6 +203,13 @@ fn last_block_reduces() {
             ("no release fence", "membar.gl; // release", "", FaultKind::Race),
             ("no acquire fence", "membar.gl; // acquire", "", FaultKind::Race),
             ("fence of the block only", "membar.gl; // release", "membar.cta;", FaultKind::Race),
+            ("fence of the cluster only", "membar.gl; // release", "fence.acq_rel.cluster;", FaultKind::Race),
+            (
+                "counter of the block",
+                "atom.global.add.u32",
+                "atom.relaxed.cta.global.add.u32",
+                FaultKind::Race,
+            ),
             (
                 "one block too early",
                 "setp.ne.u32 %p0, %r1, 15;",

@@ -95,8 +95,8 @@ impl Driver {
             && grid[0] <= i32::MAX as u32
             && grid[1] <= 65535
             && grid[2] <= 65535
-            // Block numbers of the race checks have 30 bits, all ones excepted.
-            && (1..(1 << 30) - 1).contains(&blocks)
+            // Block numbers of the race checks have 29 bits, all ones excepted.
+            && (1..(1 << 29) - 1).contains(&blocks)
             && dynamic_shared <= f.dynamic_shared_limit();
         if !fits {
             return Err(Status::INVALID_VALUE);

@@ -163,8 +163,15 @@ fn writable(
         // SAFETY: allocated; the page's lock is held.
         let present = unsafe { std::slice::from_raw_parts(to, bytes) };
         let same_value = || value.is_some_and(|value| present == &value[..bytes]);
-        if let Err(conflict) = guard.shadow(c.launch.id).write(offset % PAGE, bytes, thread, same_value) {
+        let shadow = guard.shadow(c.launch.id);
+        if let Err(conflict) = shadow.write(offset % PAGE, bytes, thread, same_value) {
             return race(c, lane, address, bytes, false, conflict);
+        }
+        if shadow.was_read_only(offset % PAGE, bytes) {
+            let text = format!(
+                "writes {bytes} bytes at {address:#x}, which this kernel has read by a read-only load (.nc)"
+            );
+            return raise(FaultKind::Race, lane, text);
         }
     }
     // SAFETY: as above.
@@ -187,6 +194,7 @@ impl Warp {
         let mut lock = Lock::default();
         let clock = &c.block.clocks[self.index];
         let mut thread = Thread::new(c.block.index, self.index, clock, strong);
+        thread.now = thread.now.scoped(order.is_of_block());
         for lane in lanes(mask) {
             let from = match place(lane, addresses[lane], bytes, true, c)? {
                 Place::Registered(from) => from,
@@ -199,15 +207,16 @@ impl Warp {
                         if let Err(conflict) = shadow.read(at, bytes, &mut thread) {
                             return race(c, lane, addresses[lane], bytes, true, conflict);
                         }
-                        if order == Order::ReadOnly
-                            && let Some(write) = shadow.last_write(at, bytes)
-                        {
-                            let text = format!(
-                                "a read-only (.nc) load of {:#x}, which this kernel has written: {}",
-                                addresses[lane],
-                                Self::name_thread(c.launch, write)
-                            );
-                            return raise(FaultKind::Race, lane, text);
+                        if order == Order::ReadOnly {
+                            if let Some(write) = shadow.last_write(at, bytes) {
+                                let text = format!(
+                                    "a read-only (.nc) load of {:#x}, which this kernel has written: {}",
+                                    addresses[lane],
+                                    Self::name_thread(c.launch, write)
+                                );
+                                return raise(FaultKind::Race, lane, text);
+                            }
+                            shadow.read_only(at, bytes);
                         }
                     }
                     arena.data(offset)
@@ -239,6 +248,7 @@ impl Warp {
         }
         let mut lock = Lock::default();
         let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], strong);
+        thread.now = thread.now.scoped(order.is_of_block());
         for lane in lanes(mask) {
             thread.at_lane(lane);
             let to = writable(c, &mut lock, &mut thread, lane, addresses[lane], bytes, Some(&data[lane]))?;
@@ -322,6 +332,7 @@ impl Warp {
         self.write_sync_global(c, addresses, mask, order);
         let mut lock = Lock::default();
         let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], true);
+        thread.now = thread.now.scoped(order.is_of_block());
         for lane in lanes(mask) {
             thread.at_lane(lane);
             let address = addresses[lane];
@@ -339,25 +350,39 @@ impl Warp {
         Ok(())
     }
 
-    /// The release side of a strong write. It comes before the write itself: who sees the value finds the release.
+    /// The release side of a strong write. It comes before the write itself: who sees the value finds the release. One of wider
+    /// scope is one for the block, too.
     fn write_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
-        let now = matches!(order, Order::Release | Order::AcqRel);
-        let (block, warp) = (c.block.index, self.index);
-        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced(Reach::Device)) {
+        if !c.launch.checks.races {
+            return;
+        }
+        let (block, warp, now) = (c.block.index, self.index, order.releases());
+        let by = Writer { block, warp, lanes: mask, live: self.live };
+        for reach in [Reach::Device, Reach::Block] {
+            let skips = reach == Reach::Device && order.is_of_block();
+            if skips || !now && !c.block.clocks[warp].has_fenced(reach) {
+                continue;
+            }
             for lane in lanes(mask) {
-                let variable = c.launch.sync.make(addresses[lane]);
-                let by = Writer { block, warp, lanes: mask, live: self.live };
-                c.block.clocks[warp].write_sync(&variable, by, Reach::Device, now);
+                // Addresses in global memory are no offsets in shared memory: one table does for both.
+                let table = if reach == Reach::Device { &c.launch.sync } else { &c.block.shared.sync };
+                let variable = table.make(addresses[lane]);
+                c.block.clocks[warp].write_sync(&variable, by, reach, now);
             }
         }
     }
 
-    /// The acquire side of a strong read, after the read.
+    /// The acquire side of a strong read, after the read. At block scope it finds what the block has released.
     fn read_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
         c.block.polls += 1;
-        let now = matches!(order, Order::Acquire | Order::AcqRel);
+        let now = order.acquires();
         for lane in lanes(mask) {
-            if let Some(variable) = c.launch.sync.get(addresses[lane]) {
+            if let Some(variable) = c.block.shared.sync.get(addresses[lane]) {
+                c.block.clocks[self.index].read_sync(&variable, Reach::Block, now);
+            }
+            if !order.is_of_block()
+                && let Some(variable) = c.launch.sync.get(addresses[lane])
+            {
                 c.block.clocks[self.index].read_sync(&variable, Reach::Device, now);
             }
         }

@@ -259,7 +259,7 @@ impl Warp {
     }
 
     fn write_sync_shared(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
-        let now = matches!(order, Order::Release | Order::AcqRel);
+        let now = order.releases();
         let (block, warp) = (c.block.index, self.index);
         if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced(Reach::Block)) {
             for lane in lanes(mask) {
@@ -271,7 +271,7 @@ impl Warp {
     }
 
     fn read_sync_shared(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
-        let now = matches!(order, Order::Acquire | Order::AcqRel);
+        let now = order.acquires();
         for lane in lanes(mask) {
             if let Some(variable) = c.block.shared.sync.get(addresses[lane]) {
                 c.block.clocks[self.index].read_sync(&variable, Reach::Block, now);

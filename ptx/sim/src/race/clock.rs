@@ -28,10 +28,9 @@ pub struct WarpClock {
 /// Where a location that orders accesses is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// In shared memory: it orders threads of the block.
+    /// In shared memory, or in global memory as far as threads of one block use it: a fence of any scope serves.
     Block,
-    /// In global memory: it orders threads of all blocks. (A fence of block scope would serve between threads of one block; that
-    /// is not taken for enough.)
+    /// In global memory: it orders threads of all blocks; fences must be of gpu scope.
     Device,
 }
 
