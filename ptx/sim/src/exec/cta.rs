@@ -43,6 +43,8 @@ pub struct Block {
     pub engine_clock: u32,
     /// Strong reads of global memory.
     pub polls: u64,
+    /// `mbarrier.test_wait` in vain.
+    pub tests: u64,
 }
 
 /// Counts of a worker.
@@ -115,6 +117,7 @@ impl Cta {
             loads: Vec::new(),
             engine_clock: 1,
             polls: 0,
+            tests: 0,
         };
         let warps = (0..count)
             .map(|warp| {
@@ -210,7 +213,7 @@ impl Cta {
         loop {
             let (mut ran, mut executed) = (false, 0);
             let (mut sliced, mut got_on) = (false, false);
-            let polls = block.polls;
+            let (polls, tests) = (block.polls, block.tests);
             for warp in warps.iter_mut() {
                 match warp.waiting {
                     _ if warp.live == 0 => continue,
@@ -233,13 +236,11 @@ impl Cta {
                 let text = format!("more than {} warp instructions", launch.checks.instruction_limit);
                 return Err(warp.fault(&Context { launch, block, tally }, 0, FaultKind::Timeout, text));
             }
-            // Bulk copies are done as late as can be, the last first: when all warps wait, or some run on and on while the
-            // others wait. Those may be asking for a copy by test_wait, which never sleeps.
-            if !complete(block, warps)
-                && (!ran || sliced && !got_on)
-                && !land_last(block, warps.len())
-                && !ran
-            {
+            // Bulk copies are done as late as can be, the last first: when all warps wait, or use up their time asking for one by
+            // test_wait, which never sleeps.
+            let asking = sliced && !got_on && block.tests != tests;
+            let stuck = !complete(block, warps) && (!ran || asking);
+            if stuck && !land_last(block, warps.len()) && !ran {
                 let context = Context { launch, block, tally };
                 return Err(deadlock(&context, warps));
             }

@@ -215,7 +215,9 @@ impl Warp {
                     let Block { clocks, mbarriers, .. } = &mut *c.block;
                     clocks[self.index].acquire(&mbarriers[&at].completed, self.index);
                 }
-            } else if suspends && self.tried[lane].replace((at, phase)) == Some((at, phase)) {
+            } else if !suspends {
+                c.block.tests += 1;
+            } else if self.tried[lane].replace((at, phase)) == Some((at, phase)) {
                 // try_wait may give up at any time: the first time it does, so that a missing loop shows.
                 asleep |= 1 << lane;
             }
