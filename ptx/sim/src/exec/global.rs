@@ -244,7 +244,7 @@ impl Warp {
         c.tally.stores.record(mask.count_ones(), bytes, sectors(addresses, mask, bytes));
         let strong = order != Order::Weak;
         if strong {
-            self.write_sync_global(c, addresses, mask, order);
+            self.write_sync_global(c, addresses, mask, mask, order);
         }
         let mut lock = Lock::default();
         let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], strong);
@@ -329,14 +329,18 @@ impl Warp {
         mut f: impl FnMut(usize, &[u8; 32]) -> [u8; 32],
     ) -> Step {
         c.tally.atomics.record(mask.count_ones(), bytes, sectors(addresses, mask, bytes));
-        self.write_sync_global(c, addresses, mask, order);
         let mut lock = Lock::default();
-        let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], true);
-        thread.now = thread.now.scoped(order.is_of_block());
         for lane in lanes(mask) {
-            thread.at_lane(lane);
             let address = addresses[lane];
-            place(lane, address, bytes, true, c)?; // the old value must have been written
+            // The old value must have been written. What is released and acquired is decided under the lock, with the value: an
+            // atomic does not see releases of atomics that come after it.
+            if let Place::Arena(arena, offset) = place(lane, address, bytes, true, c)? {
+                lock.take(arena, offset);
+            }
+            self.write_sync_global(c, addresses, 1 << lane, mask, order);
+            let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], true);
+            thread.now = thread.now.scoped(order.is_of_block());
+            thread.at_lane(lane);
             let at = writable(c, &mut lock, &mut thread, lane, address, bytes, None)?;
             let mut old = [0; 32];
             // SAFETY: allocated; the page's lock is held.
@@ -344,20 +348,27 @@ impl Warp {
             let new = f(lane, &old);
             // SAFETY: as above.
             unsafe { std::ptr::copy_nonoverlapping(new.as_ptr(), at, bytes) };
+            self.read_sync_global(c, addresses, 1 << lane, order);
         }
-        drop(lock);
-        self.read_sync_global(c, addresses, mask, order);
         Ok(())
     }
 
     /// The release side of a strong write. It comes before the write itself: who sees the value finds the release. One of wider
     /// scope is one for the block, too.
-    fn write_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
+    /// `all`: the lanes that execute the instruction.
+    fn write_sync_global(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        all: u32,
+        order: Order,
+    ) {
         if !c.launch.checks.races {
             return;
         }
         let (block, warp, now) = (c.block.index, self.index, order.releases());
-        let by = Writer { block, warp, lanes: mask, live: self.live };
+        let by = Writer { block, warp, lanes: all, live: self.live };
         for reach in [Reach::Device, Reach::Block] {
             let skips = reach == Reach::Device && order.is_of_block();
             if skips || !now && !c.block.clocks[warp].has_fenced(reach) {
