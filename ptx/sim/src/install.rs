@@ -36,6 +36,16 @@ pub fn install() -> Installed {
     if control.is_some() { Installed::Simulator } else { Installed::RealDriver }
 }
 
+/// Loads the stand-in driver whatever `QLK_REAL_CUDA` says, for tests whose kernels are broken on purpose: those are not to run
+/// on a real device.
+///
+/// # Panics
+/// As [`install`], and if [`install`] has left the machine's own driver in use.
+pub fn install_simulator() {
+    let control = CONTROL.get_or_init(|| Some(load()));
+    assert!(control.is_some(), "the machine's own driver is in use already");
+}
+
 fn load() -> Control {
     let candidates = candidates();
     for path in &candidates {

@@ -23,8 +23,14 @@
 //! | `race` | which accesses are ordered, and conflicts between those that are not |
 //! | `driver` | the driver API, exported as C functions |
 //!
-//! Imports run one way: `driver → exec → {isa, race, memory}`, `isa → parse`. (The registers' layout, `exec::lanes`, is shared
-//! with `isa`.)
+//! ```text
+//! install → driver → exec → isa → parse
+//!                         → memory → race
+//! ```
+//!
+//! Who is further left may use all that is further right. Besides, `isa` takes from `exec` the registers' layout (`exec::lanes`)
+//! and from `memory` the windows of the generic address space; `exec` and `driver` fill in `counters` and `fault`, and `fault`
+//! takes from `driver` the status codes.
 //!
 //! # What is checked
 //!
@@ -49,31 +55,47 @@
 //! - `bar.warp.sync`, between its members. Shuffles and votes order nothing;
 //! - `bar`/`barrier` by number and count, `mbarrier` arrivals and completed waits;
 //! - release and acquire patterns: `st.release`, `ld.acquire`, `atom.acq_rel`, or a fence before a strong write and a fence
-//!   after a strong read. A barrier carries fences on. Fences must be of gpu scope for locations in global memory, of any scope
-//!   for locations in shared memory;
+//!   after a strong read. A barrier carries fences on. Between threads of different blocks accesses and fences must be of gpu
+//!   scope or wider, within a block any scope serves;
 //! - the boundaries of kernels.
 //!
-//! Lanes of one warp may write the same value to the same place. A read-only load (`.nc`) must not meet any write of its kernel.
+//! Lanes of one warp may write the same value to the same place. A read-only load (`.nc`) must not meet any write of its kernel,
+//! before or after. Rows of `ldmatrix` and `stmatrix` are accesses of all lanes, not of the one that gives the address.
 //! Accesses of different kernels in streams that nothing orders are not compared; that such streams may run in any order shows by
 //! their results ([`StreamOrder`]).
 //!
 //! Coarser than the manual, on the side of silence: a strong read is held to see all earlier releases of its location; a warp
-//! acquires for all of its lanes; relaxed `mbarrier` operations count as release and acquire; of more than 32 warps of several
-//! blocks that read a byte some are forgotten; memory registered by `cuMemHostRegister` is not looked at.
+//! acquires for all of its lanes; relaxed `mbarrier` operations count as release and acquire; of two warps of different blocks
+//! that read a byte one may be forgotten (each has one of 32 places, which its block's and its own number give); the source in
+//! global memory of `cp.async` and bulk loads is read when they are issued, and free from then on; whether fences separate the
+//! async proxy from ordinary accesses to global memory, or from ordinary reads of shared memory, is not looked at; that the four
+//! warps of a warpgroup execute the same `wgmma` is not, either. `mbarrier.test_wait` tells the truth at once, so that a missing
+//! loop around it may not show (`try_wait` fails the first time).
+//!
+//! Memory registered by `cuMemHostRegister` is not looked at at all, and page-locked and managed memory counts as written.
+//! Registers that are read before they are written hold a conspicuous value; that is no fault by itself.
+//!
+//! Coarser on the side of noise: lanes of one warp at the same instruction that name different sets of members (`shfl.sync` and
+//! the like) are a fault, though the manual allows it; of lanes of one warp that arrive at something by different instructions,
+//! only the last arrival's are known to have come before; a loop in which one lane waits for another lane of its warp that is
+//! further on in the text runs into the instruction limit, because lanes behind run first.
 //!
 //! # What is computed
 //!
 //! Integer and IEEE arithmetic, conversions and their roundings exactly; subnormals are kept unless `.ftz` says otherwise; f32
 //! arithmetic returns NaN as 0x7fffffff. Approximate instructions (`.approx`, `.full`) return the exact result moved by up to one
-//! unit in the last place, up or down by a hash of the operand, so that no test can rely on exactness. Matrix products are exact
-//! sums rounded once, where hardware promises only "at least single precision".
+//! unit in the last place, up or down by a hash of the operand, so that no test can rely on exactness. Hardware may be further
+//! off: `tanh` by 2^-11 of the result, `sin` and `cos` by 2^-20.5, `lg2` by 2^-22 near 1, `ex2` and `div` by two units. At zeros
+//! and infinities results are exact, as in the manual's tables. Matrix products are exact sums rounded once, where hardware
+//! promises only "at least single precision".
 //!
 //! # What is not there
 //!
 //! Clusters of more than one block, functions (`.func`, `call`), textures and surfaces, `wmma`, sparse products, f64 matrix
 //! products, `mma` of 4-bit and 1-bit integers, `tcgen05`, `multimem`, bulk reductions, interleaved and im2col tensor maps; in the
 //! driver, everything but memory, modules, launches, streams, events, captured graphs and tensor maps. Such instructions are
-//! refused, such functions answer NOT_SUPPORTED. Time is not simulated, and nobody checks that a module's `.target` and `.version`
+//! refused, such functions answer NOT_SUPPORTED. Peer access is one of them, so a kernel reaches no other device's memory. Bank
+//! conflicts of shared atomics are not counted. Time is not simulated, and nobody checks that a module's `.target` and `.version`
 //! have the instructions that it uses: that is for ptxas.
 
 #![warn(missing_docs)]
@@ -93,5 +115,6 @@ pub use config::{Config, StreamOrder};
 pub use counters::{Counters, Launch, Stats, Traffic};
 pub use fault::{Fault, FaultKind};
 pub use install::{
-    Installed, clear_faults, config, configure, counters, install, last_fault, reset, reset_counters,
+    Installed, clear_faults, config, configure, counters, install, install_simulator, last_fault, reset,
+    reset_counters,
 };

@@ -80,6 +80,12 @@ fn block_reduction() {
             ),
             ("trap", "mov.u32 %r1, s;", "mov.u32 %r1, s; trap;", FaultKind::Trap),
             ("no end", "mov.u32 %r1, s;", "LOOP: bra LOOP; mov.u32 %r1, s;", FaultKind::Timeout),
+            (
+                "no end, and a wait in each round",
+                "mov.u32 %r1, s;",
+                "LOOP: bar.sync 0; bra LOOP; mov.u32 %r1, s;",
+                FaultKind::Timeout,
+            ),
         ],
     );
 }
@@ -189,7 +195,7 @@ fn last_block_reduces() {
         st.global.f32 [%rd1], %f1;
     DONE:";
     table(
-        &kernel("sm_75", "6.3", 3, body),
+        &kernel("sm_90", "7.8", 3, body),
         shape(16, 64),
         &ramp(16),
         &[120.0],
@@ -197,6 +203,13 @@ fn last_block_reduces() {
             ("no release fence", "membar.gl; // release", "", FaultKind::Race),
             ("no acquire fence", "membar.gl; // acquire", "", FaultKind::Race),
             ("fence of the block only", "membar.gl; // release", "membar.cta;", FaultKind::Race),
+            ("fence of the cluster only", "membar.gl; // release", "fence.acq_rel.cluster;", FaultKind::Race),
+            (
+                "counter of the block",
+                "atom.global.add.u32",
+                "atom.relaxed.cta.global.add.u32",
+                FaultKind::Race,
+            ),
             (
                 "one block too early",
                 "setp.ne.u32 %p0, %r1, 15;",
@@ -265,6 +278,40 @@ fn named_barriers() {
                 "mov.u32 %r6, 48; bar.sync 1, %r6;",
                 FaultKind::Barrier,
             ),
+        ],
+    );
+}
+
+/// Rows that each lane stores go to the other lanes by `ldmatrix`, back by `stmatrix`, and each lane reads its own again.
+#[test]
+fn matrix_exchange() {
+    let body = "
+        .shared .align 16 .b8 s[512];
+        ld.param.u64 %rd0, [p0]; ld.param.u64 %rd1, [p1];
+        mov.u32 %r0, %laneid;
+        mul.wide.u32 %rd2, %r0, 16; add.u64 %rd0, %rd0, %rd2;
+        mul.wide.u32 %rd2, %r0, 4; add.u64 %rd1, %rd1, %rd2;
+        ld.global.v4.f32 {%f0, %f1, %f2, %f3}, [%rd0];
+        mov.u32 %r1, s; shl.b32 %r2, %r0, 4; add.u32 %r1, %r1, %r2;
+        st.shared.v4.f32 [%r1], {%f0, %f1, %f2, %f3};
+        bar.warp.sync -1; // store to ldmatrix
+        ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r4, %r5, %r6, %r7}, [%r1];
+        bar.warp.sync -1; // ldmatrix to stmatrix
+        stmatrix.sync.aligned.m8n8.x4.shared.b16 [%r1], {%r4, %r5, %r6, %r7};
+        bar.warp.sync -1; // stmatrix to load
+        ld.shared.f32 %f4, [%r1];
+        mov.b32 %f5, %r4; add.f32 %f4, %f4, %f5;
+        st.global.f32 [%rd1], %f4;";
+    let expected: Vec<f32> = (0..32).map(|i| (4 * i + i) as f32).collect();
+    table(
+        &kernel("sm_90", "7.8", 3, body),
+        shape(1, 32),
+        &ramp(128),
+        &expected,
+        &[
+            ("ldmatrix of unordered rows", "bar.warp.sync -1; // store to ldmatrix", "", FaultKind::Race),
+            ("rows stored while read", "bar.warp.sync -1; // ldmatrix to stmatrix", "", FaultKind::Race),
+            ("rows read while stored", "bar.warp.sync -1; // stmatrix to load", "", FaultKind::Race),
         ],
     );
 }

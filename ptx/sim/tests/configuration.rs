@@ -17,7 +17,7 @@ fn load(ptx: &str) -> CUresult {
 
 #[test]
 fn another_machine() {
-    ptx_sim::install();
+    ptx_sim::install_simulator();
     let turing = Config {
         compute_capability: (7, 5),
         sm_count: 40,

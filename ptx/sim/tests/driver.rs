@@ -62,7 +62,7 @@ fn event() -> sys::CUevent {
 
 #[test]
 fn an_ordinary_cudarc_program() {
-    ptx_sim::install();
+    ptx_sim::install_simulator();
     let context = CudaContext::new(0).unwrap();
     let stream = context.new_stream().unwrap();
     let n = 1000usize;
@@ -362,7 +362,7 @@ fn memory_of_all_kinds() {
 
 #[test]
 fn cudarc_binds_only_symbols_that_are_there() {
-    ptx_sim::install();
+    ptx_sim::install_simulator();
     unsafe {
         let mut version = 0;
         check(sys::cuDriverGetVersion(&mut version));

@@ -155,6 +155,18 @@ fn tiles_and_swizzles() {
         }
         assert_eq!(gpu.download::<u16>(tensor, rows * cols), expected, "stored with swizzle {swizzle}");
     }
+    // An offset in `.param` space is no generic address.
+    let map = encode(gpu.upload(&[0u16; 1024]), 16, 64, [32, 8], 0).unwrap();
+    let raw = copy_kernel(512).replace("cvta.param.u64 %rd1, %rd0;", "mov.b64 %rd1, %rd0;");
+    let config = ptx_sim::Config { print_faults: false, ..ptx_sim::config() };
+    ptx_sim::configure(&config);
+    let fault = launch(&gpu, &raw, 512, 32, &[map], gpu.alloc(512)).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::OutOfBounds, "{fault}");
+}
+
+#[test]
+fn maps_that_are_none() {
+    let gpu = Gpu::new();
     assert_eq!(encode(gpu.alloc(4096), 16, 64, [128, 8], 3).err(), Some(1), "a row wider than the swizzle");
     assert_eq!(
         encode(gpu.alloc(4096), 16, 60, [32, 8], 3).err(),
@@ -239,7 +251,7 @@ fn product(ptx: &str, transposed: bool) -> Result<bool, Fault> {
 
 #[test]
 fn warpgroup_products() {
-    ptx_sim::install();
+    ptx_sim::install_simulator();
     let good = product_kernel(false);
     assert_eq!(product(&good, false), Ok(true));
     assert_eq!(product(&product_kernel(true), true), Ok(true));

@@ -26,6 +26,13 @@ impl Driver {
         Ok(self.events.get_mut(&(handle as usize)).expect("just seen"))
     }
 
+    /// The stream, if the event may be recorded in it: both must be of one context.
+    fn recordable(&mut self, event: Handle, stream: Handle) -> Outcome<usize> {
+        let context = self.event(event)?.context;
+        let stream = self.stream(stream)?;
+        if self.streams[&stream].context == context { Ok(stream) } else { Err(Status::INVALID_HANDLE) }
+    }
+
     /// The stream has come to the recording.
     pub fn event_reached(&mut self, event: usize) {
         if let Some(event) = self.events.get_mut(&event) {
@@ -68,8 +75,7 @@ api! {
     }
 
     fn cuEventRecord(d, event: Handle, stream: Handle) {
-        d.event(event)?;
-        let stream = d.stream(stream)?;
+        let stream = d.recordable(event, stream)?;
         let handle = event as usize;
         if let Some(capture) = d.streams[&stream].capture {
             d.check_capture(capture)?;
@@ -84,8 +90,7 @@ api! {
     }
 
     fn cuEventRecordWithFlags(d, event: Handle, stream: Handle, _flags: c_uint) {
-        d.event(event)?;
-        let stream = d.stream(stream)?;
+        let stream = d.recordable(event, stream)?;
         if d.streams[&stream].capture.is_some() {
             return Err(Status::NOT_SUPPORTED);
         }

@@ -97,7 +97,9 @@ impl Driver {
 
     fn execute_kernel(&mut self, thread: u64, launch: &KernelLaunch) -> Outcome {
         let kernel = &launch.function.kernel;
+        let context = self.contexts.get(&launch.function.context).ok_or(Status::CONTEXT_IS_DESTROYED)?;
         let checks = Checks {
+            device: context.device,
             races: self.config.check_races,
             uninitialized: self.config.check_uninitialized,
             instruction_limit: self.config.instruction_limit,

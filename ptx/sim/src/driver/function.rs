@@ -9,6 +9,8 @@ use crate::isa::Kernel;
 
 /// A kernel in a context.
 pub struct Function {
+    /// The context of its module: it runs in streams of no other.
+    pub context: usize,
     pub kernel: Kernel,
     pub version: (u32, u32),
     /// The attribute MAX_DYNAMIC_SHARED_SIZE_BYTES, as far as it was raised.

@@ -95,8 +95,8 @@ impl Driver {
             && grid[0] <= i32::MAX as u32
             && grid[1] <= 65535
             && grid[2] <= 65535
-            // Block numbers of the race checks have 30 bits, all ones excepted.
-            && (1..(1 << 30) - 1).contains(&blocks)
+            // Block numbers of the race checks have 29 bits, all ones excepted.
+            && (1..(1 << 29) - 1).contains(&blocks)
             && dynamic_shared <= f.dynamic_shared_limit();
         if !fits {
             return Err(Status::INVALID_VALUE);
@@ -118,6 +118,9 @@ impl Driver {
     ) -> Outcome {
         let function = self.function(function)?;
         let stream = self.stream(stream)?;
+        if self.streams[&stream].context != function.context {
+            return Err(Status::INVALID_HANDLE);
+        }
         self.check_launch(&function, grid, block, dynamic_shared)?;
         if cooperative {
             let resident =

@@ -79,8 +79,8 @@ impl Driver {
             .map(|kernel| {
                 let handle = self.new_handle();
                 let name = kernel.name.clone();
-                let function =
-                    Function { kernel, version: module.version, max_dynamic_shared: AtomicU32::new(0) };
+                let max_dynamic_shared = AtomicU32::new(0);
+                let function = Function { context, kernel, version: module.version, max_dynamic_shared };
                 self.functions.insert(handle, Arc::new(function));
                 (name, handle)
             })

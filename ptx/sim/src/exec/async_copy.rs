@@ -81,21 +81,26 @@ impl<T: OfLane> Groups<T> {
         done
     }
 
+    /// What is under way.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.groups.iter().flat_map(|(_, group)| group).chain(&self.uncommitted)
+    }
+
     /// Whether anything is under way.
     pub fn is_empty(&self) -> bool {
         self.uncommitted.is_empty() && self.groups.iter().all(|(_, group)| group.is_empty())
     }
 }
 
-/// Puts a copy's bytes in their place, as written by `thread` now.
-pub fn land(block: &mut Block, warp: usize, copy: &Landing) {
+/// Puts a copy's bytes in their place, as written by its thread at the warp's time `clock`.
+pub fn land(block: &mut Block, warp: usize, clock: u32, copy: &Landing) {
     let shared = &mut block.shared;
     let range = copy.at..copy.at + copy.size;
     shared.data[range.clone()].copy_from_slice(&copy.data[..copy.size]);
     shared.state[range].fill(State::Written as u8);
     let mut thread = Thread::new(block.index, warp, &block.clocks[warp], false);
     thread.at_lane(copy.lane);
-    shared.shadow.land(copy.at, copy.size, thread.now);
+    shared.shadow.land(copy.at, copy.size, thread.now.at_clock(clock));
 }
 
 impl Warp {
@@ -146,7 +151,7 @@ impl Warp {
 
     pub(super) fn cp_async_wait(&mut self, c: &mut Context<'_>, keep: u32, uncommitted: bool, mask: u32) {
         for copy in self.copies.take(keep, uncommitted, mask) {
-            land(c.block, self.index, &copy);
+            land(c.block, self.index, c.block.clocks[self.index].clock, &copy);
         }
     }
 }

@@ -82,6 +82,7 @@ impl Warp {
         match fence {
             Fence::Memory { gpu } => c.block.clocks[self.index].fence(self.index, mask, self.live, gpu),
             Fence::ProxyAsync => c.block.clocks[self.index].proxy_fence(self.index, mask, self.live),
+            Fence::MbarrierInit => super::mbarrier::fence_init(c.block, self.index, mask),
         }
     }
 

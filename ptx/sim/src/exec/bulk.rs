@@ -10,7 +10,7 @@ use super::warp::{Context, Warp, lanes};
 use crate::fault::{FaultKind, Step, raise};
 use crate::isa::{Address, BulkCopy};
 use crate::memory::State;
-use crate::race::{Epoch, Thread};
+use crate::race::Epoch;
 
 /// A copy into shared memory under way.
 pub struct Load {
@@ -106,12 +106,7 @@ impl Warp {
     ) -> Step {
         let Some(mbarrier) = mbarrier else { return Ok(()) };
         let at = self.addresses(mbarrier)[lane];
-        self.shared_at(c, lane, at, 8)?;
-        if !c.block.mbarriers.contains_key(&(at as usize)) {
-            let text = format!("no mbarrier has been initialized at shared offset {at:#x}");
-            return raise(FaultKind::Barrier, lane, text);
-        }
-        self.check_proxy(c, lane, at as usize, 8)?;
+        self.mbarrier_for_copy(c, lane, at)?;
         for (offset, data) in &pieces {
             self.begin_async_write(c, lane, *offset, data.len())?;
         }
@@ -141,12 +136,8 @@ impl Warp {
             for (address, data) in &store.pieces {
                 self.write_global_range(c, store.lane, *address, data)?;
             }
-            for (at, len) in store.from {
-                let Block { shared, clocks, index, .. } = &mut *c.block;
-                let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
-                thread.at_lane(store.lane);
-                shared.shadow.land_read(at, len, thread.now);
-            }
+            let left = self.stores.iter().flat_map(|store| &store.from);
+            self.end_async_reads(c.block, store.lane, &store.from, left);
         }
         Ok(())
     }

@@ -43,6 +43,8 @@ pub struct Block {
     pub engine_clock: u32,
     /// Strong reads of global memory.
     pub polls: u64,
+    /// `mbarrier.test_wait` in vain.
+    pub tests: u64,
 }
 
 /// Counts of a worker.
@@ -115,6 +117,7 @@ impl Cta {
             loads: Vec::new(),
             engine_clock: 1,
             polls: 0,
+            tests: 0,
         };
         let warps = (0..count)
             .map(|warp| {
@@ -208,8 +211,9 @@ impl Cta {
     fn take_turns(&mut self, launch: &Launch<'_>, tally: &mut Tally) -> Result<Progress, Box<Fault>> {
         let Self { block, warps } = self;
         loop {
-            let mut ran = false;
-            let polls = block.polls;
+            let (mut ran, mut executed) = (false, 0);
+            let (mut sliced, mut got_on) = (false, false);
+            let (polls, tests) = (block.polls, block.tests);
             for warp in warps.iter_mut() {
                 match warp.waiting {
                     _ if warp.live == 0 => continue,
@@ -219,16 +223,24 @@ impl Cta {
                 }
                 ran = true;
                 let mut context = Context { launch, block, tally };
-                if warp.run(&mut context, SLICE)? == Stop::Slice && launch.is_over(SLICE) {
-                    let text = format!("more than {} warp instructions", launch.checks.instruction_limit);
-                    return Err(warp.fault(&context, 0, FaultKind::Timeout, text));
-                }
+                let (stop, instructions) = warp.run(&mut context, SLICE)?;
+                executed += instructions;
+                sliced |= stop == Stop::Slice;
+                got_on |= stop == Stop::Ended;
             }
+            let over = launch.is_over(executed);
             if warps.iter().all(|warp| warp.live == 0) {
                 return end(&Context { launch, block, tally }, warps);
             }
-            // Bulk copies are done as late as can be, the last first.
-            if !complete(block, warps) && !ran && !land_last(block, warps.len()) {
+            if over && let Some(warp) = warps.iter().find(|warp| warp.live != 0) {
+                let text = format!("more than {} warp instructions", launch.checks.instruction_limit);
+                return Err(warp.fault(&Context { launch, block, tally }, 0, FaultKind::Timeout, text));
+            }
+            // Bulk copies are done as late as can be, the last first: when all warps wait, or use up their time asking for one by
+            // test_wait, which never sleeps.
+            let asking = sliced && !got_on && block.tests != tests;
+            let stuck = !complete(block, warps) && (!ran || asking);
+            if stuck && !land_last(block, warps.len()) && !ran {
                 let context = Context { launch, block, tally };
                 return Err(deadlock(&context, warps));
             }

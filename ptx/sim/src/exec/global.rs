@@ -53,12 +53,25 @@ fn place(lane: usize, address: u64, bytes: usize, read: bool, c: &Context<'_>) -
         let text = format!("{verb} {bytes} bytes at {address:#x}, {}", memory().describe(address));
         return raise(FaultKind::OutOfBounds, lane, text);
     };
+    if !arena.page(offset).is_reached_from(c.launch.checks.device) {
+        return elsewhere(lane, address, bytes, read);
+    }
     let wanted = if read && c.launch.checks.uninitialized { State::Written } else { State::Unwritten };
     // SAFETY: the arena has a state for each of its bytes, and an aligned access stays in a page.
     if unsafe { all_at_least(arena.state(offset), bytes, wanted) } {
         return Ok(Place::Arena(arena, offset));
     }
     bad_state(arena, lane, address, offset, bytes, read, wanted)
+}
+
+#[cold]
+fn elsewhere<T>(lane: usize, address: u64, bytes: usize, read: bool) -> Step<T> {
+    let verb = if read { "reads" } else { "writes" };
+    let text = format!(
+        "{verb} {bytes} bytes at {address:#x} of another device without peer access: {}",
+        memory().describe(address)
+    );
+    raise(FaultKind::OutOfBounds, lane, text)
 }
 
 /// Says which byte is free or unwritten.
@@ -150,8 +163,15 @@ fn writable(
         // SAFETY: allocated; the page's lock is held.
         let present = unsafe { std::slice::from_raw_parts(to, bytes) };
         let same_value = || value.is_some_and(|value| present == &value[..bytes]);
-        if let Err(conflict) = guard.shadow(c.launch.id).write(offset % PAGE, bytes, thread, same_value) {
+        let shadow = guard.shadow(c.launch.id);
+        if let Err(conflict) = shadow.write(offset % PAGE, bytes, thread, same_value) {
             return race(c, lane, address, bytes, false, conflict);
+        }
+        if shadow.was_read_only(offset % PAGE, bytes) {
+            let text = format!(
+                "writes {bytes} bytes at {address:#x}, which this kernel has read by a read-only load (.nc)"
+            );
+            return raise(FaultKind::Race, lane, text);
         }
     }
     // SAFETY: as above.
@@ -174,6 +194,7 @@ impl Warp {
         let mut lock = Lock::default();
         let clock = &c.block.clocks[self.index];
         let mut thread = Thread::new(c.block.index, self.index, clock, strong);
+        thread.now = thread.now.scoped(order.is_of_block());
         for lane in lanes(mask) {
             let from = match place(lane, addresses[lane], bytes, true, c)? {
                 Place::Registered(from) => from,
@@ -186,15 +207,16 @@ impl Warp {
                         if let Err(conflict) = shadow.read(at, bytes, &mut thread) {
                             return race(c, lane, addresses[lane], bytes, true, conflict);
                         }
-                        if order == Order::ReadOnly
-                            && let Some(write) = shadow.last_write(at, bytes)
-                        {
-                            let text = format!(
-                                "a read-only (.nc) load of {:#x}, which this kernel has written: {}",
-                                addresses[lane],
-                                Self::name_thread(c.launch, write)
-                            );
-                            return raise(FaultKind::Race, lane, text);
+                        if order == Order::ReadOnly {
+                            if let Some(write) = shadow.last_write(at, bytes) {
+                                let text = format!(
+                                    "a read-only (.nc) load of {:#x}, which this kernel has written: {}",
+                                    addresses[lane],
+                                    Self::name_thread(c.launch, write)
+                                );
+                                return raise(FaultKind::Race, lane, text);
+                            }
+                            shadow.read_only(at, bytes);
                         }
                     }
                     arena.data(offset)
@@ -222,10 +244,11 @@ impl Warp {
         c.tally.stores.record(mask.count_ones(), bytes, sectors(addresses, mask, bytes));
         let strong = order != Order::Weak;
         if strong {
-            self.write_sync_global(c, addresses, mask, order);
+            self.write_sync_global(c, addresses, mask, mask, order);
         }
         let mut lock = Lock::default();
         let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], strong);
+        thread.now = thread.now.scoped(order.is_of_block());
         for lane in lanes(mask) {
             thread.at_lane(lane);
             let to = writable(c, &mut lock, &mut thread, lane, addresses[lane], bytes, Some(&data[lane]))?;
@@ -306,13 +329,18 @@ impl Warp {
         mut f: impl FnMut(usize, &[u8; 32]) -> [u8; 32],
     ) -> Step {
         c.tally.atomics.record(mask.count_ones(), bytes, sectors(addresses, mask, bytes));
-        self.write_sync_global(c, addresses, mask, order);
         let mut lock = Lock::default();
-        let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], true);
         for lane in lanes(mask) {
-            thread.at_lane(lane);
             let address = addresses[lane];
-            place(lane, address, bytes, true, c)?; // the old value must have been written
+            // The old value must have been written. What is released and acquired is decided under the lock, with the value: an
+            // atomic does not see releases of atomics that come after it.
+            if let Place::Arena(arena, offset) = place(lane, address, bytes, true, c)? {
+                lock.take(arena, offset);
+            }
+            self.write_sync_global(c, addresses, 1 << lane, mask, order);
+            let mut thread = Thread::new(c.block.index, self.index, &c.block.clocks[self.index], true);
+            thread.now = thread.now.scoped(order.is_of_block());
+            thread.at_lane(lane);
             let at = writable(c, &mut lock, &mut thread, lane, address, bytes, None)?;
             let mut old = [0; 32];
             // SAFETY: allocated; the page's lock is held.
@@ -320,31 +348,52 @@ impl Warp {
             let new = f(lane, &old);
             // SAFETY: as above.
             unsafe { std::ptr::copy_nonoverlapping(new.as_ptr(), at, bytes) };
+            self.read_sync_global(c, addresses, 1 << lane, order);
         }
-        drop(lock);
-        self.read_sync_global(c, addresses, mask, order);
         Ok(())
     }
 
-    /// The release side of a strong write. It comes before the write itself: who sees the value finds the release.
-    fn write_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
-        let now = matches!(order, Order::Release | Order::AcqRel);
-        let (block, warp) = (c.block.index, self.index);
-        if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced(Reach::Device)) {
+    /// The release side of a strong write. It comes before the write itself: who sees the value finds the release. One of wider
+    /// scope is one for the block, too.
+    /// `all`: the lanes that execute the instruction.
+    fn write_sync_global(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        all: u32,
+        order: Order,
+    ) {
+        if !c.launch.checks.races {
+            return;
+        }
+        let (block, warp, now) = (c.block.index, self.index, order.releases());
+        let by = Writer { block, warp, lanes: all, live: self.live };
+        for reach in [Reach::Device, Reach::Block] {
+            let skips = reach == Reach::Device && order.is_of_block();
+            if skips || !now && !c.block.clocks[warp].has_fenced(reach) {
+                continue;
+            }
             for lane in lanes(mask) {
-                let variable = c.launch.sync.make(addresses[lane]);
-                let by = Writer { block, warp, lanes: mask, live: self.live };
-                c.block.clocks[warp].write_sync(&variable, by, Reach::Device, now);
+                // Addresses in global memory are no offsets in shared memory: one table does for both.
+                let table = if reach == Reach::Device { &c.launch.sync } else { &c.block.shared.sync };
+                let variable = table.make(addresses[lane]);
+                c.block.clocks[warp].write_sync(&variable, by, reach, now);
             }
         }
     }
 
-    /// The acquire side of a strong read, after the read.
+    /// The acquire side of a strong read, after the read. At block scope it finds what the block has released.
     fn read_sync_global(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
         c.block.polls += 1;
-        let now = matches!(order, Order::Acquire | Order::AcqRel);
+        let now = order.acquires();
         for lane in lanes(mask) {
-            if let Some(variable) = c.launch.sync.get(addresses[lane]) {
+            if let Some(variable) = c.block.shared.sync.get(addresses[lane]) {
+                c.block.clocks[self.index].read_sync(&variable, Reach::Block, now);
+            }
+            if !order.is_of_block()
+                && let Some(variable) = c.launch.sync.get(addresses[lane])
+            {
                 c.block.clocks[self.index].read_sync(&variable, Reach::Device, now);
             }
         }

@@ -17,6 +17,8 @@ pub struct Checks {
     pub uninitialized: bool,
     pub instruction_limit: u64,
     pub first_block: u32,
+    /// Where the kernel runs: the memory of other devices is not there for it.
+    pub device: i32,
 }
 
 /// A launch of a kernel.

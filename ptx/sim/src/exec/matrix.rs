@@ -2,6 +2,9 @@
 //!
 //! A fragment has in lane `l` the elements (row l/4, columns 2·(l mod 4) and the next); of a transposed matrix, those of its
 //! transpose.
+//!
+//! The lane that gives a row's address is not the one that gets or has its elements (§9.7.14.5.15), so rows count as accessed by
+//! several lanes: whoever else touches them must be ordered by `bar.warp.sync` or more.
 
 use super::banks::bank_conflicts;
 use super::lanes::WARP;
@@ -45,7 +48,7 @@ impl Warp {
         let mask = row_lanes(op.registers.len());
         c.tally.bank_conflicts += bank_conflicts(&addresses, mask, 16);
         let mut matrices = [Matrix::default(); 4];
-        self.each_shared_read(c, &addresses, mask, 16, false, |shared, lane, at| {
+        self.each_shared_read_by::<true>(c, &addresses, mask, 16, false, |shared, lane, at| {
             let row = &mut matrices[lane / 8][lane % 8];
             for (k, element) in row.iter_mut().enumerate() {
                 *element = u16::from_le_bytes([shared.data[at + 2 * k], shared.data[at + 2 * k + 1]]);
@@ -72,7 +75,7 @@ impl Warp {
             }
         }
         debug_assert_eq!(lanes(mask).count(), 8 * op.registers.len());
-        self.each_shared_write(c, &addresses, mask, 16, false, |lane| &rows[lane])
+        self.each_shared_write_by::<true>(c, &addresses, mask, 16, false, |lane| &rows[lane])
     }
 
     pub(super) fn movmatrix(&mut self, d: u16, a: u16) {

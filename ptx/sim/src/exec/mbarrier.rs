@@ -23,8 +23,20 @@ pub struct Mbarrier {
     /// What the arrivals of the current phase make known, and what those of the last one did.
     past: Past,
     completed: Past,
-    /// `cp.async` copies that the phase waits for: warp and copy.
-    landings: Vec<(usize, Landing)>,
+    /// `cp.async` copies that the phase waits for: warp, its time before it arrived for them, and copy. The arrival makes known
+    /// what came before it, so the copies must count as done then, not when the phase ends (§9.7.13.15.14).
+    landings: Vec<(usize, u32, Landing)>,
+    /// Warp and lane that initialized it, and whether `fence.mbarrier_init` came after.
+    initializer: (usize, usize),
+    fenced: bool,
+}
+
+/// `fence.mbarrier_init`: the async proxy may use the barriers that these lanes have initialized (§9.7.13.4).
+pub fn fence_init(block: &mut Block, warp: usize, mask: u32) {
+    for mbarrier in block.mbarriers.values_mut() {
+        let (by, lane) = mbarrier.initializer;
+        mbarrier.fenced |= by == warp && mask >> lane & 1 != 0;
+    }
 }
 
 impl std::fmt::Display for Mbarrier {
@@ -54,8 +66,8 @@ fn finish_phase(block: &mut Block, at: usize) {
     mbarrier.pending = mbarrier.expected;
     mbarrier.completed = std::mem::take(&mut mbarrier.past);
     block.phase_changes += 1;
-    for (warp, copy) in std::mem::take(&mut mbarrier.landings) {
-        land(block, warp, &copy);
+    for (warp, clock, copy) in std::mem::take(&mut mbarrier.landings) {
+        land(block, warp, clock, &copy);
     }
 }
 
@@ -86,6 +98,23 @@ impl Warp {
         Ok(addresses)
     }
 
+    /// Checks that the async proxy may use the barrier of a lane's copy: it is initialized, and a fence made that known.
+    pub(super) fn mbarrier_for_copy(&self, c: &mut Context<'_>, lane: usize, address: u64) -> Step {
+        self.shared_at(c, lane, address, 8)?;
+        let at = address as usize;
+        match c.block.mbarriers.get(&at) {
+            None => {
+                let text = format!("no mbarrier has been initialized at shared offset {at:#x}");
+                raise(FaultKind::Barrier, lane, text)
+            }
+            // The fence counts for who is ordered after it.
+            Some(mbarrier) if mbarrier.fenced => {
+                self.each_shared_read(c, &[address; WARP], 1 << lane, 8, true, |_, _, _| Ok(()))
+            }
+            Some(_) => self.check_proxy(c, lane, at, 8),
+        }
+    }
+
     fn operand(&self, op: &isa::Mbarrier, lane: usize, default: u64) -> u64 {
         match op.operand {
             None => default,
@@ -101,6 +130,7 @@ impl Warp {
             self.each_shared_write(c, &addresses, mask, 8, false, |_| &zero)?;
         }
         let arrives = matches!(op.op, MbarrierOp::Arrive { .. } | MbarrierOp::CpAsyncArrive { .. });
+        let before = c.block.clocks[self.index].clock;
         // The instruction's lanes publish their past once, together.
         let past = arrives.then(|| c.block.clocks[self.index].release(self.index, mask, self.live));
         for lane in lanes(mask) {
@@ -116,7 +146,9 @@ impl Warp {
                         );
                     }
                     let count = value as u32;
-                    let fresh = Mbarrier { expected: count, pending: count, ..Mbarrier::default() };
+                    let initializer = (self.index, lane);
+                    let fresh =
+                        Mbarrier { expected: count, pending: count, initializer, ..Mbarrier::default() };
                     c.block.mbarriers.insert(at, fresh);
                     continue;
                 }
@@ -138,13 +170,13 @@ impl Warp {
                     }
                     count = if expect_tx { 1 } else { value as u32 };
                     if drop {
-                        mbarrier.expected = mbarrier.expected.saturating_sub(1);
+                        mbarrier.expected = mbarrier.expected.saturating_sub(count);
                     }
                 }
                 MbarrierOp::CpAsyncArrive { noinc } => {
                     count = u32::from(noinc);
                     let copies = self.copies.take(0, true, 1 << lane);
-                    mbarrier.landings.extend(copies.into_iter().map(|copy| (self.index, copy)));
+                    mbarrier.landings.extend(copies.into_iter().map(|copy| (self.index, before, copy)));
                 }
                 _ => {}
             }
@@ -183,7 +215,9 @@ impl Warp {
                     let Block { clocks, mbarriers, .. } = &mut *c.block;
                     clocks[self.index].acquire(&mbarriers[&at].completed, self.index);
                 }
-            } else if suspends && self.tried[lane].replace((at, phase)) == Some((at, phase)) {
+            } else if !suspends {
+                c.block.tests += 1;
+            } else if self.tried[lane].replace((at, phase)) == Some((at, phase)) {
                 // try_wait may give up at any time: the first time it does, so that a missing loop shows.
                 asleep |= 1 << lane;
             }

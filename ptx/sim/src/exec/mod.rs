@@ -2,6 +2,7 @@
 
 mod access;
 mod async_copy;
+mod async_shared;
 mod atomic;
 mod banks;
 mod barrier;

@@ -20,15 +20,16 @@ pub enum Stop {
 }
 
 impl Warp {
-    /// Runs until the warp ends, waits, or has executed about `slice` instructions.
-    pub fn run(&mut self, c: &mut Context<'_>, slice: u64) -> Result<Stop, Box<Fault>> {
+    /// Runs until the warp ends, waits, or has executed about `slice` instructions. Says how many it has: a warp that waits
+    /// in an endless loop must come to the limit, too.
+    pub fn run(&mut self, c: &mut Context<'_>, slice: u64) -> Result<(Stop, u64), Box<Fault>> {
         let code: &[Instr] = &c.launch.kernel.code;
-        let mut left = slice;
+        let mut done = 0;
         while self.live != 0 {
             let Some((mut pc, active, horizon)) = self.group() else {
                 if self.sleeping != 0 {
                     self.waiting = Some(Wait::Phase(self.asleep_since));
-                    return Ok(Stop::Waiting);
+                    return Ok((Stop::Waiting, done));
                 }
                 let lane = self.parked.trailing_zeros() as usize;
                 let message = self.explain_divergence(code);
@@ -44,7 +45,7 @@ impl Warp {
                 let count = &mut c.tally.instructions[pc as usize];
                 count.0 += 1;
                 count.1 += u64::from(mask.count_ones());
-                left = left.saturating_sub(1);
+                done += 1;
                 if let Some(uses) = c.launch.kernel.uses.get(pc as usize)
                     && mask != 0
                     && let Err(raise) = self.products.touch(&instr.op, uses, mask)
@@ -58,18 +59,20 @@ impl Warp {
                     pc += 1;
                 } else if let (Op::Branch(target), true) = (&instr.op, mask == active) {
                     pc = *target;
-                    if left == 0 {
+                    if done >= slice {
                         self.set_pc(active, pc);
-                        return Ok(Stop::Slice);
+                        return Ok((Stop::Slice, done));
                     }
                 } else {
                     match self.step(c, &instr.op, pc, active, mask) {
                         Ok(Next::Advance) => pc += 1,
-                        Ok(Next::Regroup) if left == 0 && self.live != 0 => return Ok(Stop::Slice),
+                        Ok(Next::Regroup) if done >= slice && self.live != 0 => {
+                            return Ok((Stop::Slice, done));
+                        }
                         Ok(Next::Regroup) => break,
                         Ok(Next::Wait) => {
                             self.set_pc(active, pc + 1);
-                            return Ok(Stop::Waiting);
+                            return Ok((Stop::Waiting, done));
                         }
                         Err(raise) => return Err(self.place(c, instr, *raise)),
                     }
@@ -84,7 +87,7 @@ impl Warp {
                 }
             }
         }
-        Ok(Stop::Ended)
+        Ok((Stop::Ended, done))
     }
 
     /// The lanes to run: where, which, and from where on others are.

@@ -9,7 +9,7 @@ use super::warp::{Context, Warp, lanes};
 use crate::fault::{FaultKind, Raise, Step, raise};
 use crate::isa::Order;
 use crate::memory::{State, all_at_least, copy_small};
-use crate::race::{Conflict, Reach, Shadow, SyncTable, Thread, Writer};
+use crate::race::{Conflict, Reach, SEVERAL, Shadow, SyncTable, Thread, Writer};
 
 /// The shared memory of a block.
 pub struct Shared {
@@ -50,7 +50,7 @@ fn outside<T>(lane: usize, address: u64, bytes: usize, size: usize) -> Step<T> {
 }
 
 #[cold]
-fn unwritten(state: &[u8], lane: usize, at: usize, bytes: usize) -> Raise {
+pub(super) fn unwritten(state: &[u8], lane: usize, at: usize, bytes: usize) -> Raise {
     let k = state[at..at + bytes].iter().position(|&s| s != State::Written as u8).unwrap_or(0);
     let message =
         format!("reads {bytes} bytes at shared offset {at:#x}; byte {:#x} was never written", at + k);
@@ -58,7 +58,7 @@ fn unwritten(state: &[u8], lane: usize, at: usize, bytes: usize) -> Raise {
 }
 
 #[cold]
-fn race<T>(
+pub(super) fn race<T>(
     launch: &Launch<'_>,
     lane: usize,
     at: usize,
@@ -97,7 +97,22 @@ impl Warp {
     }
 
     /// Reads of one element a lane: each is checked, then `f` gets the lane and its offset.
+    #[inline]
     pub(super) fn each_shared_read(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+        strong: bool,
+        f: impl FnMut(&mut Shared, usize, usize) -> Step,
+    ) -> Step {
+        self.each_shared_read_by::<false>(c, addresses, mask, bytes, strong, f)
+    }
+
+    /// The same; with `TOGETHER` each element is read by several lanes, whoever gives its address.
+    #[inline]
+    pub(super) fn each_shared_read_by<const TOGETHER: bool>(
         &self,
         c: &mut Context<'_>,
         addresses: &[u64; WARP],
@@ -115,7 +130,7 @@ impl Warp {
         for lane in lanes(mask) {
             let at = addresses[lane] as usize;
             if races {
-                thread.at_lane(lane);
+                thread.at_lane(if TOGETHER { SEVERAL as usize } else { lane });
                 if let Err(conflict) = shared.shadow.read(at, bytes, &mut thread) {
                     return race(c.launch, lane, at, bytes, true, conflict);
                 }
@@ -132,7 +147,22 @@ impl Warp {
     }
 
     /// Writes of one element a lane: each is checked; `f` gives the bytes.
+    #[inline]
     pub(super) fn each_shared_write<'v>(
+        &self,
+        c: &mut Context<'_>,
+        addresses: &[u64; WARP],
+        mask: u32,
+        bytes: usize,
+        strong: bool,
+        value: impl Fn(usize) -> &'v [u8; 32],
+    ) -> Step {
+        self.each_shared_write_by::<false>(c, addresses, mask, bytes, strong, value)
+    }
+
+    /// The same; with `TOGETHER` each element is written by several lanes, whoever gives its address.
+    #[inline]
+    pub(super) fn each_shared_write_by<'v, const TOGETHER: bool>(
         &self,
         c: &mut Context<'_>,
         addresses: &[u64; WARP],
@@ -150,7 +180,7 @@ impl Warp {
         for lane in lanes(mask) {
             let (at, value) = (addresses[lane] as usize, value(lane));
             if races {
-                thread.at_lane(lane);
+                thread.at_lane(if TOGETHER { SEVERAL as usize } else { lane });
                 let present = &shared.data[at..at + bytes];
                 if let Err(conflict) =
                     shared.shadow.write(at, bytes, &mut thread, || present == &value[..bytes])
@@ -161,95 +191,6 @@ impl Warp {
             shared.state[at..at + bytes].fill(State::Written as u8);
             // SAFETY: inside, as checked above.
             unsafe { copy_small(value.as_ptr(), shared.data.as_mut_ptr().add(at), bytes) };
-        }
-        Ok(())
-    }
-
-    /// Asynchronous writes of one element a lane: checked now, and until they land nobody may touch the bytes.
-    pub(super) fn begin_shared_writes(
-        &self,
-        c: &mut Context<'_>,
-        addresses: &[u64; WARP],
-        mask: u32,
-        bytes: usize,
-    ) -> Step {
-        for lane in lanes(mask) {
-            self.shared_at(c, lane, addresses[lane], bytes)?;
-        }
-        if !c.launch.checks.races {
-            return Ok(());
-        }
-        let Block { shared, clocks, index, .. } = &mut *c.block;
-        let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
-        thread.now = thread.now.pending();
-        for lane in lanes(mask) {
-            thread.at_lane(lane);
-            let at = addresses[lane] as usize;
-            if let Err(conflict) = shared.shadow.write(at, bytes, &mut thread, || false) {
-                return race(c.launch, lane, at, bytes, false, conflict);
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks that a proxy fence lies between the last writes of some bytes and the async proxy.
-    pub(super) fn check_proxy(&self, c: &mut Context<'_>, lane: usize, at: usize, bytes: usize) -> Step {
-        if !c.launch.checks.races {
-            return Ok(());
-        }
-        let Block { shared, clocks, index, .. } = &mut *c.block;
-        let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
-        thread.at_lane(lane);
-        match shared.shadow.check_proxy(at, bytes, &thread) {
-            Ok(()) => Ok(()),
-            Err(conflict) => {
-                let who = Self::name_thread(c.launch, conflict.earlier);
-                let text = format!(
-                    "the async proxy uses {bytes} bytes at shared offset {at:#x}, written by {who} through the generic \
-                     proxy: a fence.proxy.async between is missing"
-                );
-                raise(FaultKind::MissingProxyFence, lane, text)
-            }
-        }
-    }
-
-    /// Begins a write by the async proxy: until it lands nobody may touch the bytes.
-    pub(super) fn begin_async_write(
-        &self,
-        c: &mut Context<'_>,
-        lane: usize,
-        at: usize,
-        bytes: usize,
-    ) -> Step {
-        if !c.launch.checks.races {
-            return Ok(());
-        }
-        let Block { shared, clocks, index, .. } = &mut *c.block;
-        let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
-        thread.at_lane(lane);
-        thread.now = thread.now.pending();
-        match shared.shadow.write(at, bytes, &mut thread, || false) {
-            Ok(()) => Ok(()),
-            Err(conflict) => race(c.launch, lane, at, bytes, false, conflict),
-        }
-    }
-
-    /// Begins a read by the async proxy: until it is waited for nobody may write the bytes.
-    pub(super) fn begin_async_read(&self, c: &mut Context<'_>, lane: usize, at: usize, bytes: usize) -> Step {
-        let (races, uninitialized) = (c.launch.checks.races, c.launch.checks.uninitialized);
-        if races {
-            let Block { shared, clocks, index, .. } = &mut *c.block;
-            let mut thread = Thread::new(*index, self.index, &clocks[self.index], false);
-            thread.at_lane(lane);
-            thread.now = thread.now.pending();
-            if let Err(conflict) = shared.shadow.read(at, bytes, &mut thread) {
-                return race(c.launch, lane, at, bytes, true, conflict);
-            }
-            self.check_proxy(c, lane, at, bytes)?;
-        }
-        let shared = &mut c.block.shared;
-        if uninitialized && shared.state[at..at + bytes].iter().any(|&s| s != State::Written as u8) {
-            shared.unwritten.get_or_insert_with(|| unwritten(&shared.state, lane, at, bytes));
         }
         Ok(())
     }
@@ -318,7 +259,7 @@ impl Warp {
     }
 
     fn write_sync_shared(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
-        let now = matches!(order, Order::Release | Order::AcqRel);
+        let now = order.releases();
         let (block, warp) = (c.block.index, self.index);
         if c.launch.checks.races && (now || c.block.clocks[warp].has_fenced(Reach::Block)) {
             for lane in lanes(mask) {
@@ -330,7 +271,7 @@ impl Warp {
     }
 
     fn read_sync_shared(&self, c: &mut Context<'_>, addresses: &[u64; WARP], mask: u32, order: Order) {
-        let now = matches!(order, Order::Acquire | Order::AcqRel);
+        let now = order.acquires();
         for lane in lanes(mask) {
             if let Some(variable) = c.block.shared.sync.get(addresses[lane]) {
                 c.block.clocks[self.index].read_sync(&variable, Reach::Block, now);

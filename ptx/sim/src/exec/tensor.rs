@@ -4,7 +4,7 @@ use super::bulk::Store;
 use super::warp::{Context, Warp, lanes};
 use crate::fault::{FaultKind, Step, raise};
 use crate::isa::TensorCopy;
-use crate::memory::PARAM_WINDOW;
+use crate::memory::{PARAM_WINDOW, WINDOW_SIZE};
 
 /// How 16-byte chunks of shared memory are permuted (§5.5.7): bits 4… of an address are xor-ed with bits 7….
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,8 +132,14 @@ impl Warp {
     ) -> Step<(TensorMap, Vec<i64>, usize)> {
         let address = self.addresses(&copy.map)[lane];
         let mut bytes = [0; 128];
-        let offset = address.checked_sub(PARAM_WINDOW).unwrap_or(address) as usize;
-        if let Some(params) = offset.checked_add(128).and_then(|end| c.launch.params.get(offset..end)) {
+        // A generic address: of a parameter only inside their window; an offset of `.param` space itself is none (§9.7.9.25.5).
+        let offset = address.wrapping_sub(PARAM_WINDOW);
+        if offset < WINDOW_SIZE {
+            let offset = offset as usize;
+            let Some(params) = c.launch.params.get(offset..offset + 128) else {
+                let text = format!("a tensor map at parameter offset {offset:#x}, outside the parameters");
+                return raise(FaultKind::OutOfBounds, lane, text);
+            };
             bytes.copy_from_slice(params);
         } else {
             self.read_global_range(c, lane, address, &mut bytes)?;

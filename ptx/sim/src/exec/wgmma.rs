@@ -11,7 +11,6 @@ use super::tensor::Swizzle;
 use super::warp::{Context, Warp};
 use crate::fault::{FaultKind, Step, raise};
 use crate::isa::{Element, Factor, Op, Wgmma};
-use crate::race::Thread;
 
 /// One product under way.
 struct Product {
@@ -230,6 +229,7 @@ impl Warp {
     }
 
     pub(super) fn wgmma_wait(&mut self, c: &mut Context<'_>, keep: u32) {
+        let mut done = Vec::new();
         while self.products.groups.len() > keep as usize {
             for product in self.products.groups.pop_front().expect("not empty") {
                 for register in product.accumulators {
@@ -247,12 +247,11 @@ impl Warp {
                         self.products.factors.remove(&register);
                     }
                 }
-                let block = &mut *c.block;
-                let thread = Thread::new(block.index, self.index, &block.clocks[self.index], false);
-                for (at, len) in product.ranges {
-                    block.shared.shadow.land_read(at, len, thread.now);
-                }
+                done.extend(product.ranges);
             }
         }
+        // A factor may be that of a later product, too.
+        let left = self.products.groups.iter().flatten().chain(&self.products.uncommitted);
+        self.end_async_reads(c.block, 0, &done, left.flat_map(|product| &product.ranges));
     }
 }

@@ -111,19 +111,21 @@ fn fence(i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         if !m.take("async") {
             return unknown();
         }
-        m.one_of(&["global", "shared::cta", "shared::cluster"]);
+        let space = m.one_of(&["global", "shared::cta", "shared::cluster"]);
         m.finish()?;
-        return Ok(Op::Fence(Fence::ProxyAsync));
+        // Accesses of the async proxy to global memory are not checked; a fence for them says nothing of shared memory.
+        return Ok(if space == Some("global") { Op::Nop } else { Op::Fence(Fence::ProxyAsync) });
     }
     if m.take("mbarrier_init") {
         let complete = m.take("release") && m.take("cluster");
         m.finish()?;
-        return if complete { Ok(Op::Fence(Fence::ProxyAsync)) } else { unknown() };
+        return if complete { Ok(Op::Fence(Fence::MbarrierInit)) } else { unknown() };
     }
     m.one_of(&["sc", "acq_rel", "acquire", "release"]);
     let scope = m.one_of(&["cta", "cluster", "gpu", "sys"]).ok_or("a scope is required")?;
     m.finish()?;
-    Ok(Op::Fence(Fence::Memory { gpu: scope != "cta" }))
+    // Clusters are of one block.
+    Ok(Op::Fence(Fence::Memory { gpu: matches!(scope, "gpu" | "sys") }))
 }
 
 /// A mask operand that must be constant or in a register.

@@ -261,7 +261,13 @@ fn transcendental(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded
         ($f:expr) => {
             d.map1_imm(i, f, |a: f32, f| {
                 let a = input(a, f);
-                output(approximate($f(f64::from(a)), a.to_bits()), f)
+                let exact = $f(f64::from(a));
+                // At zero, subnormals and infinities the manual's tables give exact results: ex2(±0) and cos(±0) are 1,
+                // tanh(±∞) is ±1 (§9.7.3.18–23).
+                if a.is_infinite() || a.is_subnormal() || a == 0.0 {
+                    return output(canonical(exact as f32), f);
+                }
+                output(approximate(exact, a.to_bits()), f)
             })
         };
     }

@@ -22,6 +22,37 @@ pub enum Order {
     Acquire,
     Release,
     AcqRel,
+    /// The same of scope `.cta` (and `.cluster`, which is a block here): for global memory, between threads of a block.
+    BlockRelaxed,
+    BlockAcquire,
+    BlockRelease,
+    BlockAcqRel,
+}
+
+impl Order {
+    /// This order at block scope.
+    pub const fn in_block(self) -> Self {
+        match self {
+            Self::Relaxed => Self::BlockRelaxed,
+            Self::Acquire => Self::BlockAcquire,
+            Self::Release => Self::BlockRelease,
+            Self::AcqRel => Self::BlockAcqRel,
+            other => other,
+        }
+    }
+
+    /// Whether it is of block scope.
+    pub const fn is_of_block(self) -> bool {
+        matches!(self, Self::BlockRelaxed | Self::BlockAcquire | Self::BlockRelease | Self::BlockAcqRel)
+    }
+
+    pub const fn acquires(self) -> bool {
+        matches!(self, Self::Acquire | Self::AcqRel | Self::BlockAcquire | Self::BlockAcqRel)
+    }
+
+    pub const fn releases(self) -> bool {
+        matches!(self, Self::Release | Self::AcqRel | Self::BlockRelease | Self::BlockAcqRel)
+    }
 }
 
 /// State space of an address operand.
@@ -93,8 +124,10 @@ pub struct Atomic {
 pub enum Fence {
     /// Orders memory at this scope.
     Memory { gpu: bool },
-    /// `fence.proxy.async`; and `fence.mbarrier_init`, which is one for barriers.
+    /// `fence.proxy.async`, of shared memory or of all.
     ProxyAsync,
+    /// `fence.mbarrier_init`: makes initialized barriers known to the async proxy, and nothing else.
+    MbarrierInit,
 }
 
 /// `bar`, `barrier`.

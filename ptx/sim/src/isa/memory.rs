@@ -57,16 +57,23 @@ fn space(m: &mut Mods<'_>) -> AddressSpace {
 }
 
 /// `.relaxed.gpu` and the like, then hints. Returns the order and whether a cache policy operand follows.
-fn order_and_hints(m: &mut Mods<'_>, cache_operators: &[&str]) -> Result<(Order, bool), String> {
+fn order_and_hints(
+    m: &mut Mods<'_>,
+    cache_operators: &[&str],
+    atomic: bool,
+) -> Result<(Order, bool), String> {
     let semantics = m.one_of(&["weak", "relaxed", "acquire", "release", "acq_rel", "volatile", "mmio"]);
     let scope = m.one_of(&["cta", "cluster", "gpu", "sys"]);
     let order = match semantics {
+        // An atomic without a word is relaxed.
+        None if atomic => Order::Relaxed,
         None | Some("weak") => Order::Weak,
         Some("relaxed" | "volatile" | "mmio") => Order::Relaxed,
         Some("acquire") => Order::Acquire,
         Some("release") => Order::Release,
         Some(_) => Order::AcqRel,
     };
+    let order = if matches!(scope, Some("cta" | "cluster")) { order.in_block() } else { order };
     if matches!(semantics, Some("acquire" | "release")) && scope.is_none() {
         return Err("a scope is required".into());
     }
@@ -128,7 +135,7 @@ fn elements(
 
 fn load(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     let space = space(m);
-    let (order, policy) = order_and_hints(m, &["ca", "cg", "cs", "lu", "cv"])?;
+    let (order, policy) = order_and_hints(m, &["ca", "cg", "cs", "lu", "cv"], false)?;
     let read_only = m.take("nc");
     m.take("unified");
     let vector = vector_length(m);
@@ -136,8 +143,9 @@ fn load(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     d.count(i, if policy { &[3] } else { &[2] })?;
     let order = match (order, read_only) {
         (Order::Weak, true) if space == AddressSpace::In(Space::Global) => Order::ReadOnly,
-        (_, true) | (Order::Release | Order::AcqRel, _) => return unknown(),
-        (order, false) => order,
+        (_, true) => return unknown(),
+        (order, _) if order.releases() => return unknown(),
+        (order, _) => order,
     };
     Ok(Op::Load(Box::new(Access {
         space,
@@ -151,13 +159,11 @@ fn load(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
 
 fn store(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     let space = space(m);
-    let (order, policy) = order_and_hints(m, &["wb", "cg", "cs", "wt"])?;
+    let (order, policy) = order_and_hints(m, &["wb", "cg", "cs", "wt"], false)?;
     let vector = vector_length(m);
     let ty = m.only_ty()?;
     d.count(i, if policy { &[3] } else { &[2] })?;
-    if matches!(order, Order::Acquire | Order::AcqRel)
-        || matches!(space, AddressSpace::In(Space::Const | Space::Param))
-    {
+    if order.acquires() || matches!(space, AddressSpace::In(Space::Const | Space::Param)) {
         return unknown();
     }
     Ok(Op::Store(Box::new(Access {
@@ -174,9 +180,7 @@ fn atomic(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     let reduction = i.opcode == "red";
     m.take("async"); // refused below by its own modifiers
     let space = space(m);
-    let (order, policy) = order_and_hints(m, &[])?;
-    // Without a word atomics are relaxed.
-    let order = if order == Order::Weak { Order::Relaxed } else { order };
+    let (order, policy) = order_and_hints(m, &[], true)?;
     let name = m.one_of(&["add", "and", "or", "xor", "min", "max", "inc", "dec", "exch", "cas"]);
     let noftz = m.take("noftz");
     let vector = vector_length(m);

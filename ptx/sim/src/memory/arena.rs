@@ -1,7 +1,7 @@
 //! A reserved range of addresses with, for each byte, what is known about it.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::race::Shadow;
 
@@ -41,6 +41,8 @@ unsafe impl Sync for Arena {}
 #[repr(C)]
 pub struct Page {
     lock: AtomicBool,
+    /// One more than the device whose memory it is; 0 for memory that all devices reach.
+    owner: AtomicU32,
     shadow: UnsafeCell<Option<Box<Shadow>>>,
 }
 
@@ -93,6 +95,13 @@ impl Arena {
         unsafe { &*self.pages.add(offset / PAGE) }
     }
 
+    /// Makes whole pages the memory of a device.
+    pub fn set_owner(&self, offset: usize, len: usize, device: i32) {
+        for page in 0..len / PAGE {
+            self.page(offset + page * PAGE).owner.store(device as u32 + 1, Ordering::Relaxed);
+        }
+    }
+
     /// Sets the state of a range.
     pub fn fill_state(&self, offset: usize, len: usize, state: State) {
         assert!(offset + len <= self.size);
@@ -115,6 +124,13 @@ impl Arena {
 }
 
 impl Page {
+    /// Whether kernels on a device reach this memory. Without peer access (`cuCtxEnablePeerAccess`) another's is not mapped.
+    #[inline(always)]
+    pub fn is_reached_from(&self, device: i32) -> bool {
+        let owner = self.owner.load(Ordering::Relaxed);
+        owner == 0 || owner == device as u32 + 1
+    }
+
     /// Waits for the lock. It is held for one instruction of one warp.
     #[inline]
     pub fn lock(&self) -> PageGuard<'_> {

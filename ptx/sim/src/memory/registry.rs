@@ -107,6 +107,7 @@ impl Memory {
         let state = if which == 1 { State::Written } else { State::Unwritten };
         arena.fill_state(offset, size, state);
         if which == 0 {
+            arena.set_owner(start, pages, device);
             // SAFETY: inside the arena, and nobody has the address yet.
             unsafe { arena.data(offset).write_bytes(0xCD, size) };
         }

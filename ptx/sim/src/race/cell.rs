@@ -23,6 +23,8 @@ pub struct Shadow {
     by_byte: bool,
     cells: Vec<Cell>,
     readers: Vec<[Epoch; READERS]>,
+    /// A bit for each byte that a read-only load has read; empty until there is one.
+    read_only: Vec<u64>,
 }
 
 /// An earlier access that is not ordered before the present one.
@@ -49,7 +51,7 @@ impl Conflict {
 impl Shadow {
     pub fn new(size: usize, launch: u64) -> Self {
         let cells = vec![Cell::default(); size.div_ceil(4)];
-        Self { launch, size, by_byte: false, cells, readers: Vec::new() }
+        Self { launch, size, by_byte: false, cells, readers: Vec::new(), read_only: Vec::new() }
     }
 
     /// Forgets what another launch did.
@@ -67,6 +69,7 @@ impl Shadow {
         self.cells.clear();
         self.cells.resize(self.size.div_ceil(4), Cell::default());
         self.readers.clear();
+        self.read_only.clear();
     }
 
     #[cold]
@@ -113,6 +116,21 @@ impl Shadow {
             }
         }
         Ok(())
+    }
+
+    /// Records a read-only load: its bytes may not be written in this launch any more, in whatever order (§9.7.9.9).
+    pub fn read_only(&mut self, offset: usize, len: usize) {
+        self.read_only.resize(self.size.div_ceil(64), 0);
+        for at in offset..offset + len {
+            self.read_only[at / 64] |= 1 << (at % 64);
+        }
+    }
+
+    /// Whether a read-only load has read any of the bytes.
+    #[inline]
+    pub fn was_read_only(&self, offset: usize, len: usize) -> bool {
+        !self.read_only.is_empty()
+            && (offset..offset + len).any(|at| self.read_only[at / 64] >> (at % 64) & 1 != 0)
     }
 
     /// The last write in this launch, if there was one.
@@ -214,9 +232,7 @@ const fn place(e: Epoch) -> usize {
 /// Whether the earlier access may come before this one: ordered, or both strong.
 #[inline]
 fn allowed(earlier: Epoch, thread: &Thread<'_>) -> bool {
-    earlier.same_thread(thread.now)
-        || earlier.is_strong() && thread.now.is_strong()
-        || thread.is_after(earlier)
+    earlier.same_thread(thread.now) || earlier.is_morally_strong_with(thread.now) || thread.is_after(earlier)
 }
 
 /// An earlier read of the same warp and the present one as one record.
@@ -229,6 +245,6 @@ fn merged(earlier: Epoch, thread: &Thread<'_>) -> Epoch {
         return thread.now;
     }
     // One weak access makes the pair weak.
-    let both = thread.now.of_several();
+    let both = thread.now.of_several().narrowed_to(earlier);
     if earlier.is_strong() { both } else { both.weak() }
 }

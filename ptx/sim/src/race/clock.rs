@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::epoch::{Epoch, Known, MAX_CLOCK};
+use super::epoch::{Epoch, Known, MAX_CLOCK, SEVERAL};
 use super::sync::{Foreign, SyncVariable};
 
 /// What a warp knows about the past.
@@ -16,6 +16,8 @@ pub struct WarpClock {
     part: Known,
     /// What this warp knows of the block's warps; of itself: what it has made known.
     known: Vec<Known>,
+    /// What it knows of its own lanes by waiting: the past of a few lanes that arrived, for all lanes.
+    waited: Known,
     foreign: Foreign,
     /// `known` at proxy fences on the way here: what the async proxy may rely on (§8.9.5).
     proxied: Vec<Known>,
@@ -26,10 +28,9 @@ pub struct WarpClock {
 /// Where a location that orders accesses is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// In shared memory: it orders threads of the block.
+    /// In shared memory, or in global memory as far as threads of one block use it: a fence of any scope serves.
     Block,
-    /// In global memory: it orders threads of all blocks. (A fence of block scope would serve between threads of one block; that
-    /// is not taken for enough.)
+    /// In global memory: it orders threads of all blocks; fences must be of gpu scope.
     Device,
 }
 
@@ -120,6 +121,7 @@ impl WarpClock {
         for (into, other) in self.patterns.iter_mut().zip(&past.patterns) {
             into.join(other);
         }
+        self.waited.join(past.known[warp]);
         self.lane_sync = self.lane_sync.max(past.known[warp].all.min(self.clock));
     }
 
@@ -184,7 +186,8 @@ impl WarpClock {
         }
         e.same_thread(now)
             || e.clock() < self.lane_sync
-            || self.part.covers(e) && self.part.lanes >> now.lane() & 1 != 0
+            || self.waited.covers(e)
+            || self.part.covers(e) && now.lane() != SEVERAL && self.part.lanes >> now.lane() & 1 != 0
     }
 }
 

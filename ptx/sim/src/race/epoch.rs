@@ -3,7 +3,7 @@
 /// Lane number of "more than one lane".
 pub const SEVERAL: u32 = 32;
 
-/// A record of an access: block 30 bits, warp 6, lane 6, strong 1, pending 1, clock 20. Zero is "nobody".
+/// A record of an access: block 29 bits, warp 6, lane 6, scoped 1, strong 1, pending 1, clock 20. Zero is "nobody".
 ///
 /// The warp after a block's last stands for the engine that copies asynchronously (the async proxy).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -11,15 +11,16 @@ pub struct Epoch(pub u64);
 
 const PENDING: u64 = 1 << 20;
 const STRONG: u64 = 1 << 21;
-const LANE: u32 = 22;
-const WARP: u32 = 28;
-const BLOCK: u32 = 34;
+const SCOPED: u64 = 1 << 22;
+const LANE: u32 = 23;
+const WARP: u32 = 29;
+const BLOCK: u32 = 35;
 
 /// Clocks count synchronizing operations of a warp; there may not be more of them.
 pub const MAX_CLOCK: u32 = (1 << 20) - 1;
 
 /// A block number that marks a list of readers instead of one.
-const LIST: u64 = (1 << 30) - 1;
+const LIST: u64 = (1 << 29) - 1;
 
 impl Epoch {
     pub const NOBODY: Self = Self(0);
@@ -82,6 +83,24 @@ impl Epoch {
         if strong { Self(self.0 | STRONG) } else { self }
     }
 
+    /// Marks a strong access as one of block scope.
+    pub const fn scoped(self, scoped: bool) -> Self {
+        if scoped { Self(self.0 | SCOPED) } else { self }
+    }
+
+    /// Whether both accesses are strong and the scope of each includes the other's thread: such a pair is no race (§8.7.1).
+    #[inline(always)]
+    pub const fn is_morally_strong_with(self, other: Self) -> bool {
+        self.is_strong()
+            && other.is_strong()
+            && ((self.0 | other.0) & SCOPED == 0 || self.0 >> BLOCK == other.0 >> BLOCK)
+    }
+
+    /// With the other's scope, if that is narrower.
+    pub const fn narrowed_to(self, other: Self) -> Self {
+        Self(self.0 | other.0 & SCOPED)
+    }
+
     pub const fn weak(self) -> Self {
         Self(self.0 & !STRONG)
     }
@@ -103,9 +122,11 @@ impl Epoch {
         self.0 >> WARP == other.0 >> WARP
     }
 
+    /// Whether one thread did both. Several lanes together are no thread: even by the same lanes, each element may have been
+    /// another's.
     #[inline(always)]
     pub const fn same_thread(self, other: Self) -> bool {
-        self.0 >> LANE == other.0 >> LANE
+        self.0 >> LANE == other.0 >> LANE && self.lane() != SEVERAL
     }
 
     #[inline(always)]

@@ -14,5 +14,5 @@ mod sync;
 
 pub use cell::{Conflict, Shadow};
 pub use clock::{Past, Reach, Thread, WarpClock, Writer};
-pub use epoch::Epoch;
+pub use epoch::{Epoch, SEVERAL};
 pub use sync::SyncTable;

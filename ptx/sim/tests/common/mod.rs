@@ -30,7 +30,7 @@ pub fn check(result: sys::CUresult) {
 
 impl Gpu {
     pub fn new() -> Self {
-        ptx_sim::install();
+        ptx_sim::install_simulator();
         unsafe {
             check(sys::cuInit(0));
             let mut context = MaybeUninit::uninit();

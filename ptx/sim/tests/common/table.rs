@@ -9,7 +9,13 @@ pub type Edit = (&'static str, &'static str, &'static str, FaultKind);
 /// Runs the good kernel, checks its output, then each mutant.
 pub fn table(ptx: &str, shape: Shape, input: &[f32], expected: &[f32], edits: &[Edit]) {
     let gpu = Gpu::new();
-    let config = ptx_sim::Config { instruction_limit: 1_000_000, print_faults: false, ..ptx_sim::config() };
+    // One host thread: of two right diagnoses the same one comes each time.
+    let config = ptx_sim::Config {
+        instruction_limit: 1_000_000,
+        print_faults: false,
+        threads: 1,
+        ..ptx_sim::config()
+    };
     ptx_sim::configure(&config);
     let run = |text: &str| {
         let input = gpu.upload(input);
