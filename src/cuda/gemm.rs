@@ -174,7 +174,7 @@ pub fn forward(
     multiply(queue, &[base, adapter], to)
 }
 
-/// Enqueues `dX = dY·W + s·(dY·B)·A`.
+/// Enqueues `dX = dY·W + s·(dY·B)·A`, on tensor cores where they can do it.
 pub fn backward(
     queue: &Queue<'_>,
     dy: &Tensor<'_>,
@@ -183,8 +183,12 @@ pub fn backward(
     dx: &TensorMut<'_>,
     workspace: BufferMut<'_, u8>,
 ) -> Result<()> {
+    let lora = lora.filter(|lora| lora.rank() > 0);
+    if gemm_mma::takes_backward(queue, dy, w, lora) {
+        return gemm_mma::backward(queue, dy, (w, table), lora, dx, workspace);
+    }
     let base = (Operand::along(dy), Operand::quantized(w, table).across(), dy.cols());
-    let Some(lora) = lora.filter(|lora| lora.rank() > 0) else {
+    let Some(lora) = lora else {
         return multiply(queue, &[base], Output::new(dx));
     };
     let u = low_rank(&workspace, DType::F32, dy.rows(), lora.rank())?;

@@ -1,7 +1,8 @@
-//! The product of 16-bit activations and a quantized weight on tensor cores.
+//! The products of 16-bit activations and a quantized weight on tensor cores. What they do not take is for
+//! [`super::gemm`]'s own kernel.
 
 use super::device::Queue;
-use super::gemm::{down_projection, low_rank};
+use super::gemm::{down_projection, low_rank, up_projection};
 use super::launch::{Args, Matrix};
 use super::memory::Address;
 use crate::error::Result;
@@ -9,14 +10,14 @@ use crate::format::CodebookTable;
 use crate::kernels::constants::ConstantsSpec;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_mma::{CHUNK, GemmMmaSpec, RANK};
+use crate::kernels::gemm_mma_backward::{self, GemmMmaBackwardSpec};
 use crate::kernels::mma_tile::tiles;
 use crate::kernels::table::bits;
 use crate::view::{BufferMut, ConstantsView, DType, Lora, Quantized, Tensor, TensorMut};
 use ptx_asm::Target;
 
 /// The type to compute in, if the kernel takes these arguments: 16-bit X in whole 16-byte pieces, blocks that do not end
-/// inside a chunk of K, a rank in whole steps, and values that the type holds to its precision. What it does not take is
-/// for [`super::gemm`]'s own kernel.
+/// inside a chunk of K, a rank in whole steps, and values that the type holds to its precision.
 pub fn half(
     queue: &Queue<'_>,
     x: &Tensor<'_>,
@@ -27,9 +28,6 @@ pub fn half(
         DType::F32 => return None,
         DType::F16 => Half::F16,
         DType::Bf16 => Half::Bf16,
-    };
-    let whole = |address: u64, row_bytes: usize, align: u64| {
-        address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
     };
     let adapter_fits = lora.is_none_or(|lora| {
         lora.rank().is_multiple_of(RANK)
@@ -51,6 +49,32 @@ pub fn half(
         && adapter_fits
         && values_fit;
     fits.then_some(half)
+}
+
+/// Whether the backward kernel takes these arguments: bf16 dY in whole 16-byte pieces, whole chunks of N, rows of W in
+/// whole spans that share a constant, a rank in whole steps. f16 is left out: it does not hold every weight.
+pub fn takes_backward(
+    queue: &Queue<'_>,
+    dy: &Tensor<'_>,
+    w: &Quantized<'_>,
+    lora: Option<&Lora<'_>>,
+) -> bool {
+    dy.dtype() == DType::Bf16
+        && queue.target() >= Target::Sm80
+        && w.rows > 0
+        && w.rows.is_multiple_of(gemm_mma_backward::CHUNK as usize)
+        && w.cols.is_multiple_of(gemm_mma_backward::SPAN as usize)
+        && w.spec.block_size >= gemm_mma_backward::SPAN
+        && whole(dy.address(), 2 * dy.row_stride(), 16)
+        && w.codes.address().is_multiple_of(16)
+        && lora.is_none_or(|lora| {
+            lora.rank().is_multiple_of(gemm_mma_backward::RANK) && lora.a.dtype() == DType::Bf16
+        })
+}
+
+/// Whether a matrix and its rows start at multiples of `align` bytes.
+fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
+    address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
 }
 
 /// Rows of a tile: no more than there are, and fewer where that gives the device enough tiles.
@@ -76,18 +100,11 @@ pub fn forward(
     y: &TensorMut<'_>,
     workspace: BufferMut<'_, u8>,
 ) -> Result<()> {
-    let (m, n, k) = (x.rows() as u64, w.rows as u64, w.cols as u64);
+    let (m, n) = (x.rows() as u64, w.rows as u64);
     if m == 0 || n == 0 {
         return Ok(());
     }
-    let args = Args::new().pointer(x).number(Matrix::row_stride(&x)).pointer(w.codes);
-    let args = match w.constants {
-        ConstantsView::F32(absmax) => args.pointer(absmax),
-        ConstantsView::Nested { codes, scales, offset } => {
-            args.pointer(codes).pointer(scales).pointer(offset)
-        }
-    };
-    let mut args = args.number(m).number(n).number(k);
+    let mut args = operands(x, w);
     if let Some(lora) = lora {
         let t = low_rank(&workspace, x.dtype(), x.rows(), lora.rank())?;
         down_projection(queue, x, lora, &t)?;
@@ -108,4 +125,49 @@ pub fn forward(
         low_rank: lora.is_some(),
     };
     queue.launch(spec.into(), tiles(m, n, rows), args)
+}
+
+/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to bf16.
+pub fn backward(
+    queue: &Queue<'_>,
+    dy: &Tensor<'_>,
+    (w, table): (&Quantized<'_>, &CodebookTable),
+    lora: Option<&Lora<'_>>,
+    dx: &TensorMut<'_>,
+    workspace: BufferMut<'_, u8>,
+) -> Result<()> {
+    let (m, k) = (dy.rows() as u64, w.cols as u64);
+    if m == 0 || k == 0 {
+        return Ok(());
+    }
+    let mut args = operands(dy, w);
+    if let Some(lora) = lora {
+        let u = low_rank(&workspace, DType::Bf16, dy.rows(), lora.rank())?;
+        up_projection(queue, dy, lora, &u)?;
+        args =
+            args.pointer(&u).pointer(&lora.a).number(lora.a.row_stride() as u64).number(lora.rank() as u64);
+    }
+    let args = args.pointer(dx).number(Matrix::row_stride(&dx));
+    let rows = tile_rows(queue, m, k).min(64);
+    let spec = GemmMmaBackwardSpec {
+        rows,
+        values: bits(table.values),
+        block_size: w.spec.block_size,
+        constants: ConstantsSpec::of(&w.spec.constants),
+        out: dx.dtype(),
+        low_rank: lora.is_some(),
+    };
+    queue.launch(spec.into(), tiles(m, k, rows), args)
+}
+
+/// The activations, the weight, M, N and K.
+fn operands(activations: &Tensor<'_>, w: &Quantized<'_>) -> Args {
+    let args = Args::new().pointer(activations).number(Matrix::row_stride(&activations)).pointer(w.codes);
+    let args = match w.constants {
+        ConstantsView::F32(absmax) => args.pointer(absmax),
+        ConstantsView::Nested { codes, scales, offset } => {
+            args.pointer(codes).pointer(scales).pointer(offset)
+        }
+    };
+    args.number(activations.rows() as u64).number(w.rows as u64).number(w.cols as u64)
 }

@@ -8,6 +8,7 @@ use super::dequantize::DequantizeSpec;
 use super::double_quantize::{DoubleDequantizeSpec, DoubleQuantizeSpec, SumSpec};
 use super::gemm::{GemmSpec, OperandSpec, Storage};
 use super::gemm_mma::GemmMmaSpec;
+use super::gemm_mma_backward::GemmMmaBackwardSpec;
 use super::quantize::QuantizeSpec;
 use super::table;
 use super::tensor::Layout;
@@ -110,10 +111,16 @@ fn of_target(target: Target) -> Vec<Entry> {
     );
     if target >= Target::Sm80 {
         for rows in [32, 64, 128] {
-            let (half, values, constants) = (Half::Bf16, values(&nf4), nested(NestedSpec::Fp8));
+            let (half, nf4, constants) = (Half::Bf16, values(&nf4), nested(NestedSpec::Fp8));
             let (out, bias, low_rank, block_size) = (bf16, Some(bf16), true, 64);
+            let (values, same) = (nf4, constants.clone());
             let spec = GemmMmaSpec { half, rows, values, block_size, constants, out, bias, low_rank };
             add(format!("gemm_mma_nf4_bf16_fp8_lora_{rows}"), spec.into());
+            if rows <= 64 {
+                let constants = same;
+                let spec = GemmMmaBackwardSpec { rows, values, block_size, constants, out, low_rank };
+                add(format!("gemm_mma_backward_nf4_bf16_fp8_lora_{rows}"), spec.into());
+            }
         }
     }
     for (name, dtypes, layout) in
@@ -148,6 +155,13 @@ pub fn variants() -> Vec<Entry> {
                 for out in [DType::F32, DType::F16, DType::Bf16] {
                     for (bias, low_rank) in [(None, false), (Some(DType::F32), true)] {
                         let values = table::bits(Codebook::Nf4.table().expect("a built-in table").values);
+                        if half == Half::Bf16 && rows <= 64 {
+                            let (block_size, constants) = (64, constants.clone());
+                            let spec =
+                                GemmMmaBackwardSpec { rows, values, block_size, constants, out, low_rank };
+                            let spec = KernelSpec::from(spec);
+                            entries.push(Entry { target: Target::Sm80, file: format!("{spec:?}"), spec });
+                        }
                         let constants = constants.clone();
                         let spec = GemmMmaSpec {
                             half,

@@ -8,6 +8,7 @@
 //! | [`blockwise8`] | 8-bit blocks, there and back |
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
+//! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
@@ -31,6 +32,7 @@ pub mod dequantize;
 pub mod double_quantize;
 pub mod gemm;
 pub mod gemm_mma;
+pub mod gemm_mma_backward;
 pub mod mma_tile;
 pub mod quantize;
 pub mod scale;
@@ -77,6 +79,8 @@ pub enum KernelSpec {
     Gemm(gemm::GemmSpec),
     /// [`gemm_mma`].
     GemmMma(gemm_mma::GemmMmaSpec),
+    /// [`gemm_mma_backward`].
+    GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
     /// [`adamw`].
     AdamW(adamw::AdamWSpec),
 }
@@ -109,6 +113,7 @@ any_kernel! {
     Dequantize8 blockwise8::Dequantize8Spec;
     Gemm gemm::GemmSpec;
     GemmMma gemm_mma::GemmMmaSpec;
+    GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
     AdamW adamw::AdamWSpec;
 }
 

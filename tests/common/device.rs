@@ -260,6 +260,11 @@ impl Products for Gpu {
         if case.tensor_cores() { (unit_roundoff(case.dtypes[0]).0, 2) } else { (0.0, 1) }
     }
 
+    /// W's values and the low-rank U are rounded to bf16, likewise.
+    fn backward_allowance(&self, case: &Case) -> (f64, usize) {
+        if case.tensor_cores_backward() { (unit_roundoff(DType::Bf16).0, 2) } else { (0.0, 1) }
+    }
+
     fn forward(
         &self,
         x: &Matrix,

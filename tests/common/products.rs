@@ -27,6 +27,10 @@ pub trait Products {
     fn forward_allowance(&self, _case: &Case) -> (f64, usize) {
         (0.0, 1)
     }
+    /// The same for the backward product.
+    fn backward_allowance(&self, _case: &Case) -> (f64, usize) {
+        (0.0, 1)
+    }
     fn forward(
         &self,
         x: &Matrix,
@@ -187,6 +191,13 @@ impl Case {
         self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
+    /// Whether the backward product is one: bf16 dY, whole chunks of N, rows of W in whole spans, blocks no shorter.
+    pub fn tensor_cores_backward(&self) -> bool {
+        self.dtypes[1] == DType::Bf16
+            && [self.n, self.k].iter().all(|size| size.is_multiple_of(64))
+            && self.spec.block_size >= 64
+    }
+
     fn matrix(&self, which: usize, rows: usize, cols: usize) -> Matrix {
         let values = numbers(rows * cols, self.seed.wrapping_add(which as u64 * 977), &[]);
         Matrix::new(self.dtypes[which % 5], &values, rows, cols, self.gap)
@@ -226,7 +237,8 @@ impl Case {
         let up_abs = dy64.abs().mul(&b64.abs()).map(|v| v * s);
         let exact = dy64.mul(&w).add(&up.mul(&a64));
         let magnitude = dy64.abs().mul(&w.abs()).add(&up_abs.mul(&a64.abs()));
-        within(&dx, &exact, &magnitude, depth(n))?;
+        let (extra, additions) = device.backward_allowance(self);
+        within_allowance(&dx, &exact, &magnitude, additions * depth(n), extra)?;
 
         let Some(adapter) = adapter else { return Ok(()) };
         for accumulate in [false, true] {
