@@ -24,7 +24,7 @@ fn hand_over(release: &str, acquire: &str, id: &str) -> String {
         ld.global.f32 %f0, [%rd5+64]; st.global.f32 [%rd1], %f0;
     DONE:"
     );
-    kernel("sm_70", "6.0", 3, &body)
+    kernel("sm_75", "6.3", 3, &body)
 }
 
 #[test]
