@@ -9,6 +9,7 @@ use super::double_quantize::{DoubleDequantizeSpec, DoubleQuantizeSpec, SumSpec};
 use super::gemm::{GemmSpec, OperandSpec, Storage};
 use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
+use super::gemm_wgmma::GemmWgmmaSpec;
 use super::product::ProductSpec;
 use super::quantize::QuantizeSpec;
 use super::table;
@@ -39,8 +40,22 @@ impl Entry {
 
 /// The whole catalogue.
 pub fn catalogue() -> Vec<Entry> {
-    TARGETS.into_iter().flat_map(of_target).collect()
+    TARGETS.into_iter().flat_map(of_target).chain(of_hopper()).collect()
 }
+
+/// The kernels that only Hopper runs.
+fn of_hopper() -> Vec<Entry> {
+    let constants = ConstantsSpec::Nested(NestedSpec::Fp8);
+    let forward = product(Half::Bf16, constants, DType::Bf16, Some(DType::Bf16), true, false);
+    let tiles = WGMMA_TOKENS.map(|tokens| {
+        let file = format!("gemm_wgmma_nf4_bf16_fp8_lora_{tokens}");
+        (file, GemmWgmmaSpec { tokens, product: forward.clone() }.into())
+    });
+    tiles.map(|(file, spec)| Entry { target: Target::Sm90a, file, spec }).into()
+}
+
+/// The tiles that the kernels by `wgmma` have.
+const WGMMA_TOKENS: [u32; 3] = [64, 128, 256];
 
 fn of_target(target: Target) -> Vec<Entry> {
     let mut entries = Vec::new();
@@ -154,6 +169,13 @@ pub fn variants() -> Vec<Entry> {
     let mut add = |target, spec: KernelSpec| {
         entries.push(Entry { target, file: format!("{spec:?}"), spec });
     };
+    for product in products() {
+        for tokens in WGMMA_TOKENS {
+            let accumulate = product.bias.is_some();
+            let product = ProductSpec { accumulate, ..product.clone() };
+            add(Target::Sm90a, GemmWgmmaSpec { tokens, product }.into());
+        }
+    }
     for target in TARGETS {
         for product in products() {
             if product.half == Half::Bf16 && target < Target::Sm80 {

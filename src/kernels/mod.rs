@@ -9,12 +9,15 @@
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
+//! | [`gemm_wgmma`] | `X·Wᵀ` by the warpgroups of Hopper |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
 //! | [`product`] | spec and parameters of products on tensor cores |
 //! | [`mma_tile`] | their tiles |
 //! | [`ring`] | chunks in shared memory, brought ahead of their use |
+//! | [`wgmma_pipeline`] | the blocks of products by `wgmma`: roles, stages, tiles |
+//! | [`wgmma_store`] | how their sums become the output |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
@@ -35,6 +38,7 @@ pub mod double_quantize;
 pub mod gemm;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
+pub mod gemm_wgmma;
 pub mod mma_tile;
 pub mod product;
 pub mod quantize;
@@ -43,6 +47,8 @@ pub mod scale;
 pub mod table;
 pub mod tensor;
 pub mod tile;
+pub mod wgmma_pipeline;
+pub mod wgmma_store;
 
 use ptx_asm::{Error, Module, Target};
 
@@ -62,6 +68,11 @@ pub struct Written {
 pub trait Spec {
     /// Writes the kernel for a target.
     fn write(&self, target: Target) -> Result<Written, Error>;
+
+    /// What to write it for, where `device` is what most kernels are written for: see [`target_of`].
+    fn target(&self, device: Target) -> Target {
+        device
+    }
 }
 
 /// What kernels are written for: the newest target of theirs that a device of this compute capability (major · 10 + minor)
@@ -93,6 +104,8 @@ pub enum KernelSpec {
     GemmMma(gemm_mma::GemmMmaSpec),
     /// [`gemm_mma_backward`].
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
+    /// [`gemm_wgmma`].
+    GemmWgmma(gemm_wgmma::GemmWgmmaSpec),
     /// [`adamw`].
     AdamW(adamw::AdamWSpec),
 }
@@ -111,6 +124,12 @@ macro_rules! any_kernel {
                     $(Self::$variant(spec) => spec.write(target),)*
                 }
             }
+
+            fn target(&self, device: Target) -> Target {
+                match self {
+                    $(Self::$variant(spec) => spec.target(device),)*
+                }
+            }
         }
     };
 }
@@ -126,6 +145,7 @@ any_kernel! {
     Gemm gemm::GemmSpec;
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
+    GemmWgmma gemm_wgmma::GemmWgmmaSpec;
     AdamW adamw::AdamWSpec;
 }
 

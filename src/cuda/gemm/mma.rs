@@ -1,19 +1,17 @@
 //! The products of 16-bit activations and a quantized weight on tensor cores.
 
-use super::Weight;
 use super::low_rank::{down_projection, up_projection};
 use super::workspace::Workspace;
+use super::{Weight, product, whole};
 use crate::cuda::device::Queue;
 use crate::cuda::launch::{Args, Matrix};
 use crate::cuda::memory::Address;
 use crate::error::Result;
-use crate::kernels::constants::ConstantsSpec;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_mma::{CHUNK, GemmMmaSpec};
 use crate::kernels::gemm_mma_backward::{self, GemmMmaBackwardSpec};
 use crate::kernels::mma_tile::tiles;
-use crate::kernels::product::{ProductSpec, RANK};
-use crate::kernels::table::bits;
+use crate::kernels::product::RANK;
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
@@ -25,11 +23,6 @@ fn half(queue: &Queue<'_>, activations: &Tensor<'_>) -> Option<Half> {
         DType::F32 | DType::Bf16 => return None,
     };
     whole(activations.address(), 2 * activations.row_stride(), 16).then_some(half)
-}
-
-/// Whether a matrix and its rows start at multiples of `align` bytes.
-fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
-    address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
 }
 
 /// Whether the type holds the codebook's values to its precision: none overflows or is subnormal.
@@ -130,26 +123,6 @@ pub fn backward(
     let rows = tile_rows(queue, m, k);
     let product = product(half, w, dx, None, lora, accumulate);
     queue.launch(GemmMmaBackwardSpec { rows, product }.into(), tiles(m, k, rows), args)
-}
-
-fn product(
-    half: Half,
-    w: Weight<'_>,
-    out: &TensorMut<'_>,
-    bias: Option<&Tensor<'_>>,
-    lora: Option<&Lora<'_>>,
-    accumulate: bool,
-) -> ProductSpec {
-    ProductSpec {
-        half,
-        values: bits(w.table.values),
-        block_size: w.view.spec.block_size,
-        constants: ConstantsSpec::of(&w.view.spec.constants),
-        out: out.dtype(),
-        bias: bias.map(Tensor::dtype),
-        low_rank: lora.is_some(),
-        accumulate,
-    }
 }
 
 /// The activations, the weight, M, N and K.
