@@ -28,12 +28,28 @@ fn any_forward_case(most: [usize; 3]) -> impl Strategy<Value = Case> {
     })
 }
 
+/// Shapes that the backward kernel takes: 128 rows or more, whole vectors of N, whole spans of K.
+fn any_wide_backward_case(most: [usize; 3]) -> impl Strategy<Value = Case> {
+    let rank = prop::option::of(1usize..=12);
+    (any_backward_case(most, HALVES), 0usize..8, rank).prop_map(|(mut case, vectors, rank)| {
+        if rank.is_some() {
+            case.dtypes[3] = case.dtypes[1]; // A of dY's type
+        }
+        Case { m: 127 + case.m, n: case.n - 8 * vectors, rank: rank.map(|r| 8 * r), ..case }
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn forward(case in any_forward_case([200, 300, 5])) {
         check_kernel(&gpu(2), &case, "gemm_wgmma", 1)?;
+    }
+
+    #[test]
+    fn backward(case in any_wide_backward_case([200, 5, 5])) {
+        check_kernel(&gpu(2), &case, "gemm_wgmma_backward", 2)?;
     }
 }
 
@@ -51,30 +67,42 @@ fn counted(kernel: &str, [m, n, k]: [usize; 3]) -> Option<Stats> {
     )
 }
 
-/// Counted on the simulator: X is read once for each 128 rows of W, W and its constants once for each tile of rows of X, codes
-/// by 16 bytes; nothing conflicts in shared memory.
+/// What both kernels must do, of `activations`, `codes`, `constants` and `other` bytes of global memory read, for an output of
+/// `features` by M.
+fn check_counts(name: &str, stats: &Stats, [m, features, inner, rows]: [usize; 4], other: usize) {
+    let tiles = m.div_ceil(rows);
+    let (activations, values) = (2 * m * inner * features / 128, features * inner * tiles);
+    let (codes, constants) = (values / 2, 4 * values / 64);
+    println!("{name}: activations {activations}, codes {codes}, constants {constants}, other {other} bytes");
+    assert_eq!(stats.global_loads.bytes as usize, activations + codes + constants + other, "{name}");
+    assert_eq!(stats.global_loads.of_width(16) as usize, codes / 16, "{name}");
+    assert_eq!(stats.global_stores.bytes as usize, 2 * m * features, "{name}");
+    assert_eq!(stats.global_stores.of_width(16) as usize, 2 * m * features / 16, "{name}");
+    assert_eq!(stats.bank_conflicts, 0, "{name}");
+    // Four warps at a product of 64 x rows x 16.
+    assert_eq!(stats.count("wgmma.mma_async") as usize, values / 256, "{name}");
+    let of = |count: u64| count as f64 * 32.0 / values as f64;
+    let shared = stats.count("ld.shared") + stats.count("st.shared");
+    println!(
+        "  lane instructions a decoded value: {:.2}, prmt {:.2}, of shared memory {:.2}",
+        of(stats.warp_instructions),
+        of(stats.count("prmt")),
+        of(shared)
+    );
+}
+
+/// Counted on the simulator: activations are read once for each 128 features, W and its constants once for each tile of rows,
+/// codes by 16 bytes; results are written by 16 bytes; nothing conflicts in shared memory.
 #[test]
 fn traffic_is_as_planned() {
-    for (m, n, k, tokens) in [(128, 256, 512, 128), (200, 384, 256, 128), (512, 256, 512, 256)] {
+    for ([m, n, k], rows) in
+        [([128, 256, 512], [128; 2]), ([200, 384, 256], [128, 256]), ([512, 256, 512], [256; 2])]
+    {
+        let name = format!("M = {m}, N = {n}, K = {k}");
         let Some(stats) = counted("gemm_wgmma", [m, n, k]) else { return };
-        let (x, codes) = (2 * m * k * n / 128, n * k / 2 * m.div_ceil(tokens));
-        let constants = 4 * n * k / 64 * m.div_ceil(tokens);
-        let bias = 2 * n * 4 * m.div_ceil(tokens); // each lane its own
-        println!("{m} x {n} x {k}: X {x}, codes {codes}, constants {constants}, bias {bias} bytes");
-        assert_eq!(stats.global_loads.bytes as usize, x + codes + constants + bias, "M = {m}");
-        assert_eq!(stats.global_loads.of_width(16) as usize, codes / 16, "M = {m}");
-        assert_eq!(stats.global_stores.bytes as usize, 2 * m * n, "M = {m}");
-        assert_eq!(stats.global_stores.of_width(16) as usize, 2 * m * n / 16, "M = {m}");
-        assert_eq!(stats.bank_conflicts, 0, "M = {m}");
-        let products = stats.count("wgmma.mma_async");
-        assert_eq!(products as usize, n / 16 * m.div_ceil(tokens) * k / 16, "M = {m}");
-        let values = (n * k * m.div_ceil(tokens)) as f64;
-        let total = stats.warp_instructions as f64 * 32.0 / values;
-        let of = |opcode: &str| stats.count(opcode) as f64 * 32.0 / values;
-        println!(
-            "  lane instructions a decoded value: {total:.2}, prmt {:.2}, of shared memory {:.2}",
-            of("prmt"),
-            of("ld.shared") + of("st.shared")
-        );
+        let bias = 2 * n * 4 * m.div_ceil(rows[0]); // by each lane for itself
+        check_counts(&format!("forward, {name}"), &stats, [m, n, k, rows[0]], bias);
+        let Some(stats) = counted("gemm_wgmma_backward", [m, n, k]) else { return };
+        check_counts(&format!("backward, {name}"), &stats, [m, k, n, rows[1]], 0);
     }
 }

@@ -10,6 +10,7 @@ use super::gemm::{GemmSpec, OperandSpec, Storage};
 use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
 use super::gemm_wgmma::GemmWgmmaSpec;
+use super::gemm_wgmma_backward::GemmWgmmaBackwardSpec;
 use super::product::ProductSpec;
 use super::quantize::QuantizeSpec;
 use super::table;
@@ -47,11 +48,18 @@ pub fn catalogue() -> Vec<Entry> {
 fn of_hopper() -> Vec<Entry> {
     let constants = ConstantsSpec::Nested(NestedSpec::Fp8);
     let forward = product(Half::Bf16, constants, DType::Bf16, Some(DType::Bf16), true, false);
-    let tiles = WGMMA_TOKENS.map(|tokens| {
-        let file = format!("gemm_wgmma_nf4_bf16_fp8_lora_{tokens}");
-        (file, GemmWgmmaSpec { tokens, product: forward.clone() }.into())
-    });
-    tiles.map(|(file, spec)| Entry { target: Target::Sm90a, file, spec }).into()
+    let backward = ProductSpec { bias: None, ..forward.clone() };
+    let entry = |name: &str, tokens: u32, spec: KernelSpec| {
+        let file = format!("{name}_nf4_bf16_fp8_lora_{tokens}");
+        Entry { target: Target::Sm90a, file, spec }
+    };
+    let kernels = |tokens| {
+        let (forward, backward) = (forward.clone(), backward.clone());
+        let forward = GemmWgmmaSpec { tokens, product: forward }.into();
+        let backward = GemmWgmmaBackwardSpec { tokens, product: backward }.into();
+        [entry("gemm_wgmma", tokens, forward), entry("gemm_wgmma_backward", tokens, backward)]
+    };
+    WGMMA_TOKENS.into_iter().flat_map(kernels).collect()
 }
 
 /// The tiles that the kernels by `wgmma` have.
@@ -173,7 +181,9 @@ pub fn variants() -> Vec<Entry> {
         for tokens in WGMMA_TOKENS {
             let accumulate = product.bias.is_some();
             let product = ProductSpec { accumulate, ..product.clone() };
+            let backward = ProductSpec { bias: None, ..product.clone() };
             add(Target::Sm90a, GemmWgmmaSpec { tokens, product }.into());
+            add(Target::Sm90a, GemmWgmmaBackwardSpec { tokens, product: backward }.into());
         }
     }
     for target in TARGETS {

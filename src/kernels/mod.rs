@@ -10,13 +10,15 @@
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
 //! | [`gemm_wgmma`] | `X·Wᵀ` by the warpgroups of Hopper |
+//! | [`gemm_wgmma_backward`] | `dY·W` by the warpgroups of Hopper |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
 //! | [`product`] | spec and parameters of products on tensor cores |
 //! | [`mma_tile`] | their tiles |
 //! | [`ring`] | chunks in shared memory, brought ahead of their use |
-//! | [`wgmma_pipeline`] | the blocks of products by `wgmma`: roles, stages, tiles |
+//! | [`wgmma_block`] | the blocks of products by `wgmma` |
+//! | [`wgmma_pipeline`] | their roles, stages, tiles and sums |
 //! | [`wgmma_store`] | how their sums become the output |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
@@ -39,6 +41,7 @@ pub mod gemm;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
 pub mod gemm_wgmma;
+pub mod gemm_wgmma_backward;
 pub mod mma_tile;
 pub mod product;
 pub mod quantize;
@@ -47,6 +50,7 @@ pub mod scale;
 pub mod table;
 pub mod tensor;
 pub mod tile;
+pub mod wgmma_block;
 pub mod wgmma_pipeline;
 pub mod wgmma_store;
 
@@ -106,6 +110,8 @@ pub enum KernelSpec {
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
     /// [`gemm_wgmma`].
     GemmWgmma(gemm_wgmma::GemmWgmmaSpec),
+    /// [`gemm_wgmma_backward`].
+    GemmWgmmaBackward(gemm_wgmma_backward::GemmWgmmaBackwardSpec),
     /// [`adamw`].
     AdamW(adamw::AdamWSpec),
 }
@@ -146,6 +152,7 @@ any_kernel! {
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
     GemmWgmma gemm_wgmma::GemmWgmmaSpec;
+    GemmWgmmaBackward gemm_wgmma_backward::GemmWgmmaBackwardSpec;
     AdamW adamw::AdamWSpec;
 }
 

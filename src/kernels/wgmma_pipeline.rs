@@ -251,6 +251,24 @@ impl<'k> Sums<'k> {
         }
     }
 
+    /// Starts to add the products of a step, A from shared memory.
+    pub fn add_shared(&self, a: (Descriptor, Reading), b: Descriptor) {
+        match self.registers.len() {
+            32 => self.add_shared_of::<32>(a, b),
+            64 => self.add_shared_of::<64>(a, b),
+            128 => self.add_shared_of::<128>(a, b),
+            sums => unreachable!("tiles of {} tokens", 2 * sums),
+        }
+    }
+
+    fn add_shared_of<const R: usize>(&self, a: (Descriptor, Reading), b: Descriptor) {
+        let (k, b) = (self.k, (b, Reading::K_MAJOR));
+        match self.half {
+            Half::F16 => k.wgmma_f32_f16_ss::<R>(self.array(), a, b, self.always),
+            Half::Bf16 => k.wgmma_f32_bf16_ss::<R>(self.array(), a, b, self.always),
+        }
+    }
+
     fn array<const R: usize>(&self) -> [Reg<F32>; R] {
         self.registers[..].try_into().expect("as many as the product makes")
     }

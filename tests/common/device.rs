@@ -266,6 +266,11 @@ impl Products for Gpu {
         if case.tensor_cores_backward() { (unit_roundoff(case.dtypes[1]).0, 2) } else { (0.0, 1) }
     }
 
+    /// In f16, weights below 2⁻¹⁴ round as subnormals do.
+    fn forward_floor(&self, case: &Case) -> f64 {
+        if case.tensor_cores() && case.dtypes[0] == DType::F16 { 2f64.powi(-14) } else { 0.0 }
+    }
+
     /// In f16, W is divided by a power of two no larger than the largest constant, and rounded: below 2⁻¹⁴ as subnormals are.
     /// Constants are 1 at most, or 17/16 when they are rounded to FP8 themselves.
     fn backward_floor(&self, case: &Case) -> f64 {

@@ -31,7 +31,11 @@ pub trait Products {
     fn backward_allowance(&self, _case: &Case) -> (f64, usize) {
         (0.0, 1)
     }
-    /// Weights smaller than this round in the backward product as if they were this, the largest constant being about 1.
+    /// Weights smaller than this round in the forward product as if they were this, the largest constant being about 1.
+    fn forward_floor(&self, _case: &Case) -> f64 {
+        0.0
+    }
+    /// The same for the backward product.
     fn backward_floor(&self, _case: &Case) -> f64 {
         0.0
     }
@@ -239,10 +243,12 @@ impl Case {
         self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
-    /// Whether the backward product is one: 16-bit dY, whole chunks of N, rows of W in whole spans, blocks no shorter.
+    /// Whether the backward product is one: 16-bit dY, whole chunks of N, of 128 rows or more whole vectors, rows of W in whole
+    /// spans, blocks no shorter.
     pub fn tensor_cores_backward(&self) -> bool {
         self.dtypes[1] != DType::F32
-            && [self.n, self.k].iter().all(|size| size.is_multiple_of(64))
+            && self.n.is_multiple_of(if self.m < 128 { 64 } else { 8 })
+            && self.k.is_multiple_of(64)
             && self.spec.block_size >= 64
     }
 
@@ -274,7 +280,8 @@ impl Case {
         let low = x64.mul(&a64.t()).map(|v| v * s);
         let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(&bias)));
         let low_abs = x64.abs().mul(&a64.abs().t()).map(|v| v * s);
-        let magnitude = x64.abs().mul(&w.abs().t()).add(&low_abs.mul(&b64.abs().t()));
+        let floor = device.forward_floor(self);
+        let magnitude = x64.abs().mul(&w.map(|v| v.abs() + floor).t()).add(&low_abs.mul(&b64.abs().t()));
         let (extra, additions) = device.forward_allowance(self);
         let terms = magnitude.add(&ones.mul(&M64::of(&bias).abs()));
         within_allowance(&y, &exact, &terms, additions * depth(k), extra)?;

@@ -120,6 +120,9 @@ pub fn backward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
+    if let Some(half) = wgmma::takes_backward(queue, dy, w, lora) {
+        return wgmma::backward(queue, half, dy, w, lora, dx, accumulate, workspace);
+    }
     match mma::takes_backward(queue, dy, w, lora) {
         Some(half) => mma::backward(queue, half, dy, w, lora, dx, accumulate, workspace),
         None => simt::backward(queue, dy, w, lora, dx, accumulate, workspace),

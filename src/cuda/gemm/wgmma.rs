@@ -1,6 +1,6 @@
 //! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for many rows.
 
-use super::low_rank::down_projection;
+use super::low_rank::{down_projection, up_projection};
 use super::workspace::Workspace;
 use super::{Weight, product, whole};
 use crate::cuda::device::Queue;
@@ -10,6 +10,7 @@ use crate::cuda::memory::Address;
 use crate::error::Result;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_wgmma::GemmWgmmaSpec;
+use crate::kernels::gemm_wgmma_backward::{GemmWgmmaBackwardSpec, SPAN};
 use crate::kernels::wgmma_pipeline::{CHUNK, SHARED, tiles};
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use cudarc::driver::sys::{
@@ -23,35 +24,48 @@ use std::mem::MaybeUninit;
 /// Rows of activations from which on it pays: a tile of at least so many decodes fast enough for the tensor cores.
 const ROWS: usize = 128;
 
-/// The type to compute in, if the device and the kernel take these arguments: Hopper and its shared memory, 16-bit X that a tensor map describes, rows
-/// of W in whole chunks, blocks that do not end inside one, a low-rank T that a tensor map describes.
+/// The type to compute in, if the forward kernel takes these arguments: beside what both ask for, an adapter's B of X's type in
+/// pairs of elements.
 pub fn takes(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>, lora: Option<&Lora<'_>>) -> Option<Half> {
-    let half = half_of(x.dtype())?;
-    let adapter_fits = lora.is_none_or(|lora| {
-        lora.rank().is_multiple_of(8)
-            && lora.b.dtype() == x.dtype()
-            && whole((&lora.b).address(), 2 * lora.b.row_stride(), 4)
-    });
-    let fits = queue.is_hopper()
-        && queue.shared_per_block() >= SHARED
-        && x.rows() >= ROWS
-        && fits_map(x)
-        && w.view.rows < 1 << 31
-        && tiles(w.view.rows as u64, x.rows() as u64, 64) < 1 << 31
-        && w.view.cols > 0
-        && w.view.cols.is_multiple_of(CHUNK as usize)
-        && w.view.spec.block_size >= CHUNK
-        && w.view.codes.address().is_multiple_of(16)
-        && adapter_fits;
-    fits.then_some(half)
+    let adapter_fits = |lora: &Lora<'_>| {
+        lora.b.dtype() == x.dtype() && whole((&lora.b).address(), 2 * lora.b.row_stride(), 4)
+    };
+    half(queue, x, w, lora).filter(|_| lora.is_none_or(adapter_fits))
 }
 
-fn half_of(dtype: DType) -> Option<Half> {
-    match dtype {
-        DType::F32 => None,
-        DType::F16 => Some(Half::F16),
-        DType::Bf16 => Some(Half::Bf16),
-    }
+/// The same for the backward kernel: an adapter's A of dY's type that a tensor map describes.
+pub fn takes_backward(
+    queue: &Queue<'_>,
+    dy: &Tensor<'_>,
+    w: Weight<'_>,
+    lora: Option<&Lora<'_>>,
+) -> Option<Half> {
+    let adapter_fits = |lora: &Lora<'_>| lora.a.dtype() == dy.dtype() && fits_map(&lora.a);
+    half(queue, dy, w, lora).filter(|_| lora.is_none_or(adapter_fits))
+}
+
+/// What both ask for: Hopper and its shared memory, enough rows, 16-bit activations that a tensor map describes, as it must T and
+/// U; rows of W in whole spans of 64 that share a constant.
+fn half(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>, lora: Option<&Lora<'_>>) -> Option<Half> {
+    let half = match activations.dtype() {
+        DType::F32 => return None,
+        DType::F16 => Half::F16,
+        DType::Bf16 => Half::Bf16,
+    };
+    let [rows, cols] = [w.view.rows, w.view.cols];
+    let fits = queue.is_hopper()
+        && queue.shared_per_block() >= SHARED
+        && activations.rows() >= ROWS
+        && fits_map(activations)
+        && rows > 0
+        && cols > 0
+        && cols.is_multiple_of(SPAN as usize)
+        && [rows, cols].into_iter().all(|len| len < 1 << 31)
+        && tiles(rows.max(cols) as u64, activations.rows() as u64, 64) < 1 << 31
+        && w.view.spec.block_size >= SPAN
+        && w.view.codes.address().is_multiple_of(16)
+        && lora.is_none_or(|lora| lora.rank().is_multiple_of(8));
+    fits.then_some(half)
 }
 
 /// Whether a tensor map can describe a matrix: 16-byte pieces, coordinates of 31 bits.
@@ -61,15 +75,20 @@ fn fits_map(x: &Tensor<'_>) -> bool {
         && x.row_stride() < 1 << 38
 }
 
-/// Rows of a tile: what takes the least time. A chunk's products take `4 · tokens` clocks of an SM, its decoding 400 whatever the
-/// tile; filling the pipeline and storing take about 8 clocks a row and 1500.
-fn tile_tokens(queue: &Queue<'_>, [m, n, inner]: [u64; 3]) -> u32 {
-    let clocks = |tokens: u32| {
-        let waves = tiles(n, m, tokens).div_ceil(queue.processors());
-        waves * (inner / u64::from(CHUNK) * u64::from(4 * tokens).max(400) + u64::from(8 * tokens) + 1500)
+/// Rows of a tile: what takes the least time for an output of `features` by `tokens`. A chunk's products take `4 · rows` clocks of
+/// an SM, its decoding `decode` whatever the tile; filling the pipeline and storing take about 8 clocks a row and 1500.
+fn tile_rows(queue: &Queue<'_>, [features, tokens, inner]: [u64; 3], decode: u64) -> u32 {
+    let clocks = |rows: u32| {
+        let waves = tiles(features, tokens, rows).div_ceil(queue.processors());
+        let chunk = u64::from(4 * rows).max(decode);
+        waves * (inner.div_ceil(CHUNK.into()) * chunk + u64::from(8 * rows) + 1500)
     };
-    [256, 128, 64].into_iter().min_by_key(|&tokens| clocks(tokens)).expect("there are tiles")
+    [256, 128, 64].into_iter().min_by_key(|&rows| clocks(rows)).expect("there are tiles")
 }
+
+/// Clocks that decoding a chunk takes: 2.6 instructions a value on units of half rate, in eight consuming warps or four producing
+/// ones.
+const DECODE: [u64; 2] = [400, 550];
 
 /// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ`, rounded to X's type.
 pub fn forward(
@@ -82,21 +101,55 @@ pub fn forward(
     y: &TensorMut<'_>,
     workspace: &mut Workspace<'_>,
 ) -> Result<()> {
-    let shape = [x.rows() as u64, w.view.rows as u64, w.view.cols as u64];
-    let tokens = tile_tokens(queue, shape);
-    let args = w.args(Args::new().tensor_map(tensor_map(x, tokens)?));
-    let mut args = shape.into_iter().fold(args, Args::number);
+    let [m, n, k] = shape(x, w);
+    let rows = tile_rows(queue, [n, m, k], DECODE[0]);
+    let mut args = operands(x, w, rows)?;
     if let Some(lora) = lora {
         let t = down_projection(queue, x, lora, x.dtype(), workspace)?;
-        args = args.tensor_map(tensor_map(&t.as_tensor(), tokens)?);
+        args = args.tensor_map(tensor_map(&t.as_tensor(), rows)?);
         args = args.pointer(&lora.b).number(lora.b.row_stride() as u64).number(lora.rank() as u64);
     }
     let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
     let args = args.pointer(y).number(Matrix::row_stride(&y));
-    let [m, n, _] = shape;
     let product = product(half, w, y, bias, lora, false);
-    let blocks = tiles(n, m, tokens).min(queue.processors());
-    queue.launch(GemmWgmmaSpec { tokens, product }.into(), blocks, args)
+    let blocks = tiles(n, m, rows).min(queue.processors());
+    queue.launch(GemmWgmmaSpec { tokens: rows, product }.into(), blocks, args)
+}
+
+/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dY's type; written or added to what is there.
+pub fn backward(
+    queue: &Queue<'_>,
+    half: Half,
+    dy: &Tensor<'_>,
+    w: Weight<'_>,
+    lora: Option<&Lora<'_>>,
+    dx: &TensorMut<'_>,
+    accumulate: bool,
+    workspace: &mut Workspace<'_>,
+) -> Result<()> {
+    let [m, n, k] = shape(dy, w);
+    let rows = tile_rows(queue, [k, m, n], DECODE[1]);
+    let mut args = operands(dy, w, rows)?;
+    if let Some(lora) = lora {
+        let u = up_projection(queue, dy, lora, dy.dtype(), workspace)?;
+        args = args.tensor_map(tensor_map(&u.as_tensor(), rows)?).tensor_map(tensor_map(&lora.a, CHUNK)?);
+        args = args.number(lora.rank() as u64);
+    }
+    let args = args.pointer(dx).number(Matrix::row_stride(&dx));
+    let product = product(half, w, dx, None, lora, accumulate);
+    let blocks = tiles(k, m, rows).min(queue.processors());
+    queue.launch(GemmWgmmaBackwardSpec { tokens: rows, product }.into(), blocks, args)
+}
+
+/// M, N and K.
+fn shape(activations: &Tensor<'_>, w: Weight<'_>) -> [u64; 3] {
+    [activations.rows(), w.view.rows, w.view.cols].map(|len| len as u64)
+}
+
+/// The activations, in boxes of `rows` rows, the weight, M, N and K.
+fn operands(activations: &Tensor<'_>, w: Weight<'_>, rows: u32) -> Result<Args> {
+    let args = w.args(Args::new().tensor_map(tensor_map(activations, rows)?));
+    Ok(shape(activations, w).into_iter().fold(args, Args::number))
 }
 
 /// The map of a matrix of 16-bit elements in boxes of `rows` rows, 64 elements wide, permuted by the 128-byte swizzle. What lies
