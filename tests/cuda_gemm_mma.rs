@@ -9,28 +9,35 @@ use proptest::prelude::*;
 use ptx_sim::{Installed, counters, reset_counters};
 use qlora_kernels::{DType, QuantSpec};
 
-/// Shapes that the kernel takes: whole chunks of K, whole steps of rank, B of X's type; any M and N.
+/// No adapter, or one of any rank, whole steps of 16 among them.
+fn any_rank() -> impl Strategy<Value = Option<usize>> {
+    prop_oneof![Just(None), (1usize..=4).prop_map(|steps| Some(16 * steps)), (1usize..=70).prop_map(Some)]
+}
+
+/// Shapes that the kernel takes: whole chunks of K; any M, N and rank, and any adapter.
 fn any_mma_case(most: [usize; 3]) -> impl Strategy<Value = Case> {
     let half = prop::sample::select(vec![DType::F16, DType::Bf16]);
-    let shape = (1..=most[0], 1..=most[1], 1..=most[2], prop::option::of(1usize..=4));
-    let rest = (any_codebook(), any_constants(), 6u32..=12, half, any_dtype(), any_dtype(), any::<u64>());
-    (shape, rest).prop_map(|((m, n, chunks, steps), (codebook, constants, log, half, out, a, seed))| {
+    let shape = (1..=most[0], 1..=most[1], 1..=most[2], any_rank());
+    let types = (half, any_dtype(), any_dtype(), any_dtype());
+    let rest = (any_codebook(), any_constants(), 6u32..=12, types, any::<u64>());
+    (shape, rest).prop_map(|((m, n, chunks, rank), (codebook, constants, log, types, seed))| {
         let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
+        let (half, out, a, b) = types;
         // X, dY, bias and Y, A and dX, B.
-        let dtypes = [half, out, out, a, half];
-        Case { m, n, k: 64 * chunks, rank: steps.map(|s| 16 * s), spec, dtypes, gap: 0, seed, threads: 1 }
+        let dtypes = [half, out, out, a, b];
+        Case { m, n, k: 64 * chunks, rank, spec, dtypes, gap: 0, seed, threads: 1 }
     })
 }
 
-/// Shapes that the backward kernel takes: whole chunks of N, whole spans of K, A of dY's type; any M.
+/// Shapes that the backward kernel takes: whole chunks of N, whole spans of K; any M and rank, and any adapter.
 fn any_backward_case(most: [usize; 3]) -> impl Strategy<Value = Case> {
-    let shape = (1..=most[0], 1..=most[1], 1..=most[2], prop::option::of(1usize..=4));
+    let shape = (1..=most[0], 1..=most[1], 1..=most[2], any_rank());
     let rest = (any_codebook(), any_constants(), 6u32..=12, any_dtype(), any_dtype(), any::<u64>());
-    (shape, rest).prop_map(|((m, chunks, spans, steps), (codebook, constants, log, dx, other, seed))| {
+    (shape, rest).prop_map(|((m, chunks, spans, rank), (codebook, constants, log, a, other, seed))| {
         let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
-        let (n, k, rank) = (64 * chunks, 64 * spans, steps.map(|s| 16 * s));
+        let (n, k) = (64 * chunks, 64 * spans);
         // X, dY, bias and Y, A and dX, B.
-        let dtypes = [other, DType::Bf16, other, if rank.is_some() { DType::Bf16 } else { dx }, other];
+        let dtypes = [other, DType::Bf16, other, a, other];
         Case { m, n, k, rank, spec, dtypes, gap: 0, seed, threads: 1 }
     })
 }

@@ -5,6 +5,7 @@
 //! three bits of four codes, once from the lower half of the table and once from the upper; the codes' upper bits, made a
 //! mask of bytes, choose between the two.
 
+use crate::view::DType;
 use half::{bf16, f16};
 use ptx_asm::{B32, F32, Kernel, Reg, lut};
 
@@ -18,11 +19,36 @@ pub enum Half {
 }
 
 impl Half {
+    /// The one that elements of this type have.
+    pub fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => None,
+            DType::F16 => Some(Half::F16),
+            DType::Bf16 => Some(Half::Bf16),
+        }
+    }
+
+    /// The type of elements.
+    pub fn dtype(self) -> DType {
+        match self {
+            Half::F16 => DType::F16,
+            Half::Bf16 => DType::Bf16,
+        }
+    }
+
     /// The bits of a value rounded to the type.
     pub fn round(self, value: f32) -> u16 {
         match self {
             Half::F16 => f16::from_f32(value).to_bits(),
             Half::Bf16 => bf16::from_f32(value).to_bits(),
+        }
+    }
+
+    /// Two values in a word, rounded to nearest even. Needs sm_80.
+    pub fn round_pair(self, k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
+        match self {
+            Half::F16 => k.cvt_rn_f16x2_f32(high, low).as_b32(),
+            Half::Bf16 => k.cvt_rn_bf16x2_f32(high, low).as_b32(),
         }
     }
 

@@ -16,7 +16,7 @@
 use super::constants::{ConstantsParam, ConstantsSpec};
 use super::decode::{Half, PairDecoder};
 use super::dense::Dense;
-use super::mma_tile::{ACROSS, COLS, MmaTile, Sums};
+use super::mma_tile::{ACROSS, COLS, MmaTile, RANK_STEP, Sums};
 use super::tile::THREADS;
 use super::{Spec, Written, module};
 use crate::view::DType;
@@ -24,8 +24,6 @@ use ptx_asm::{Array, B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Targe
 
 /// Elements of K in a chunk.
 pub const CHUNK: u32 = 64;
-/// Ranks that the low-rank term may have: multiples of this.
-pub const RANK: usize = 16;
 /// Bytes of a chunk of a row of X.
 const X_ROW: u32 = 2 * CHUNK;
 /// Bytes of a chunk of a row of W's codes.
@@ -297,7 +295,7 @@ impl<'k> Body<'k> {
             k.to(words).when(inside).ld_global::<[B32; 2]>(k.offset(from, at));
             words
         };
-        k.for_range(0, low_rank.rank, RANK as u32, |step| {
+        k.for_range(0, low_rank.rank, RANK_STEP, |step| {
             let at = k.mul_wide_u32(step, 2);
             let t: Vec<_> = t_rows.iter().map(|&row| load(row, at)).collect();
             for (j, &b_row) in b_rows.iter().enumerate() {

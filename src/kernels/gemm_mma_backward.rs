@@ -13,7 +13,7 @@
 use super::constants::{ConstantsParam, ConstantsSpec};
 use super::decode::Half;
 use super::dense::Dense;
-use super::mma_tile::{ACROSS, COLS, MmaTile, Sums};
+use super::mma_tile::{ACROSS, COLS, MmaTile, RANK_STEP, Sums};
 use super::table::Decoder;
 use super::tile::THREADS;
 use super::{Spec, Written, module};
@@ -22,8 +22,6 @@ use ptx_asm::{Array, B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Targe
 
 /// Elements of N in a chunk.
 pub const CHUNK: u32 = 64;
-/// Ranks that the low-rank term may have: multiples of this.
-pub const RANK: usize = 16;
 /// Bytes of a chunk of a row of dY.
 const DY_ROW: u32 = 2 * CHUNK;
 /// Bytes of a tile's codes, and of its decoded values, in a row of W.
@@ -325,7 +323,7 @@ impl<'k> Body<'k> {
                 (k.offset(first, k.shl_b64(at, 1)), k.setp_lt_u64(at, cols))
             })
             .collect();
-        k.for_range(0, low_rank.rank, RANK as u32, |step| {
+        k.for_range(0, low_rank.rank, RANK_STEP, |step| {
             let at = k.mul_wide_u32(step, 2);
             let u: Vec<_> = u_rows
                 .iter()

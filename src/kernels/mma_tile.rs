@@ -11,6 +11,9 @@ pub const COLS: u32 = 128;
 /// Fragments of 8 columns of a warp.
 pub const ACROSS: u32 = COLS / 4 / 8;
 
+/// Ranks of a low-rank term: multiples of this, the depth of a fragment.
+pub const RANK_STEP: u32 = 16;
+
 /// A fragment's four sums.
 pub type Sums = [Reg<F32>; 4];
 

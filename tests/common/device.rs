@@ -1,6 +1,6 @@
 //! A CUDA device for tests: the simulator, or the machine's own with `QLK_REAL_CUDA=1`; and its memory, through cudarc.
 
-use super::products::{Adapter, Case, Products};
+use super::products::{Adapter, Allowance, Case, Products};
 use super::*;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
 use qlora_kernels::format::blockwise8;
@@ -253,16 +253,16 @@ pub fn check(
 
 /// On device memory: operands go up, results come back.
 impl Products for Gpu {
-    /// Tensor cores multiply 16-bit operands. W's values and the low-rank T are rounded to X's type, by at most its unit
-    /// roundoff each, in different terms of the sum. What they add they may truncate (PTX ISA §9.7.14.5 leaves it open):
-    /// up to two of f32's unit roundoffs an addition.
-    fn forward_allowance(&self, case: &Case) -> (f64, usize) {
-        if case.tensor_cores() { (unit_roundoff(case.dtypes[0]).0, 2) } else { (0.0, 1) }
+    /// Tensor cores multiply 16-bit operands: W's values are rounded to X's type, and T, and B if it is of another type.
+    /// What they add they may truncate (PTX ISA §9.7.14.5 leaves it open): up to two of f32's unit roundoffs an addition.
+    fn forward_allowance(&self, case: &Case) -> Allowance {
+        let [x, _, _, _, b] = case.dtypes;
+        if case.tensor_cores() { rounded_to(x, b) } else { Allowance::NONE }
     }
 
-    /// W's values and the low-rank U are rounded to bf16, likewise.
-    fn backward_allowance(&self, case: &Case) -> (f64, usize) {
-        if case.tensor_cores_backward() { (unit_roundoff(DType::Bf16).0, 2) } else { (0.0, 1) }
+    /// W's values and U are rounded to bf16, likewise, and A if it is of another type.
+    fn backward_allowance(&self, case: &Case) -> Allowance {
+        if case.tensor_cores_backward() { rounded_to(DType::Bf16, case.dtypes[3]) } else { Allowance::NONE }
     }
 
     fn forward(
@@ -317,6 +317,14 @@ impl Products for Gpu {
         da.bytes_mut().copy_from_slice(&self.download::<u8>(&da_up));
         db.bytes_mut().copy_from_slice(&self.download::<u8>(&db_up));
     }
+}
+
+/// W and T are rounded to the type `to`, and the adapter's matrix if it is not of it.
+fn rounded_to(to: DType, matrix: DType) -> Allowance {
+    let u = unit_roundoff(to).0;
+    let smallest = if to == DType::F16 { 2f64.powi(-14) } else { 2f64.powi(-126) };
+    let adapter = if matrix == to { u } else { 2.0 * u + u * u };
+    Allowance { base: u, adapter, smallest, additions: 2 }
 }
 
 /// An adapter in device memory, and a workspace.

@@ -1,7 +1,7 @@
 //! The products of 16-bit activations and a quantized weight on tensor cores.
 
 use super::Weight;
-use super::low_rank::{down_projection, up_projection};
+use super::low_rank::Term;
 use super::workspace::Workspace;
 use crate::cuda::device::Queue;
 use crate::cuda::launch::{Args, Matrix};
@@ -9,7 +9,7 @@ use crate::cuda::memory::Address;
 use crate::error::Result;
 use crate::kernels::constants::ConstantsSpec;
 use crate::kernels::decode::Half;
-use crate::kernels::gemm_mma::{CHUNK, GemmMmaSpec, RANK};
+use crate::kernels::gemm_mma::{CHUNK, GemmMmaSpec};
 use crate::kernels::gemm_mma_backward::{self, GemmMmaBackwardSpec};
 use crate::kernels::mma_tile::tiles;
 use crate::kernels::table::bits;
@@ -17,18 +17,9 @@ use crate::view::{DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
 /// The type to compute in, if the kernel takes these arguments: 16-bit X in whole 16-byte pieces, blocks that do not end
-/// inside a chunk of K, a rank in whole steps, and values that the type holds to its precision.
-pub fn half(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>, lora: Option<&Lora<'_>>) -> Option<Half> {
-    let half = match x.dtype() {
-        DType::F32 => return None,
-        DType::F16 => Half::F16,
-        DType::Bf16 => Half::Bf16,
-    };
-    let adapter_fits = lora.is_none_or(|lora| {
-        lora.rank().is_multiple_of(RANK)
-            && lora.b.dtype() == x.dtype()
-            && whole((&lora.b).address(), 2 * lora.b.row_stride(), 8)
-    });
+/// inside a chunk of K, and values that the type holds to its precision.
+pub fn half(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
+    let half = Half::of(x.dtype())?;
     // Neither overflowing nor subnormal: rounded within the type's unit roundoff.
     let normal = match half {
         Half::F16 => 6.103_515_6e-5..=65_504.0,
@@ -41,14 +32,13 @@ pub fn half(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>, lora: Option<&Lora
         && w.view.spec.block_size >= CHUNK
         && whole(x.address(), 2 * x.row_stride(), 16)
         && w.view.codes.address().is_multiple_of(16)
-        && adapter_fits
         && values_fit;
     fits.then_some(half)
 }
 
 /// Whether the backward kernel takes these arguments: bf16 dY in whole 16-byte pieces, whole chunks of N, rows of W in
-/// whole spans that share a constant, a rank in whole steps. f16 is left out: it does not hold every weight.
-pub fn takes_backward(queue: &Queue<'_>, dy: &Tensor<'_>, w: Weight<'_>, lora: Option<&Lora<'_>>) -> bool {
+/// whole spans that share a constant. f16 is left out: it does not hold every weight.
+pub fn takes_backward(queue: &Queue<'_>, dy: &Tensor<'_>, w: Weight<'_>) -> bool {
     dy.dtype() == DType::Bf16
         && queue.target() >= Target::Sm80
         && w.view.rows > 0
@@ -57,9 +47,6 @@ pub fn takes_backward(queue: &Queue<'_>, dy: &Tensor<'_>, w: Weight<'_>, lora: O
         && w.view.spec.block_size >= gemm_mma_backward::SPAN
         && whole(dy.address(), 2 * dy.row_stride(), 16)
         && w.view.codes.address().is_multiple_of(16)
-        && lora.is_none_or(|lora| {
-            lora.rank().is_multiple_of(gemm_mma_backward::RANK) && lora.a.dtype() == DType::Bf16
-        })
 }
 
 /// Whether a matrix and its rows start at multiples of `align` bytes.
@@ -93,9 +80,7 @@ pub fn forward(
     let (m, n) = (x.rows() as u64, w.view.rows as u64);
     let mut args = operands(x, w);
     if let Some(lora) = lora {
-        let t = down_projection(queue, x, lora, x.dtype(), workspace)?;
-        args =
-            args.pointer(&t).pointer(&lora.b).number(lora.b.row_stride() as u64).number(lora.rank() as u64);
+        args = Term::forward(queue, x, lora, half, workspace)?.args(args);
     }
     let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
     let args = args.pointer(y).number(Matrix::row_stride(&y));
@@ -126,9 +111,7 @@ pub fn backward(
     let (m, k) = (dy.rows() as u64, w.view.cols as u64);
     let mut args = operands(dy, w);
     if let Some(lora) = lora {
-        let u = up_projection(queue, dy, lora, DType::Bf16, workspace)?;
-        args =
-            args.pointer(&u).pointer(&lora.a).number(lora.a.row_stride() as u64).number(lora.rank() as u64);
+        args = Term::backward(queue, dy, lora, Half::Bf16, workspace)?.args(args);
     }
     let args = args.pointer(dx).number(Matrix::row_stride(&dx));
     let rows = tile_rows(queue, m, k).min(64);
