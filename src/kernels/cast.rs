@@ -20,7 +20,7 @@ pub struct CastSpec {
 
 impl Spec for CastSpec {
     /// Parameters: the source, its row stride, its rows and columns (u64); the result, aligned to 4 bytes and without gaps
-    /// between its rows, its rows and columns (u64), an even number. Any grid. Needs sm_80.
+    /// between its rows, its rows and columns (u64), an even number. Any grid.
     fn write(&self, target: Target) -> Result<Written, Error> {
         module(target, "cast", THREADS, |k| self.body(k))
     }
@@ -46,7 +46,7 @@ impl CastSpec {
                     let col = k.add_u64(col, odd);
                     source.load(k, row, col, Some(k.and_pred(row_exists, k.setp_lt_u64(col, cols))))
                 });
-                k.st_global::<B32>(k.offset(out, k.shl_b64(at, 2)), self.to.round_pair(k, low, high));
+                k.st_global::<B32>(k.offset(out, k.shl_b64(at, 2)), self.to.pack(k, low, high));
                 k.to(at).add_u64(at, step);
             },
         );

@@ -13,7 +13,9 @@
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
-//! | [`mma_tile`] | the tiles of products on tensor cores |
+//! | [`product`] | spec and parameters of products on tensor cores |
+//! | [`mma_tile`] | their tiles |
+//! | [`ring`] | chunks in shared memory, brought ahead of their use |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
@@ -36,7 +38,9 @@ pub mod gemm;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
 pub mod mma_tile;
+pub mod product;
 pub mod quantize;
+pub mod ring;
 pub mod scale;
 pub mod table;
 pub mod tensor;

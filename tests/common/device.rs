@@ -3,6 +3,7 @@
 use super::products::{Adapter, Allowance, Case, Products};
 use super::*;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
+use ptx_sim::{Installed, counters, reset_counters};
 use qlora_kernels::format::blockwise8;
 use qlora_kernels::view::{Buffer, BufferMut, ConstantsMut, ConstantsView};
 use qlora_kernels::{Context, Lora, Quantized, QuantizedMatrix, QuantizedMut, ops};
@@ -260,9 +261,14 @@ impl Products for Gpu {
         if case.tensor_cores() { rounded_to(x, b) } else { Allowance::NONE }
     }
 
-    /// W's values and U are rounded to bf16, likewise, and A if it is of another type.
+    /// W's values and U are rounded to dY's type, likewise, and A if it is of another type. In f16, W is divided by a power
+    /// of two no larger than the largest constant, and rounded: below 2⁻¹⁴ as subnormals are. Constants are 1 at most, or
+    /// 17/16 when they are rounded to FP8 themselves.
     fn backward_allowance(&self, case: &Case) -> Allowance {
-        if case.tensor_cores_backward() { rounded_to(DType::Bf16, case.dtypes[3]) } else { Allowance::NONE }
+        let [_, dy, _, a, _] = case.dtypes;
+        let base_floor = if dy == DType::F16 { 17.0 / 16.0 * 2f64.powi(-14) } else { 0.0 };
+        let allowance = Allowance { base_floor, ..rounded_to(dy, a) };
+        if case.tensor_cores_backward() { allowance } else { Allowance::NONE }
     }
 
     fn forward(
@@ -322,9 +328,9 @@ impl Products for Gpu {
 /// W and T are rounded to the type `to`, and the adapter's matrix if it is not of it.
 fn rounded_to(to: DType, matrix: DType) -> Allowance {
     let u = unit_roundoff(to).0;
-    let smallest = if to == DType::F16 { 2f64.powi(-14) } else { 2f64.powi(-126) };
+    let adapter_floor = if to == DType::F16 { 2f64.powi(-14) } else { 2f64.powi(-126) };
     let adapter = if matrix == to { u } else { 2.0 * u + u * u };
-    Allowance { base: u, adapter, smallest, additions: 2 }
+    Allowance { base: u, base_floor: 0.0, adapter, adapter_floor, additions: 2 }
 }
 
 /// An adapter in device memory, and a workspace.
@@ -372,5 +378,17 @@ pub fn check_8bit(
     ops::dequantize_8bit(&gpu.context, c.buffer(gpu), a.buffer(gpu), map, block_size, out_view).unwrap();
     out.bytes_mut().copy_from_slice(&gpu.download::<u8>(&output));
     prop_assert_eq!(same_bits(&out.values(), &rounded), Ok(()));
+    Ok(())
+}
+
+/// Checks a case and, on the simulator, how often a kernel was launched for it.
+pub fn check_kernel(gpu: &Gpu, case: &Case, kernel: &str, times: usize) -> Result<(), TestCaseError> {
+    reset_counters();
+    case.check(gpu)?;
+    gpu.stream.synchronize().unwrap();
+    if let Installed::Simulator = ptx_sim::install() {
+        let used = counters().launches.iter().filter(|launch| launch.kernel == kernel).count();
+        prop_assert_eq!(used, times, "launches of {}", kernel);
+    }
     Ok(())
 }

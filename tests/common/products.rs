@@ -29,17 +29,20 @@ pub type Adapter<'a> = (&'a Matrix, &'a Matrix, f32);
 pub struct Allowance {
     /// Of the terms with W, relative to their magnitude.
     pub base: f64,
+    /// Weights smaller than this round as if they were this, the largest constant being about 1.
+    pub base_floor: f64,
     /// Of the adapter's terms.
     pub adapter: f64,
-    /// The smallest normal number of the type that they are rounded to.
-    pub smallest: f64,
+    /// Their operands likewise: the smallest normal number of the type.
+    pub adapter_floor: f64,
     /// Unit roundoffs of one addition, in units of f32's.
     pub additions: usize,
 }
 
 impl Allowance {
     /// Nothing is rounded before it is multiplied.
-    pub const NONE: Self = Self { base: 0.0, adapter: 0.0, smallest: 0.0, additions: 1 };
+    pub const NONE: Self =
+        Self { base: 0.0, base_floor: 0.0, adapter: 0.0, adapter_floor: 0.0, additions: 1 };
 }
 
 /// Something that can do what is tested. Outputs are replaced, or added to.
@@ -218,15 +221,49 @@ pub fn any_case(limit: usize) -> impl Strategy<Value = Case> {
         })
 }
 
+/// No adapter, or one of any rank, whole steps of 16 among them.
+fn any_rank() -> impl Strategy<Value = Option<usize>> {
+    prop_oneof![Just(None), (1usize..=4).prop_map(|steps| Some(16 * steps)), (1usize..=70).prop_map(Some)]
+}
+
+/// Shapes that the forward kernels on tensor cores take: whole chunks of K; any M, N and rank, and any adapter.
+pub fn any_mma_case(most: [usize; 3], halves: &'static [DType]) -> impl Strategy<Value = Case> {
+    let types = (prop::sample::select(halves), any_dtype(), any_dtype(), any_dtype());
+    let shape = (1..=most[0], 1..=most[1], 1..=most[2], any_rank());
+    let rest = (any_codebook(), any_constants(), 6u32..=12, types, any::<u64>());
+    (shape, rest).prop_map(|((m, n, chunks, rank), (codebook, constants, log, types, seed))| {
+        let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
+        let (half, out, a, b) = types;
+        // X, dY, bias and Y, A and dX, B.
+        let dtypes = [half, out, out, a, b];
+        Case { m, n, k: 64 * chunks, rank, spec, dtypes, gap: 0, seed, threads: 1 }
+    })
+}
+
+/// Shapes that the backward kernels on tensor cores take: 16-bit dY, whole chunks of N, whole spans of K; any M and rank,
+/// and any adapter.
+pub fn any_backward_case(most: [usize; 3], halves: &'static [DType]) -> impl Strategy<Value = Case> {
+    let shape = (1..=most[0], 1..=most[1], 1..=most[2], any_rank());
+    let types = (prop::sample::select(halves), any_dtype(), any_dtype());
+    let rest = (any_codebook(), any_constants(), 6u32..=12, types, any::<u64>());
+    (shape, rest).prop_map(|((m, chunks, spans, rank), (codebook, constants, log, types, seed))| {
+        let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
+        let (half, a, other) = types;
+        // X, dY, bias and Y, A and dX, B.
+        let dtypes = [other, half, other, a, other];
+        Case { m, n: 64 * chunks, k: 64 * spans, rank, spec, dtypes, gap: 0, seed, threads: 1 }
+    })
+}
+
 impl Case {
     /// Whether the forward product is one for tensor cores: 16-bit X, whole chunks of K, blocks that do not end inside one.
     pub fn tensor_cores(&self) -> bool {
         self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
-    /// Whether the backward product is one: bf16 dY, whole chunks of N, rows of W in whole spans, blocks no shorter.
+    /// Whether the backward product is one: 16-bit dY, whole chunks of N, rows of W in whole spans, blocks no shorter.
     pub fn tensor_cores_backward(&self) -> bool {
-        self.dtypes[1] == DType::Bf16
+        self.dtypes[1] != DType::F32
             && [self.n, self.k].iter().all(|size| size.is_multiple_of(64))
             && self.spec.block_size >= 64
     }
@@ -255,7 +292,7 @@ impl Case {
         let depth = |inner: usize| inner + if rank > 0 { inner + rank + 4 } else { 4 };
 
         let rounding = |allowance: Allowance, base: &M64, left: &M64, right: &M64| {
-            let [left, right] = [left, right].map(|m| m.map(|v| v.abs() + allowance.smallest));
+            let [left, right] = [left, right].map(|m| m.map(|v| v.abs() + allowance.adapter_floor));
             let adapter = left.mul(&right).map(|v| v * allowance.adapter);
             base.map(|v| v * allowance.base).add(&adapter)
         };
@@ -274,9 +311,9 @@ impl Case {
         let up = dy64.mul(&b64).map(|v| v * s);
         let up_abs = dy64.abs().mul(&b64.abs()).map(|v| v * s);
         let exact = dy64.mul(&w).add(&up.mul(&a64));
-        let base = dy64.abs().mul(&w.abs());
-        let magnitude = base.add(&up_abs.mul(&a64.abs()));
         let allowance = device.backward_allowance(self);
+        let base = dy64.abs().mul(&w.map(|v| v.abs() + allowance.base_floor));
+        let magnitude = base.add(&up_abs.mul(&a64.abs()));
         let rounding_dx = rounding(allowance, &base, &up_abs, &a64);
         for accumulate in [false, true] {
             let mut dx = self.matrix(3, m, k);

@@ -9,11 +9,11 @@ use crate::cuda::memory::Address;
 use crate::error::Result;
 use crate::kernels::cast::{CastSpec, tiles};
 use crate::kernels::decode::Half;
-use crate::kernels::mma_tile;
+use crate::kernels::product;
 use crate::view::{DType, Lora, Tensor};
 
 /// Fused kernels take whole steps of this many ranks.
-const RANK_STEP: usize = mma_tile::RANK_STEP as usize;
+const RANK_STEP: usize = product::RANK as usize;
 
 /// Alignment of the matrices of a [`Term`] and of their rows, in bytes: what tensor maps and the widest copies ask for.
 const ALIGN: u64 = 16;

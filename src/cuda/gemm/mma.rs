@@ -12,46 +12,52 @@ use crate::kernels::decode::Half;
 use crate::kernels::gemm_mma::{CHUNK, GemmMmaSpec};
 use crate::kernels::gemm_mma_backward::{self, GemmMmaBackwardSpec};
 use crate::kernels::mma_tile::tiles;
+use crate::kernels::product::ProductSpec;
 use crate::kernels::table::bits;
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
-/// The type to compute in, if the kernel takes these arguments: 16-bit X in whole 16-byte pieces, blocks that do not end
-/// inside a chunk of K, and values that the type holds to its precision.
-pub fn half(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
-    let half = Half::of(x.dtype())?;
-    // Neither overflowing nor subnormal: rounded within the type's unit roundoff.
-    let normal = match half {
-        Half::F16 => 6.103_515_6e-5..=65_504.0,
-        Half::Bf16 => f32::MIN_POSITIVE..=f32::MAX / 2.0,
+/// The type to compute in, if tensor cores take these activations: 16 bits, in whole 16-byte pieces. Turing has none for bf16.
+fn half(queue: &Queue<'_>, activations: &Tensor<'_>) -> Option<Half> {
+    let half = match activations.dtype() {
+        DType::F16 => Half::F16,
+        DType::Bf16 if queue.target() >= Target::Sm80 => Half::Bf16,
+        DType::F32 | DType::Bf16 => return None,
     };
-    let values_fit = w.table.values.iter().all(|v| *v == 0.0 || normal.contains(&v.abs()));
-    let fits = queue.target() >= Target::Sm80
-        && w.view.cols > 0
-        && w.view.cols.is_multiple_of(CHUNK as usize)
-        && w.view.spec.block_size >= CHUNK
-        && whole(x.address(), 2 * x.row_stride(), 16)
-        && w.view.codes.address().is_multiple_of(16)
-        && values_fit;
-    fits.then_some(half)
-}
-
-/// Whether the backward kernel takes these arguments: bf16 dY in whole 16-byte pieces, whole chunks of N, rows of W in
-/// whole spans that share a constant. f16 is left out: it does not hold every weight.
-pub fn takes_backward(queue: &Queue<'_>, dy: &Tensor<'_>, w: Weight<'_>) -> bool {
-    dy.dtype() == DType::Bf16
-        && queue.target() >= Target::Sm80
-        && w.view.rows > 0
-        && w.view.rows.is_multiple_of(gemm_mma_backward::CHUNK as usize)
-        && w.view.cols.is_multiple_of(gemm_mma_backward::SPAN as usize)
-        && w.view.spec.block_size >= gemm_mma_backward::SPAN
-        && whole(dy.address(), 2 * dy.row_stride(), 16)
-        && w.view.codes.address().is_multiple_of(16)
+    whole(activations.address(), 2 * activations.row_stride(), 16).then_some(half)
 }
 
 /// Whether a matrix and its rows start at multiples of `align` bytes.
 fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
     address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
+}
+
+/// Whether the type holds the codebook's values to its precision: none overflows or is subnormal.
+fn holds(half: Half, w: Weight<'_>) -> bool {
+    let normal = match half {
+        Half::F16 => 6.103_515_6e-5..=65_504.0,
+        Half::Bf16 => f32::MIN_POSITIVE..=f32::MAX / 2.0,
+    };
+    w.table.values.iter().all(|v| *v == 0.0 || normal.contains(&v.abs()))
+}
+
+/// The type to compute in, if the forward kernel takes these arguments: blocks that do not end inside a chunk of K.
+pub fn takes(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
+    let fits = w.view.cols > 0
+        && w.view.cols.is_multiple_of(CHUNK as usize)
+        && w.view.spec.block_size >= CHUNK
+        && w.view.codes.address().is_multiple_of(16);
+    half(queue, x).filter(|&half| fits && holds(half, w))
+}
+
+/// The same for the backward kernel: whole chunks of N, rows of W in whole spans that share a constant.
+pub fn takes_backward(queue: &Queue<'_>, dy: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
+    let fits = w.view.rows > 0
+        && w.view.rows.is_multiple_of(gemm_mma_backward::CHUNK as usize)
+        && w.view.cols.is_multiple_of(gemm_mma_backward::SPAN as usize)
+        && w.view.spec.block_size >= gemm_mma_backward::SPAN
+        && w.view.codes.address().is_multiple_of(16);
+    half(queue, dy).filter(|&half| fits && holds(half, w))
 }
 
 /// Rows of a tile: no more than there are, and fewer where that gives the device enough tiles.
@@ -60,6 +66,7 @@ fn tile_rows(queue: &Queue<'_>, m: u64, n: u64) -> u32 {
     match m {
         ..=32 => 32,
         33..=64 => 64,
+        _ if queue.target() < Target::Sm80 => 64,
         _ if enough(128) => 128,
         _ if enough(64) => 64,
         _ => 32,
@@ -85,22 +92,14 @@ pub fn forward(
     let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
     let args = args.pointer(y).number(Matrix::row_stride(&y));
     let rows = tile_rows(queue, m, n);
-    let spec = GemmMmaSpec {
-        half,
-        rows,
-        values: bits(w.table.values),
-        block_size: w.view.spec.block_size,
-        constants: ConstantsSpec::of(&w.view.spec.constants),
-        out: y.dtype(),
-        bias: bias.map(Tensor::dtype),
-        low_rank: lora.is_some(),
-    };
-    queue.launch(spec.into(), tiles(m, n, rows), args)
+    let product = product(half, w, y, bias, lora, false);
+    queue.launch(GemmMmaSpec { rows, product }.into(), tiles(m, n, rows), args)
 }
 
-/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to bf16; written or added to what is there.
+/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dY's type; written or added to what is there.
 pub fn backward(
     queue: &Queue<'_>,
+    half: Half,
     dy: &Tensor<'_>,
     w: Weight<'_>,
     lora: Option<&Lora<'_>>,
@@ -111,20 +110,32 @@ pub fn backward(
     let (m, k) = (dy.rows() as u64, w.view.cols as u64);
     let mut args = operands(dy, w);
     if let Some(lora) = lora {
-        args = Term::backward(queue, dy, lora, Half::Bf16, workspace)?.args(args);
+        args = Term::backward(queue, dy, lora, half, workspace)?.args(args);
     }
     let args = args.pointer(dx).number(Matrix::row_stride(&dx));
-    let rows = tile_rows(queue, m, k).min(64);
-    let spec = GemmMmaBackwardSpec {
-        rows,
+    let rows = tile_rows(queue, m, k);
+    let product = product(half, w, dx, None, lora, accumulate);
+    queue.launch(GemmMmaBackwardSpec { rows, product }.into(), tiles(m, k, rows), args)
+}
+
+fn product(
+    half: Half,
+    w: Weight<'_>,
+    out: &TensorMut<'_>,
+    bias: Option<&Tensor<'_>>,
+    lora: Option<&Lora<'_>>,
+    accumulate: bool,
+) -> ProductSpec {
+    ProductSpec {
+        half,
         values: bits(w.table.values),
         block_size: w.view.spec.block_size,
         constants: ConstantsSpec::of(&w.view.spec.constants),
-        out: dx.dtype(),
+        out: out.dtype(),
+        bias: bias.map(Tensor::dtype),
         low_rank: lora.is_some(),
         accumulate,
-    };
-    queue.launch(spec.into(), tiles(m, k, rows), args)
+    }
 }
 
 /// The activations, the weight, M, N and K.

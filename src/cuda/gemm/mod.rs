@@ -64,7 +64,7 @@ pub fn forward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
-    match mma::half(queue, x, w) {
+    match mma::takes(queue, x, w) {
         Some(half) => mma::forward(queue, half, x, w, bias, lora, y, workspace),
         None => simt::forward(queue, x, w, bias, lora, y, workspace),
     }
@@ -86,7 +86,7 @@ pub fn backward(
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
     match mma::takes_backward(queue, dy, w) {
-        true => mma::backward(queue, dy, w, lora, dx, accumulate, workspace),
-        false => simt::backward(queue, dy, w, lora, dx, accumulate, workspace),
+        Some(half) => mma::backward(queue, half, dy, w, lora, dx, accumulate, workspace),
+        None => simt::backward(queue, dy, w, lora, dx, accumulate, workspace),
     }
 }
