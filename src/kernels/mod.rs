@@ -11,6 +11,7 @@
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
 //! | [`gemm_wgmma`] | `X·Wᵀ` by the warpgroups of Hopper |
 //! | [`gemm_wgmma_backward`] | `dY·W` by the warpgroups of Hopper |
+//! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
@@ -31,6 +32,7 @@
 
 pub mod adamw;
 pub mod blockwise8;
+pub mod cast;
 pub mod catalogue;
 pub mod constants;
 pub mod decode;
@@ -112,6 +114,8 @@ pub enum KernelSpec {
     GemmWgmma(gemm_wgmma::GemmWgmmaSpec),
     /// [`gemm_wgmma_backward`].
     GemmWgmmaBackward(gemm_wgmma_backward::GemmWgmmaBackwardSpec),
+    /// [`cast`].
+    Cast(cast::CastSpec),
     /// [`adamw`].
     AdamW(adamw::AdamWSpec),
 }
@@ -153,6 +157,7 @@ any_kernel! {
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
     GemmWgmma gemm_wgmma::GemmWgmmaSpec;
     GemmWgmmaBackward gemm_wgmma_backward::GemmWgmmaBackwardSpec;
+    Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;
 }
 

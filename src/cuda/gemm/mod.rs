@@ -8,7 +8,7 @@
 //! | [`wgmma`] | many rows of 16-bit activations on Hopper |
 //! | [`mma`] | 16-bit activations on tensor cores |
 //! | [`simt`] | any dtype, shape and alignment |
-//! | [`low_rank`] | T and U |
+//! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
 
 pub mod low_rank;
@@ -77,8 +77,8 @@ fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
 }
 
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
-pub fn workspace_size(_device: &Cuda, [m, _n, _k]: [usize; 3], rank: usize) -> Option<usize> {
-    workspace::size(&[low_rank::bytes(m, rank)])
+pub fn workspace_size(_device: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
+    workspace::size(&low_rank::bytes(shape, rank))
 }
 
 /// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
@@ -96,10 +96,10 @@ pub fn forward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
-    if let Some(half) = wgmma::takes(queue, x, w, lora) {
+    if let Some(half) = wgmma::takes(queue, x, w) {
         return wgmma::forward(queue, half, x, w, bias, lora, y, workspace);
     }
-    match mma::takes(queue, x, w, lora) {
+    match mma::takes(queue, x, w) {
         Some(half) => mma::forward(queue, half, x, w, bias, lora, y, workspace),
         None => simt::forward(queue, x, w, bias, lora, y, workspace),
     }
@@ -120,10 +120,10 @@ pub fn backward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
-    if let Some(half) = wgmma::takes_backward(queue, dy, w, lora) {
+    if let Some(half) = wgmma::takes(queue, dy, w) {
         return wgmma::backward(queue, half, dy, w, lora, dx, accumulate, workspace);
     }
-    match mma::takes_backward(queue, dy, w, lora) {
+    match mma::takes_backward(queue, dy, w) {
         Some(half) => mma::backward(queue, half, dy, w, lora, dx, accumulate, workspace),
         None => simt::backward(queue, dy, w, lora, dx, accumulate, workspace),
     }

@@ -1,6 +1,6 @@
 //! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for many rows.
 
-use super::low_rank::{down_projection, up_projection};
+use super::low_rank::Term;
 use super::workspace::Workspace;
 use super::{Weight, product, whole};
 use crate::cuda::device::Queue;
@@ -24,29 +24,9 @@ use std::mem::MaybeUninit;
 /// Rows of activations from which on it pays: a tile of at least so many decodes fast enough for the tensor cores.
 const ROWS: usize = 128;
 
-/// The type to compute in, if the forward kernel takes these arguments: beside what both ask for, an adapter's B of X's type in
-/// pairs of elements.
-pub fn takes(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>, lora: Option<&Lora<'_>>) -> Option<Half> {
-    let adapter_fits = |lora: &Lora<'_>| {
-        lora.b.dtype() == x.dtype() && whole((&lora.b).address(), 2 * lora.b.row_stride(), 4)
-    };
-    half(queue, x, w, lora).filter(|_| lora.is_none_or(adapter_fits))
-}
-
-/// The same for the backward kernel: an adapter's A of dY's type that a tensor map describes.
-pub fn takes_backward(
-    queue: &Queue<'_>,
-    dy: &Tensor<'_>,
-    w: Weight<'_>,
-    lora: Option<&Lora<'_>>,
-) -> Option<Half> {
-    let adapter_fits = |lora: &Lora<'_>| lora.a.dtype() == dy.dtype() && fits_map(&lora.a);
-    half(queue, dy, w, lora).filter(|_| lora.is_none_or(adapter_fits))
-}
-
-/// What both ask for: Hopper and its shared memory, enough rows, 16-bit activations that a tensor map describes, as it must T and
-/// U; rows of W in whole spans of 64 that share a constant.
-fn half(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>, lora: Option<&Lora<'_>>) -> Option<Half> {
+/// The type to compute in, if the kernels take these arguments, forward or backward: Hopper and its shared memory, enough rows,
+/// 16-bit activations that a tensor map describes, rows of W in whole spans of 64 that share a constant.
+pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
     let half = match activations.dtype() {
         DType::F32 => return None,
         DType::F16 => Half::F16,
@@ -63,8 +43,7 @@ fn half(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>, lora: Option
         && [rows, cols].into_iter().all(|len| len < 1 << 31)
         && tiles(rows.max(cols) as u64, activations.rows() as u64, 64) < 1 << 31
         && w.view.spec.block_size >= SPAN
-        && w.view.codes.address().is_multiple_of(16)
-        && lora.is_none_or(|lora| lora.rank().is_multiple_of(8));
+        && w.view.codes.address().is_multiple_of(16);
     fits.then_some(half)
 }
 
@@ -105,9 +84,9 @@ pub fn forward(
     let rows = tile_rows(queue, [n, m, k], DECODE[0]);
     let mut args = operands(x, w, rows)?;
     if let Some(lora) = lora {
-        let t = down_projection(queue, x, lora, x.dtype(), workspace)?;
-        args = args.tensor_map(tensor_map(&t.as_tensor(), rows)?);
-        args = args.pointer(&lora.b).number(lora.b.row_stride() as u64).number(lora.rank() as u64);
+        let Term { low, matrix } = Term::forward(queue, x, lora, half, workspace)?;
+        args = args.tensor_map(tensor_map(&low, rows)?);
+        args = args.pointer(&matrix).number(matrix.row_stride() as u64).number(low.cols() as u64);
     }
     let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
     let args = args.pointer(y).number(Matrix::row_stride(&y));
@@ -131,9 +110,9 @@ pub fn backward(
     let rows = tile_rows(queue, [k, m, n], DECODE[1]);
     let mut args = operands(dy, w, rows)?;
     if let Some(lora) = lora {
-        let u = up_projection(queue, dy, lora, dy.dtype(), workspace)?;
-        args = args.tensor_map(tensor_map(&u.as_tensor(), rows)?).tensor_map(tensor_map(&lora.a, CHUNK)?);
-        args = args.number(lora.rank() as u64);
+        let Term { low, matrix } = Term::backward(queue, dy, lora, half, workspace)?;
+        args = args.tensor_map(tensor_map(&low, rows)?).tensor_map(tensor_map(&matrix, CHUNK)?);
+        args = args.number(low.cols() as u64);
     }
     let args = args.pointer(dx).number(Matrix::row_stride(&dx));
     let product = product(half, w, dx, None, lora, accumulate);
