@@ -11,6 +11,7 @@ use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
 use super::product::ProductSpec;
 use super::quantize::QuantizeSpec;
+use super::split_sum::SplitSumSpec;
 use super::table;
 use super::tensor::Layout;
 use super::{KernelSpec, Spec, Written};
@@ -125,6 +126,7 @@ fn of_target(target: Target) -> Vec<Entry> {
             add(format!("gemm_mma_backward_nf4_{name}_fp8_lora_{rows}"), spec.into());
         }
     }
+    add("split_sum_bf16_bias".into(), SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false }.into());
     for (name, dtypes, layout) in
         [("bf16", [bf16; 2], Layout::Elements), ("f32_strided", [f32; 2], Layout::Strided)]
     {
@@ -155,6 +157,11 @@ pub fn variants() -> Vec<Entry> {
         entries.push(Entry { target, file: format!("{spec:?}"), spec });
     };
     for target in TARGETS {
+        for out in [DType::F32, DType::F16, DType::Bf16] {
+            for (bias, accumulate) in [(None, true), (Some(DType::F16), false)] {
+                add(target, SplitSumSpec { out, bias, accumulate }.into());
+            }
+        }
         for product in products() {
             if product.half == Half::Bf16 && target < Target::Sm80 {
                 continue;

@@ -9,6 +9,7 @@
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
+//! | [`split_sum`] | the sum of a product's parts |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
@@ -40,6 +41,7 @@ pub mod product;
 pub mod quantize;
 pub mod ring;
 pub mod scale;
+pub mod split_sum;
 pub mod table;
 pub mod tensor;
 pub mod tile;
@@ -93,6 +95,8 @@ pub enum KernelSpec {
     GemmMma(gemm_mma::GemmMmaSpec),
     /// [`gemm_mma_backward`].
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
+    /// [`split_sum`].
+    SplitSum(split_sum::SplitSumSpec),
     /// [`adamw`].
     AdamW(adamw::AdamWSpec),
 }
@@ -126,6 +130,7 @@ any_kernel! {
     Gemm gemm::GemmSpec;
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
+    SplitSum split_sum::SplitSumSpec;
     AdamW adamw::AdamWSpec;
 }
 
