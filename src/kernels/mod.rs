@@ -10,6 +10,7 @@
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
 //! | [`split_sum`] | the sum of a product's parts |
+//! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
@@ -27,6 +28,7 @@
 
 pub mod adamw;
 pub mod blockwise8;
+pub mod cast;
 pub mod catalogue;
 pub mod constants;
 pub mod decode;
@@ -97,6 +99,8 @@ pub enum KernelSpec {
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
     /// [`split_sum`].
     SplitSum(split_sum::SplitSumSpec),
+    /// [`cast`].
+    Cast(cast::CastSpec),
     /// [`adamw`].
     AdamW(adamw::AdamWSpec),
 }
@@ -131,6 +135,7 @@ any_kernel! {
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
     SplitSum split_sum::SplitSumSpec;
+    Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;
 }
 
