@@ -9,7 +9,7 @@ use super::dense::Dense;
 use super::tile::THREADS;
 use super::{Spec, Written, module};
 use crate::view::DType;
-use ptx_asm::{B32, B64, Error, F32, Kernel, Target};
+use ptx_asm::{B32, Error, Kernel, Target};
 
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,8 +23,8 @@ pub struct CastSpec {
 }
 
 impl Spec for CastSpec {
-    /// Parameters: the source, its row stride, its rows and columns, its slices and their distance (u64, elements), the scale
-    /// (f32); the result, aligned to 4 bytes and without gaps between rows and parts, its rows and columns (u64), of which
+    /// Parameters: the source, its row stride, its rows and columns, its slices (u32) and their distance (elements), the
+    /// scale (f32); the result, aligned to 4 bytes and without gaps between rows and parts, its rows and columns (u64), of which
     /// there is an even number. Any grid.
     fn write(&self, target: Target) -> Result<Written, Error> {
         module(target, "cast", THREADS, |k| self.body(k))
@@ -34,8 +34,8 @@ impl Spec for CastSpec {
 impl CastSpec {
     fn body(&self, k: &Kernel) {
         let (base, stride) = (k.param_ptr("source"), k.param_u64("stride"));
-        let [rows, cols, slices, distance] =
-            ["rows", "cols", "slices", "distance"].map(|name| k.param_u64(name));
+        let [rows, cols] = ["rows", "cols"].map(|name| k.param_u64(name));
+        let (slices, distance) = (k.param_u32("slices"), k.param_u64("distance"));
         let scale = k.param_f32("scale");
         let out = k.param_ptr("out");
         let [out_rows, out_cols] = ["out_rows", "out_cols"].map(|name| k.param_u64(name));
@@ -49,24 +49,22 @@ impl CastSpec {
             || {
                 let row = k.div_u64(at, pairs);
                 let col = k.shl_b64(k.sub_u64(at, k.mul_lo_u64(row, pairs)), 1);
-                let row_exists = k.setp_lt_u64(row, rows);
-                let cols = [0u64, 1].map(|odd| {
+                // Beyond the source its first element is loaded: loads without a guard go ahead of the additions.
+                let columns = [0u64, 1].map(|odd| {
                     let col = k.add_u64(col, odd);
-                    (col, k.and_pred(row_exists, k.setp_lt_u64(col, cols)))
+                    let exists = k.and_pred(k.setp_lt_u64(row, rows), k.setp_lt_u64(col, cols));
+                    let [row, col] = [row, col].map(|at| k.selp_b64(at, 0, exists));
+                    (row, col, exists)
                 });
-                let sums = k.splat::<F32, 2>(0.0);
                 let slice = Dense { dtype: self.from, base: k.offset(base, 0), stride };
-                let left = k.mov::<B64>(slices);
-                k.while_(
-                    || k.setp_ne_u64(left, 0),
-                    || {
-                        for (sum, (col, exists)) in sums.into_iter().zip(cols) {
-                            k.to(sum).add_rn_f32(sum, slice.load(k, row, col, Some(exists)));
-                        }
-                        k.advance(slice.base, distance);
-                        k.to(left).sub_u64(left, 1);
-                    },
-                );
+                let load = |i: usize| slice.load(k, columns[i].0, columns[i].1, None);
+                let sums = [0, 1].map(load);
+                k.for_range(1, slices, 1, |_| {
+                    k.advance(slice.base, distance);
+                    let values = [0, 1].map(load);
+                    sums.into_iter().zip(values).for_each(|(sum, value)| k.to(sum).add_rn_f32(sum, value));
+                });
+                let sums = [0, 1].map(|i| k.selp_f32(sums[i], 0.0, columns[i].2));
                 let values = sums.map(|sum| k.mul_rn_f32(sum, scale));
                 let mut to = k.offset(out, k.shl_b64(at, 2));
                 let parts = match self.parts {
