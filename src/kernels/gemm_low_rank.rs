@@ -301,24 +301,25 @@ pub struct Slices {
 impl Slices {
     /// The cut that is predicted to be the fastest for a product of `outer` x `rank` sums of `inner` terms, on as many SMs.
     ///
-    /// In units of the time in which an SM, all of them busy, streams a chunk: an SM with a block of its own is no faster
-    /// than that, one with two shares it between them, and more have to wait for their turn. Filling the ring takes about
-    /// two, and to write a slice of a tile and to read it again, from L2, takes 1/32 for each rank.
+    /// In 1/32 of the time in which an SM, all of them busy, streams a whole chunk: a chunk of fewer rows takes less, down to
+    /// 12, the latency that the ring cannot hide. An SM with a block of its own is no faster than that, one with two shares
+    /// it between them, and more have to wait for their turn. Filling the ring takes 64; to write a tile of a slice and read
+    /// it again, from L2, 1 for each rank; adding a slice to the others 3.
     pub fn new(outer: u64, inner: u64, rank: u64, processors: u64) -> Self {
         let ranks = u64::from(tile_ranks(rank));
         let tiles = outer.div_ceil(OUTER.into()).saturating_mul(rank.div_ceil(ranks));
         let chunks = inner.div_ceil(DEPTH.into()).max(1);
+        let chunk = u128::from((outer.min(OUTER.into()) / 4).max(12));
         let cut = |count: u64| {
             let each = chunks.div_ceil(count);
             Self { count: chunks.div_ceil(each), each, blocks: tiles.saturating_mul(chunks.div_ceil(each)) }
         };
         let cost = |cut: &Self| {
             let turns = cut.blocks.div_ceil(2 * processors);
-            let streaming = tiles.saturating_mul(chunks).max((processors * turns).saturating_mul(cut.each));
-            let filling = 2 * processors * turns;
-            (streaming.saturating_add(filling))
-                .saturating_mul(32)
-                .saturating_add(cut.blocks.saturating_mul(ranks))
+            let [tiles, chunks, turns, processors, ranks, count, each, blocks] =
+                [tiles, chunks, turns, processors, ranks, cut.count, cut.each, cut.blocks].map(u128::from);
+            let streaming = chunk * (tiles * chunks).max(processors * turns * each);
+            streaming + ranks * blocks + processors * (64 * turns + 3 * count)
         };
         (1..=chunks.min(processors)).map(cut).min_by_key(cost).expect("there is a chunk")
     }
@@ -328,14 +329,16 @@ impl Slices {
 mod tests {
     use super::*;
 
-    /// On 132 SMs; K = 4096, rank 64.
+    /// K = 4096, rank 64.
     #[test]
     fn slices_fill_the_device() {
         let slices = |m| Slices::new(m, 4096, 64, 132).count;
-        // One chunk a block; a block for each SM, 64 or 128 of them; whole sums where there are tiles enough.
-        assert_eq!([1, 128, 2048, 8192, 16384, 32768].map(slices), [64, 64, 8, 2, 1, 1]);
+        // One block for each SM, or nearly; whole sums where there are tiles enough.
+        assert_eq!([1024, 2048, 4096, 8192, 16384, 32768].map(slices), [16, 8, 4, 2, 1, 1]);
         // Two blocks share an SM, so that 157 tiles need no slices.
         assert_eq!(slices(20_000), 1);
+        // Little work is not worth a slice for each SM.
+        assert_eq!([1, 128].map(slices), [16, 22]);
         assert_eq!(Slices::new(100, 100, 8, 132), Slices { count: 2, each: 1, blocks: 2 });
         assert_eq!(Slices::new(100, 1000, 100, 1), Slices { count: 1, each: 16, blocks: 2 });
     }
