@@ -72,6 +72,27 @@ fn larger_gradients() {
     }
 }
 
+/// T and U in the fused products, whatever the adapter: nothing is left to the kernel without tensor cores.
+#[test]
+fn terms_of_fused_products() {
+    for processors in [1, 132] {
+        on(processors, |gpu| {
+            let mut runner = TestRunner::new(ProptestConfig::with_cases(8));
+            let result = runner.run(&any_adapter_case(200), |case| {
+                let [n, k] = [case.n, case.k].map(|size| size.next_multiple_of(64));
+                reset_counters();
+                Case { n, k, ..case }.check(gpu)?;
+                gpu.stream.synchronize().unwrap();
+                if let Installed::Simulator = ptx_sim::install() {
+                    prop_assert!(counters().launches.iter().all(|launch| launch.kernel != "gemm"));
+                }
+                Ok(())
+            });
+            result.unwrap();
+        });
+    }
+}
+
 /// bf16, on 4 SMs. The long matrix is read once for each 64 ranks, the narrow one once for each 128 elements across it, both
 /// 16 bytes at a time and without bank conflicts; slices are written once.
 #[test]
