@@ -12,9 +12,9 @@
 //! the whole device, sums are split: each block writes what its chunks come to, in f32, and a second kernel adds these
 //! slices in order ([`super::cast`], [`super::split_sum`]).
 //!
-//! **Precision.** Products of 16-bit numbers are exact in f32. A narrow matrix of another type than the long one comes as two bf16
-//! parts, `n = n₁ + n₂` within 2⁻¹⁶·|n|. f16 does not hold the range of such parts; there the long matrix is split as well,
-//! exactly, when its fragments are in registers, and `x₂·n₂` left out: another 2⁻¹⁶.
+//! **Precision.** Products of 16-bit numbers are exact in f32. A narrow matrix that is neither of the long one's type nor bf16
+//! comes as two bf16 parts, `n = n₁ + n₂` within 2⁻¹⁶·|n|. f16 has not the range for such parts: a long matrix of f16 beside
+//! bf16 is split as well, exactly, when its fragments are in registers, and `x₂·n₂` left out: another 2⁻¹⁶.
 //!
 //! **Traffic.** Long matrix once, 16 bytes at a time, `cp.async`; the narrow one once for each tile across, from L2; slices
 //! of `4·outer·rank` bytes. A chunk of a warp of the wider tile: 8 `ldmatrix.x4` of the long matrix and 8 of each narrow
