@@ -1,0 +1,270 @@
+//! The main loops of the matrix products as machine code: how many products of tensor cores, no local memory, accesses as
+//! wide as they can be; and of what else they are made, a decoded value, in `ptx/generated/SASS.md`. After a change of a
+//! kernel: `QLK_BLESS=1 cargo test --test sass`.
+//!
+//! Needs the folder `$PTXAS_DIR` with `13.5/ptxas` and `13.5/nvdisasm`; `.ci/ptxas` fetches them. Always the same version: its
+//! successors may arrange the code otherwise.
+
+mod listing;
+mod loops;
+
+use listing::{Instruction, Listing, Unit};
+use ptx_asm::Target;
+use qlora_kernels::kernels::catalogue::{Entry, catalogue};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What a kernel's main loop must be: the loop with no loop of the kind in it that has the most products of tensor cores,
+/// or, for a kernel without, the most instructions.
+struct Expected {
+    /// The file's name in the catalogue.
+    kernel: &'static str,
+    /// Instructions of tensor cores in the loop.
+    tensor: usize,
+    /// Codes that a lane decodes in it.
+    values: u32,
+    /// Accesses of less than 16 bytes that are meant to be.
+    narrow: &'static [&'static str],
+}
+
+/// Of fragments of 16 x 8 and steps of 16: `rows/32` down, 4 across, 4 steps a chunk of 64. A lane's codes: the warp decodes
+/// 32 columns of a chunk.
+const FORWARD: &[&str] = &[
+    "LDS.64", // a fragment's codes; two columns' constants
+    "LDG.8",  // a constant's code
+    "LDG.32", "STS.32", // its scale; the constant
+];
+/// As forward; the block decodes a chunk of 64 rows of 128 columns, 32 codes a thread, by a table.
+const BACKWARD: &[&str] = &["LDS.32", "LDG.8", "LDG.32", "STS.32"];
+
+const EXPECTED: &[Expected] = &[
+    Expected { kernel: "gemm_mma_nf4_bf16_fp8_lora_32", tensor: 16, values: 64, narrow: FORWARD },
+    Expected { kernel: "gemm_mma_nf4_bf16_fp8_lora_64", tensor: 32, values: 64, narrow: FORWARD },
+    Expected { kernel: "gemm_mma_nf4_bf16_fp8_lora_128", tensor: 64, values: 64, narrow: FORWARD },
+    Expected { kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_32", tensor: 16, values: 32, narrow: BACKWARD },
+    Expected { kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_64", tensor: 32, values: 32, narrow: BACKWARD },
+];
+
+/// GPUs whose code is looked at: the first and the most important one that a module serves.
+fn gpus(target: Target) -> &'static [&'static str] {
+    match target {
+        Target::Sm80 => &["sm_80", "sm_90"],
+        Target::Sm90a => &["sm_90a"],
+        _ => &[],
+    }
+}
+
+/// The code of a loop.
+struct Mix {
+    counts: BTreeMap<Unit, usize>,
+    moves: usize,
+    accesses: BTreeMap<String, usize>,
+}
+
+const UNITS: [(Unit, &str); 8] = [
+    (Unit::Tensor, "tensor"),
+    (Unit::Float, "float"),
+    (Unit::Multiply, "multiply"),
+    (Unit::Logic, "logic"),
+    (Unit::Shared, "shared"),
+    (Unit::Global, "global"),
+    (Unit::Uniform, "uniform"),
+    (Unit::Control, "control"),
+];
+
+impl Mix {
+    fn of<'a>(code: impl Iterator<Item = &'a Instruction>) -> Self {
+        let mut mix = Self { counts: BTreeMap::new(), moves: 0, accesses: BTreeMap::new() };
+        for instruction in code.filter(|i| !i.is_idle()) {
+            *mix.counts.entry(instruction.unit()).or_default() += 1;
+            mix.moves += usize::from(instruction.is_move());
+            instruction.access().into_iter().for_each(|form| *mix.accesses.entry(form).or_default() += 1);
+        }
+        mix
+    }
+
+    fn count(&self, unit: Unit) -> usize {
+        self.counts.get(&unit).copied().unwrap_or(0)
+    }
+
+    fn all(&self) -> usize {
+        self.counts.values().sum()
+    }
+}
+
+/// The main loop's code.
+fn main_loop(listing: &Listing) -> Option<Mix> {
+    let tensor =
+        |body: &BTreeSet<usize>| body.iter().filter(|&&i| listing.instructions[i].is_tensor()).count();
+    let loops = loops::loops(listing);
+    let has_tensor = loops.iter().any(|body| tensor(body) > 0);
+    let of_kind = |body: &&BTreeSet<usize>| !has_tensor || tensor(body) > 0;
+    let innermost = |body: &&BTreeSet<usize>| {
+        let within = |other: &BTreeSet<usize>| other.len() < body.len() && other.is_subset(body);
+        !loops.iter().filter(of_kind).any(within)
+    };
+    let main =
+        loops.iter().filter(of_kind).filter(innermost).max_by_key(|body| (tensor(body), body.len()))?;
+    Some(Mix::of(main.iter().map(|&i| &listing.instructions[i])))
+}
+
+fn disassemble(tools: &Path, entry: &Entry, gpu: &str, scratch: &Path) -> Listing {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("ptx/generated");
+    let source = folder.join(entry.target.name()).join(&entry.file).with_extension("ptx");
+    let cubin = scratch.join(format!("{}_{gpu}.cubin", entry.file));
+    let run = |tool: &str, args: &[&std::ffi::OsStr]| {
+        let output = Command::new(tools.join(tool)).args(args).output();
+        let output =
+            output.unwrap_or_else(|error| panic!("{}: {error}: run .ci/ptxas", tools.join(tool).display()));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{tool}, {} for {gpu}: {errors}", entry.file);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let arch = format!("-arch={gpu}");
+    run("ptxas", &[arch.as_ref(), "-o".as_ref(), cubin.as_ref(), source.as_ref()]);
+    let text = run("nvdisasm", &[cubin.as_ref()]);
+    std::fs::remove_file(&cubin).unwrap();
+    Listing::parse(&text)
+}
+
+/// Whether a kernel must be listed.
+fn uses_tensor_cores(entry: &Entry) -> bool {
+    let ptx = entry.write().unwrap().ptx;
+    ptx.contains("mma.sync") || ptx.contains("wgmma.mma_async")
+}
+
+#[test]
+fn the_main_loops_are_as_planned() {
+    let Some(tools) = std::env::var_os("PTXAS_DIR").map(|dir| PathBuf::from(dir).join("13.5")) else {
+        return eprintln!("skipped: PTXAS_DIR is not set");
+    };
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sass");
+    std::fs::create_dir_all(&scratch).unwrap();
+    let mut rows = Vec::new();
+    let mut unseen: BTreeSet<&str> = EXPECTED.iter().map(|expected| expected.kernel).collect();
+    for entry in catalogue() {
+        let Some(expected) = EXPECTED.iter().find(|expected| expected.kernel == entry.file) else {
+            assert!(
+                !uses_tensor_cores(&entry),
+                "tests/sass/main.rs does not say what {} is to be",
+                entry.file
+            );
+            continue;
+        };
+        unseen.remove(expected.kernel);
+        for gpu in gpus(entry.target) {
+            let listing = disassemble(&tools, &entry, gpu, &scratch);
+            let mix = main_loop(&listing).unwrap_or_else(|| panic!("{} for {gpu} has no loop", entry.file));
+            check(expected, gpu, &listing, &mix);
+            rows.push((expected, *gpu, mix));
+        }
+    }
+    assert!(unseen.is_empty(), "not in the catalogue: {unseen:?}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ptx/generated/SASS.md");
+    let table = markdown(&rows);
+    if std::env::var_os("QLK_BLESS").is_some() {
+        std::fs::write(&path, &table).unwrap();
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == table, "ptx/generated/SASS.md is out of date: QLK_BLESS=1 cargo test --test sass");
+}
+
+fn check(expected: &Expected, gpu: &str, listing: &Listing, mix: &Mix) {
+    let what = format!("{} for {gpu}", expected.kernel);
+    let local = listing.instructions.iter().find(|i| matches!(i.base(), "LDL" | "STL"));
+    assert!(local.is_none(), "{what} uses local memory: {local:?}");
+    assert_eq!(mix.count(Unit::Tensor), expected.tensor, "{what}: products of tensor cores in the main loop");
+    for (form, count) in &mix.accesses {
+        let is_meant = form.ends_with(".128") || expected.narrow.contains(&form.as_str());
+        assert!(is_meant, "{what}: {count} {form} in the main loop");
+    }
+}
+
+fn markdown(rows: &[(&Expected, &str, Mix)]) -> String {
+    let mut text = String::from(
+        "# The main loops of the matrix products\n\n\
+         Instructions of a warp for one pass, in SASS by ptxas 13.5, and what they are a decoded value (of a lane). Written by\n\
+         `tests/sass/main.rs`, which says what is meant by a main loop and by each column.\n\n",
+    );
+    let mut line =
+        |cells: Vec<String>| writeln!(text, "| {} |", cells.join(" | ")).expect("writing to a string");
+    let head = |first: &[&str], last: &[&str]| {
+        let units = UNITS.iter().map(|(_, name)| *name);
+        first.iter().copied().chain(units).chain(last.iter().copied()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let rule = |len: usize| vec!["---".to_owned(); len];
+    let counts = head(&["kernel", "GPU", "values", "all"], &["of these moves", "accesses"]);
+    let columns = counts.len();
+    line(counts);
+    line(rule(columns));
+    for (expected, gpu, mix) in rows {
+        let accesses: Vec<_> = mix.accesses.iter().map(|(form, count)| format!("{count} {form}")).collect();
+        let mut cells = vec![expected.kernel.to_owned(), gpu.to_string(), expected.values.to_string()];
+        cells.push(mix.all().to_string());
+        cells.extend(UNITS.map(|(unit, _)| mix.count(unit).to_string()));
+        cells.extend([mix.moves.to_string(), accesses.join(", ")]);
+        line(cells);
+    }
+    let a_value = head(&["a decoded value", "GPU", "all"], &["of these moves"]);
+    let columns = a_value.len();
+    text += "\n";
+    let mut line =
+        |cells: Vec<String>| writeln!(text, "| {} |", cells.join(" | ")).expect("writing to a string");
+    line(a_value);
+    line(rule(columns));
+    for (expected, gpu, mix) in rows {
+        let each = |count: usize| format!("{:.2}", count as f64 / f64::from(expected.values));
+        let mut cells = vec![expected.kernel.to_owned(), gpu.to_string(), each(mix.all())];
+        cells.extend(UNITS.map(|(unit, _)| each(mix.count(unit))));
+        cells.push(each(mix.moves));
+        line(cells);
+    }
+    text
+}
+
+/// A loop with a waiting side elsewhere, inside a longer one, and after it a shorter one.
+const EXAMPLE: &str = "\
+\t.section\t.nv.info,\"\",@\"SHT_CUDA_INFO\"
+        /*0000*/ \t.byte\t0x04, 0x2f
+\t.section\t.text.example,\"ax\",@progbits
+.L_x_0:
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+.L_x_1:
+        /*0010*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*0020*/              @!P0 BRA `(.L_x_4) ;
+.L_x_2:
+        /*0030*/                   IMAD.MOV.U32 R2, RZ, RZ, R3 ;
+        /*0040*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*0050*/              @!PT LDS RZ, [RZ] ;
+        /*0060*/                   LDSM.16.MT88.4 R8, [R2] ;
+        /*0070*/               @P1 BRA `(.L_x_1) ;
+.L_x_3:
+        /*0080*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*0090*/                   BRA UP0, `(.L_x_3) ;
+        /*00a0*/                   IMAD.U32 R2, R3, R4, R5 ;
+        /*00b0*/               @P2 BRA `(.L_x_0) ;
+        /*00c0*/                   EXIT ;
+.L_x_4:
+        /*00d0*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R2] ;
+        /*00e0*/              @!P0 BRA `(.L_x_4) ;
+        /*00f0*/                   BRA `(.L_x_2) ;
+.L_x_5:
+        /*0100*/                   BRA `(.L_x_5);
+";
+
+#[test]
+fn the_example_s_loops_are_found() {
+    let listing = Listing::parse(EXAMPLE);
+    assert_eq!((listing.instructions.len(), listing.labels.len()), (17, 6));
+    let mut lengths: Vec<usize> = loops::loops(&listing).iter().map(BTreeSet::len).collect();
+    lengths.sort_unstable();
+    // The idle one at the end, the wait, the short one, the main loop with the wait, and all.
+    assert_eq!(lengths, [1, 2, 2, 10, 15]);
+    let mix = main_loop(&listing).unwrap();
+    // The main one, not the one around it.
+    assert_eq!((mix.count(Unit::Tensor), mix.moves, mix.all()), (2, 1, 9));
+    assert_eq!(mix.accesses, BTreeMap::from([("LDSM.128".to_owned(), 1)]));
+    assert!(!listing.instructions[10].is_move(), "a product is no move");
+}
