@@ -9,6 +9,7 @@ use super::double_quantize::{DoubleDequantizeSpec, DoubleQuantizeSpec, SumSpec};
 use super::gemm::{GemmSpec, OperandSpec, Storage};
 use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
+use super::product::ProductSpec;
 use super::quantize::QuantizeSpec;
 use super::table;
 use super::tensor::Layout;
@@ -109,18 +110,19 @@ fn of_target(target: Target) -> Vec<Entry> {
         "gemm_backward_nf4_bf16".into(),
         GemmSpec { products: backward, out: bf16, bias: None, accumulate }.into(),
     );
-    if target >= Target::Sm80 {
-        for rows in [32, 64, 128] {
-            let (half, nf4, constants) = (Half::Bf16, values(&nf4), nested(NestedSpec::Fp8));
-            let (out, bias, low_rank, block_size) = (bf16, Some(bf16), true, 64);
-            let (values, same) = (nf4, constants.clone());
-            let spec = GemmMmaSpec { half, rows, values, block_size, constants, out, bias, low_rank };
-            add(format!("gemm_mma_nf4_bf16_fp8_lora_{rows}"), spec.into());
-            if rows <= 64 {
-                let constants = same;
-                let spec = GemmMmaBackwardSpec { rows, values, block_size, constants, out, low_rank };
-                add(format!("gemm_mma_backward_nf4_bf16_fp8_lora_{rows}"), spec.into());
-            }
+    let halves = if target >= Target::Sm80 { [Half::Bf16].as_slice() } else { &[Half::F16] };
+    for &half in halves {
+        for &rows in tile_rows(target) {
+            let (dtype, bias, low_rank) = (half.dtype(), Some(bf16), true);
+            let spec = product(half, nested(NestedSpec::Fp8), dtype, bias, low_rank, false);
+            let name = if half == Half::Bf16 { "bf16" } else { "f16" };
+            add(
+                format!("gemm_mma_nf4_{name}_fp8_lora_{rows}"),
+                GemmMmaSpec { rows, product: spec.clone() }.into(),
+            );
+            let product = ProductSpec { bias: None, ..spec };
+            let spec = GemmMmaBackwardSpec { rows, product };
+            add(format!("gemm_mma_backward_nf4_{name}_fp8_lora_{rows}"), spec.into());
         }
     }
     for (name, dtypes, layout) in
@@ -149,38 +151,56 @@ pub fn variants() -> Vec<Entry> {
             }
         }
     }
-    for half in [Half::F16, Half::Bf16] {
-        for rows in [32, 64, 128] {
-            for constants in [ConstantsSpec::Plain, ConstantsSpec::Nested(NestedSpec::Dynamic)] {
-                for out in [DType::F32, DType::F16, DType::Bf16] {
-                    for (bias, low_rank) in [(None, false), (Some(DType::F32), true)] {
-                        let values = table::bits(Codebook::Nf4.table().expect("a built-in table").values);
-                        if half == Half::Bf16 && rows <= 64 {
-                            let (block_size, constants) = (64, constants.clone());
-                            let spec =
-                                GemmMmaBackwardSpec { rows, values, block_size, constants, out, low_rank };
-                            let spec = KernelSpec::from(spec);
-                            entries.push(Entry { target: Target::Sm80, file: format!("{spec:?}"), spec });
-                        }
-                        let constants = constants.clone();
-                        let spec = GemmMmaSpec {
-                            half,
-                            rows,
-                            values,
-                            block_size: 64,
-                            constants,
-                            out,
-                            bias,
-                            low_rank,
-                        };
-                        let spec = KernelSpec::from(spec);
-                        entries.push(Entry { target: Target::Sm80, file: format!("{spec:?}"), spec });
-                    }
-                }
+    let mut add = |target, spec: KernelSpec| {
+        entries.push(Entry { target, file: format!("{spec:?}"), spec });
+    };
+    for target in TARGETS {
+        for product in products() {
+            if product.half == Half::Bf16 && target < Target::Sm80 {
+                continue;
+            }
+            for &rows in tile_rows(target) {
+                add(target, GemmMmaSpec { rows, product: product.clone() }.into());
+                let product =
+                    ProductSpec { bias: None, accumulate: product.bias.is_some(), ..product.clone() };
+                add(target, GemmMmaBackwardSpec { rows, product }.into());
             }
         }
     }
     entries
+}
+
+/// The tiles that the kernels on tensor cores have for a target.
+fn tile_rows(target: Target) -> &'static [u32] {
+    if target >= Target::Sm80 { &[32, 64, 128] } else { &[32, 64] }
+}
+
+/// NF4 in blocks of 64.
+fn product(
+    half: Half,
+    constants: ConstantsSpec,
+    out: DType,
+    bias: Option<DType>,
+    low_rank: bool,
+    accumulate: bool,
+) -> ProductSpec {
+    let values = table::bits(Codebook::Nf4.table().expect("a built-in table").values);
+    ProductSpec { half, values, block_size: 64, constants, out, bias, low_rank, accumulate }
+}
+
+/// Every type, kind of constants and of output; with everything in the pass, or nothing.
+fn products() -> Vec<ProductSpec> {
+    let mut products = Vec::new();
+    for half in [Half::F16, Half::Bf16] {
+        for constants in [ConstantsSpec::Plain, ConstantsSpec::Nested(NestedSpec::Dynamic)] {
+            for out in [DType::F32, DType::F16, DType::Bf16] {
+                for (bias, low_rank) in [(None, false), (Some(DType::F32), true)] {
+                    products.push(product(half, constants.clone(), out, bias, low_rank, false));
+                }
+            }
+        }
+    }
+    products
 }
 
 fn streaming(dtype: DType, layout: Layout, block_size: u32) -> Vec<KernelSpec> {

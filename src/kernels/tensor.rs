@@ -181,7 +181,8 @@ pub fn narrow(k: &Kernel, dtype: DType, values: &[Reg<F32>]) -> [Reg<B32>; 4] {
     })
 }
 
-fn narrow_pair_f16(k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
+/// Two values, rounded to nearest even.
+pub fn narrow_pair_f16(k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
     if k.target() >= Target::Sm80 {
         k.cvt_rn_f16x2_f32(high, low).as_b32()
     } else {
@@ -189,7 +190,8 @@ fn narrow_pair_f16(k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
     }
 }
 
-fn narrow_pair_bf16(k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
+/// Two values, rounded to nearest even.
+pub fn narrow_pair_bf16(k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
     if k.target() >= Target::Sm80 {
         return k.cvt_rn_bf16x2_f32(high, low).as_b32();
     }

@@ -3,6 +3,7 @@
 use super::products::{Adapter, Case, Products};
 use super::*;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
+use ptx_sim::{Installed, counters, reset_counters};
 use qlora_kernels::format::blockwise8;
 use qlora_kernels::view::{Buffer, BufferMut, ConstantsMut, ConstantsView};
 use qlora_kernels::{Context, Lora, Quantized, QuantizedMatrix, QuantizedMut, ops};
@@ -260,9 +261,16 @@ impl Products for Gpu {
         if case.tensor_cores() { (unit_roundoff(case.dtypes[0]).0, 2) } else { (0.0, 1) }
     }
 
-    /// W's values and the low-rank U are rounded to bf16, likewise.
+    /// W's values and the low-rank U are rounded to dY's type, likewise.
     fn backward_allowance(&self, case: &Case) -> (f64, usize) {
-        if case.tensor_cores_backward() { (unit_roundoff(DType::Bf16).0, 2) } else { (0.0, 1) }
+        if case.tensor_cores_backward() { (unit_roundoff(case.dtypes[1]).0, 2) } else { (0.0, 1) }
+    }
+
+    /// In f16, W is divided by a power of two no larger than the largest constant, and rounded: below 2⁻¹⁴ as subnormals are.
+    /// Constants are 1 at most, or 17/16 when they are rounded to FP8 themselves.
+    fn backward_floor(&self, case: &Case) -> f64 {
+        let f16 = case.tensor_cores_backward() && case.dtypes[1] == DType::F16;
+        if f16 { 17.0 / 16.0 * 2f64.powi(-14) } else { 0.0 }
     }
 
     fn forward(
@@ -283,12 +291,20 @@ impl Products for Gpu {
         y.bytes_mut().copy_from_slice(&self.download::<u8>(&y_up));
     }
 
-    fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, adapter: Option<Adapter<'_>>, dx: &mut Matrix) {
+    fn backward(
+        &self,
+        dy: &Matrix,
+        w: &QuantizedMatrix,
+        adapter: Option<Adapter<'_>>,
+        dx: &mut Matrix,
+        accumulate: bool,
+    ) {
         let call = Call::new(self, [dy.rows, w.rows(), w.cols()], adapter);
         let (weight, [dy_up, dx_up]) = (DeviceQuantized::of(self, w), [dy, dx].map(|m| self.matrix(m, 0)));
         let (out, workspace) = (dx_up.tensor_mut(self, dx), call.workspace.buffer_mut::<u8>(self));
         let (dy, lora) = (dy_up.tensor(self, dy), call.lora(self));
-        ops::gemm_backward(&self.context, dy, weight.view(self), lora, out, workspace).unwrap();
+        let weight = weight.view(self);
+        ops::gemm_backward(&self.context, dy, weight, lora, out, accumulate, workspace).unwrap();
         dx.bytes_mut().copy_from_slice(&self.download::<u8>(&dx_up));
     }
 
@@ -356,5 +372,17 @@ pub fn check_8bit(
     ops::dequantize_8bit(&gpu.context, c.buffer(gpu), a.buffer(gpu), map, block_size, out_view).unwrap();
     out.bytes_mut().copy_from_slice(&gpu.download::<u8>(&output));
     prop_assert_eq!(same_bits(&out.values(), &rounded), Ok(()));
+    Ok(())
+}
+
+/// Checks a case and, on the simulator, how often a kernel was launched for it.
+pub fn check_kernel(gpu: &Gpu, case: &Case, kernel: &str, times: usize) -> Result<(), TestCaseError> {
+    reset_counters();
+    case.check(gpu)?;
+    gpu.stream.synchronize().unwrap();
+    if let Installed::Simulator = ptx_sim::install() {
+        let used = counters().launches.iter().filter(|launch| launch.kernel == kernel).count();
+        prop_assert_eq!(used, times, "launches of {}", kernel);
+    }
     Ok(())
 }

@@ -31,6 +31,10 @@ pub trait Products {
     fn backward_allowance(&self, _case: &Case) -> (f64, usize) {
         (0.0, 1)
     }
+    /// Weights smaller than this round in the backward product as if they were this, the largest constant being about 1.
+    fn backward_floor(&self, _case: &Case) -> f64 {
+        0.0
+    }
     fn forward(
         &self,
         x: &Matrix,
@@ -39,7 +43,14 @@ pub trait Products {
         lora: Option<Adapter<'_>>,
         y: &mut Matrix,
     );
-    fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, lora: Option<Adapter<'_>>, dx: &mut Matrix);
+    fn backward(
+        &self,
+        dy: &Matrix,
+        w: &QuantizedMatrix,
+        lora: Option<Adapter<'_>>,
+        dx: &mut Matrix,
+        accumulate: bool,
+    );
     fn gradients(&self, x: &Matrix, dy: &Matrix, lora: Adapter<'_>, out: [&mut Matrix; 2], accumulate: bool);
 }
 
@@ -63,9 +74,17 @@ impl Products for Context {
             .unwrap();
     }
 
-    fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, adapter: Option<Adapter<'_>>, dx: &mut Matrix) {
+    fn backward(
+        &self,
+        dy: &Matrix,
+        w: &QuantizedMatrix,
+        adapter: Option<Adapter<'_>>,
+        dx: &mut Matrix,
+        accumulate: bool,
+    ) {
         let workspace = &mut workspace(self, dy.rows, w, adapter)[3..];
-        ops::gemm_backward(self, dy.view(), w.view(), adapter.map(lora), dx.view_mut(), workspace).unwrap();
+        let (lora, dx) = (adapter.map(lora), dx.view_mut());
+        ops::gemm_backward(self, dy.view(), w.view(), lora, dx, accumulate, workspace).unwrap();
     }
 
     fn gradients(
@@ -185,15 +204,44 @@ pub fn any_case(limit: usize) -> impl Strategy<Value = Case> {
         })
 }
 
+/// Shapes that the forward kernels on tensor cores take: whole chunks of K, whole steps of rank, B of X's type; any M and N.
+pub fn any_mma_case(most: [usize; 3], halves: &'static [DType]) -> impl Strategy<Value = Case> {
+    let half = prop::sample::select(halves);
+    let shape = (1..=most[0], 1..=most[1], 1..=most[2], prop::option::of(1usize..=4));
+    let rest = (any_codebook(), any_constants(), 6u32..=12, half, any_dtype(), any_dtype(), any::<u64>());
+    (shape, rest).prop_map(|((m, n, chunks, steps), (codebook, constants, log, half, out, a, seed))| {
+        let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
+        // X, dY, bias and Y, A and dX, B.
+        let dtypes = [half, out, out, a, half];
+        Case { m, n, k: 64 * chunks, rank: steps.map(|s| 16 * s), spec, dtypes, gap: 0, seed, threads: 1 }
+    })
+}
+
+/// Shapes that the backward kernels on tensor cores take: 16-bit dY, whole chunks of N, whole spans of K, A of dY's type; any M.
+pub fn any_backward_case(most: [usize; 3], halves: &'static [DType]) -> impl Strategy<Value = Case> {
+    let shape = (1..=most[0], 1..=most[1], 1..=most[2], prop::option::of(1usize..=4));
+    let half = prop::sample::select(halves);
+    let rest = (any_codebook(), any_constants(), 6u32..=12, half, any_dtype(), any_dtype(), any::<u64>());
+    (shape, rest).prop_map(
+        |((m, chunks, spans, steps), (codebook, constants, log, half, dx, other, seed))| {
+            let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
+            let (n, k, rank) = (64 * chunks, 64 * spans, steps.map(|s| 16 * s));
+            // X, dY, bias and Y, A and dX, B.
+            let dtypes = [other, half, other, if rank.is_some() { half } else { dx }, other];
+            Case { m, n, k, rank, spec, dtypes, gap: 0, seed, threads: 1 }
+        },
+    )
+}
+
 impl Case {
     /// Whether the forward product is one for tensor cores: 16-bit X, whole chunks of K, blocks that do not end inside one.
     pub fn tensor_cores(&self) -> bool {
         self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
-    /// Whether the backward product is one: bf16 dY, whole chunks of N, rows of W in whole spans, blocks no shorter.
+    /// Whether the backward product is one: 16-bit dY, whole chunks of N, rows of W in whole spans, blocks no shorter.
     pub fn tensor_cores_backward(&self) -> bool {
-        self.dtypes[1] == DType::Bf16
+        self.dtypes[1] != DType::F32
             && [self.n, self.k].iter().all(|size| size.is_multiple_of(64))
             && self.spec.block_size >= 64
     }
@@ -231,14 +279,19 @@ impl Case {
         let terms = magnitude.add(&ones.mul(&M64::of(&bias).abs()));
         within_allowance(&y, &exact, &terms, additions * depth(k), extra)?;
 
-        let mut dx = Matrix::zeros(self.dtypes[3], m, k, self.gap);
-        device.backward(&dy, &q, adapter, &mut dx);
         let up = dy64.mul(&b64).map(|v| v * s);
         let up_abs = dy64.abs().mul(&b64.abs()).map(|v| v * s);
         let exact = dy64.mul(&w).add(&up.mul(&a64));
-        let magnitude = dy64.abs().mul(&w.abs()).add(&up_abs.mul(&a64.abs()));
+        let floor = device.backward_floor(self);
+        let magnitude = dy64.abs().mul(&w.map(|v| v.abs() + floor)).add(&up_abs.mul(&a64.abs()));
         let (extra, additions) = device.backward_allowance(self);
-        within_allowance(&dx, &exact, &magnitude, additions * depth(n), extra)?;
+        for accumulate in [false, true] {
+            let mut dx = self.matrix(3, m, k);
+            let old = M64::of(&dx).map(|v| if accumulate { v } else { 0.0 });
+            device.backward(&dy, &q, adapter, &mut dx, accumulate);
+            let (exact, magnitude) = (exact.add(&old), magnitude.add(&old.abs()));
+            within_allowance(&dx, &exact, &magnitude, additions * depth(n), extra)?;
+        }
 
         let Some(adapter) = adapter else { return Ok(()) };
         for accumulate in [false, true] {

@@ -225,7 +225,15 @@ impl CustomOp3 for QLora {
             let (context, lora) = (&self.engine.context, || self.lora(&a_values, &b_values, rank));
             let out = TensorMut::new(&mut dx, m, k)?;
             let grad = || qk::Tensor::new(&dy, m, n);
-            ops::gemm_backward(context, grad()?, self.weight.view(), Some(lora()?), out, &mut *workspace)?;
+            ops::gemm_backward(
+                context,
+                grad()?,
+                self.weight.view(),
+                Some(lora()?),
+                out,
+                false,
+                &mut *workspace,
+            )?;
             let (da, db) = (TensorMut::new(&mut da, rank, k)?, TensorMut::new(&mut db, n, rank)?);
             let x = qk::Tensor::new(&xs, m, k)?;
             ops::lora_gradients(context, x, grad()?, lora()?, da, db, false, &mut *workspace)
