@@ -29,27 +29,36 @@ struct Expected {
     narrow: &'static [&'static str],
 }
 
-/// Of fragments of 16 x 8 and steps of 16: `rows/32` down, 4 across, 4 steps a chunk of 64. A lane's codes: the warp decodes
-/// 32 columns of a chunk.
 const FORWARD: &[&str] = &[
     "LDS.64", // a fragment's codes; two columns' constants
     "LDG.8",  // a constant's code
-    "LDG.32", "STS.32", // its scale; the constant
+    "LDG.32", // its scale
+    "STS.32", // the constant
 ];
-/// As forward; the block decodes a chunk of 64 rows of 128 columns, 32 codes a thread, by a table.
+/// The block decodes a chunk by a table.
 const BACKWARD: &[&str] = &["LDS.32", "LDG.8", "LDG.32", "STS.32"];
 
+/// A line for each kernel with products of tensor cores.
+///
+/// `gemm_mma*` walks in chunks of 64, a warp with rows/2 x 32 of a tile: rows/32 x 4 fragments, 4 products of 16 x 8 x 16
+/// each, on Turing 8 of half the depth. Forward a warp decodes its columns, backward a block 64 x 128 together.
 const EXPECTED: &[Expected] = &[
+    Expected { kernel: "gemm_mma_nf4_f16_fp8_lora_32", tensor: 32, values: 64, narrow: FORWARD },
+    Expected { kernel: "gemm_mma_nf4_f16_fp8_lora_64", tensor: 64, values: 64, narrow: FORWARD },
+    Expected { kernel: "gemm_mma_backward_nf4_f16_fp8_lora_32", tensor: 32, values: 32, narrow: BACKWARD },
+    Expected { kernel: "gemm_mma_backward_nf4_f16_fp8_lora_64", tensor: 64, values: 32, narrow: BACKWARD },
     Expected { kernel: "gemm_mma_nf4_bf16_fp8_lora_32", tensor: 16, values: 64, narrow: FORWARD },
     Expected { kernel: "gemm_mma_nf4_bf16_fp8_lora_64", tensor: 32, values: 64, narrow: FORWARD },
     Expected { kernel: "gemm_mma_nf4_bf16_fp8_lora_128", tensor: 64, values: 64, narrow: FORWARD },
     Expected { kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_32", tensor: 16, values: 32, narrow: BACKWARD },
     Expected { kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_64", tensor: 32, values: 32, narrow: BACKWARD },
+    Expected { kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_128", tensor: 64, values: 32, narrow: BACKWARD },
 ];
 
 /// GPUs whose code is looked at: the first and the most important one that a module serves.
 fn gpus(target: Target) -> &'static [&'static str] {
     match target {
+        Target::Sm75 => &["sm_75"],
         Target::Sm80 => &["sm_80", "sm_90"],
         Target::Sm90a => &["sm_90a"],
         _ => &[],
