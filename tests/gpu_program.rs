@@ -17,7 +17,7 @@ use program::products::operands::Operands;
 use program::products::{self, Figures, Kind, Product};
 use program::reference::{Problem, by_cpu, by_format};
 use program::report::{self, Report};
-use program::{Tally, Work, check, check_and_time, copy, goals, launch, optimizer};
+use program::{Tally, Work, check, check_and_time, copy, goals, launch, optimizer, predict};
 use qlora_kernels::{Constants, DType};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -151,6 +151,26 @@ fn the_goals_are_timed() {
     assert!(all.chunk_by(|a, b| (a.n, a.k) == (b.n, b.k)).count() == goals::SHAPES.len());
     assert!(all.iter().all(|p| p.kind == Kind::Gradients || [0, 64].contains(&p.rank)));
     assert!(products::large(true, None).iter().all(|p| all.contains(p)));
+}
+
+/// Without a GPU: every kernel's main loop is in the table, no product beats its floor, and something is the reason.
+#[test]
+fn the_goals_are_predicted() {
+    for kind in [Kind::Forward, Kind::Backward] {
+        for (m, [n, k]) in goals::ROWS.into_iter().flat_map(|m| goals::SHAPES.map(|shape| (m, shape))) {
+            let (prediction, floor) =
+                (predict::product(kind, [m, n, k]).unwrap(), predict::floor(kind, [m, n, k]));
+            assert!(prediction.seconds > floor && floor > 0.0, "{kind:?} M {m} N {n} K {k}: {prediction:?}");
+        }
+    }
+    assert!(predict::product(Kind::Gradients, [1, 4096, 4096]).is_none());
+    // 8.6 MB of weight by 3 TB/s; 2.2 Tflop by 790 Tflop/s.
+    let floors = [1, 65536].map(|m| predict::floor(Kind::Forward, [m, 4096, 4096]));
+    assert!(
+        (floors[0] / 2.89e-6 - 1.0).abs() < 0.01 && (floors[1] / 2.78e-3 - 1.0).abs() < 0.01,
+        "{floors:?}"
+    );
+    assert!(program::run(&Options::parse_from(["gpu", "--predict"])).unwrap());
 }
 
 /// After the time is over nothing more begins.

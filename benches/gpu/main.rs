@@ -16,6 +16,7 @@
 //! | [`products`] | the matrix products: against f64, as operations a second, beside cuBLAS |
 //! | [`goals`] | what they are to reach, and the shapes that this is for |
 //! | [`cublas`] | cuBLAS, found at run time |
+//! | [`predict`] | how long the products should take on an H100 |
 //! | [`optimizer`] | the AdamW step |
 //! | [`launch`] | calls too small to fill the device: the cost of a launch, with and without a graph |
 //! | [`report`] | figures as a table and as JSON |
@@ -33,6 +34,7 @@ pub mod launch;
 pub mod optimizer;
 pub mod options;
 pub mod plot;
+pub mod predict;
 pub mod products;
 pub mod reference;
 pub mod report;
@@ -87,6 +89,10 @@ fn main() -> ExitCode {
 
 /// Does what the command line says; whether all results were right.
 pub fn run(options: &Options) -> Result<bool> {
+    if options.predict {
+        println!("{}", predict::markdown());
+        return Ok(true);
+    }
     let simulated = options.simulate && ptx_sim::install() == ptx_sim::Installed::Simulator;
     let gpu = Gpu::open(options.device)?;
     let work = Work::select(options);

@@ -39,6 +39,9 @@ pub struct Options {
     /// Check on the simulated GPU, at small sizes; needs libptx_sim.so beside the program, where cargo puts it
     #[arg(long)]
     pub simulate: bool,
+    /// Only say how long the products should take on an H100, by counting; needs no GPU
+    #[arg(long)]
+    pub predict: bool,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     pub bench: bool,

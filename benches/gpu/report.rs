@@ -110,18 +110,19 @@ impl Report {
             None => line(format_args!("\ncuBLAS was not found.")),
         }
         line(format_args!(
-            "\n| products | ms | TFLOP/s | GB/s | share of copy | cuBLAS, ms | times faster | goal | met |"
+            "\n| products | ms | TFLOP/s | GB/s | share of copy | cuBLAS, ms | times faster | goal | met | predicted, ms |"
         ));
-        line(format_args!("|---|---|---|---|---|---|---|---|---|"));
+        line(format_args!("|---|---|---|---|---|---|---|---|---|---|"));
         for product in &self.products {
             let seconds = product.times.median;
             let (name, ms, tera) = (&product.name, seconds * 1e3, product.operations / seconds / 1e12);
             let rate = product.bytes as f64 / seconds;
             let (gb, share) = (rate / 1e9, rate / self.copy_rate());
             let theirs = product.cublas.map_or("-".into(), |times| format!("{:.4}", times.median * 1e3));
+            let predicted = product.predicted.map_or("-".into(), |seconds| format!("{:.4}", seconds * 1e3));
             let (faster, goal, met) = (ratio(product.ratio()), ratio(product.goal), yes(product.is_met()));
             line(format_args!(
-                "| {name} | {ms:.4} | {tera:.1} | {gb:.0} | {share:.2} | {theirs} | {faster} | {goal} | {met} |"
+                "| {name} | {ms:.4} | {tera:.1} | {gb:.0} | {share:.2} | {theirs} | {faster} | {goal} | {met} | {predicted} |"
             ));
         }
         let met = |wanted| self.products.iter().filter(|p| p.is_met() == Some(wanted)).count();

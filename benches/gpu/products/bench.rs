@@ -101,6 +101,7 @@ impl<'a> Bench<'a> {
             times,
             cublas: cublas.transpose()?,
             goal: product.goal(),
+            predicted: product.predicted(),
         })
     }
 

@@ -17,6 +17,7 @@ use super::cases::{Case, Operation, Shape};
 use super::cublas::Cublas;
 use super::device::Gpu;
 use super::goals;
+use super::predict;
 use super::timing::Times;
 use bench::Bench;
 use operands::Operands;
@@ -68,6 +69,8 @@ pub struct Figures {
     pub cublas: Option<Times>,
     /// How many times faster than cuBLAS it is to be.
     pub goal: Option<f64>,
+    /// Seconds that it should take on an H100.
+    pub predicted: Option<f64>,
 }
 
 impl Figures {
@@ -198,6 +201,13 @@ impl Product {
     /// How many times faster than cuBLAS it is to be.
     fn goal(&self) -> Option<f64> {
         (self.dtype == DType::Bf16 && self.kind != Kind::Gradients).then(|| goals::against_cublas(self.m))
+    }
+
+    /// Seconds that it should take on an H100.
+    fn predicted(&self) -> Option<f64> {
+        let is_counted = self.dtype == DType::Bf16 && self.rank == 0;
+        let prediction = is_counted.then(|| predict::product(self.kind, [self.m, self.n, self.k]))?;
+        prediction.map(|prediction| prediction.seconds)
     }
 
     /// Whether the two have the same weight, rank aside.
