@@ -390,6 +390,9 @@ qlk_status qlk_gemm_workspace_size(const qlk_context *context,
 // from w's dequantized f32 values; y is rounded once. The weight is never written out dequantized. y must not overlap
 // an input. `workspace` holds qlk_gemm_workspace_size bytes, for one call at a time. `stream` is ignored on a CPU
 // context.
+//
+// On a GPU, tensor cores multiply 16-bit x: w's values, s * x * A^T, and B if it is of another type, are first rounded
+// to x's type, as automatic mixed precision does; f16 ends at 65504.
 qlk_status qlk_gemm_forward(const qlk_context *context,
                             const qlk_tensor *x,
                             const qlk_quantized *w,

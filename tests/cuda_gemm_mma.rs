@@ -4,7 +4,6 @@ mod common;
 
 use common::device::*;
 use common::products::*;
-use common::*;
 use proptest::prelude::*;
 use ptx_sim::{Installed, counters, reset_counters};
 use qlora_kernels::{DType, QuantSpec};

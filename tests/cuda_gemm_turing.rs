@@ -4,7 +4,6 @@ mod common;
 
 use common::device::*;
 use common::products::*;
-use common::*;
 use proptest::prelude::*;
 use ptx_sim::{Config, Installed};
 use qlora_kernels::DType;

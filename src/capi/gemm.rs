@@ -34,6 +34,9 @@ pub unsafe extern "C" fn qlk_gemm_workspace_size(
 /// from w's dequantized f32 values; y is rounded once. The weight is never written out dequantized. y must not overlap
 /// an input. `workspace` holds qlk_gemm_workspace_size bytes, for one call at a time. `stream` is ignored on a CPU
 /// context.
+///
+/// On a GPU, tensor cores multiply 16-bit x: w's values, s * x * A^T, and B if it is of another type, are first rounded
+/// to x's type, as automatic mixed precision does; f16 ends at 65504.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_gemm_forward(
     context: *const qlk_context,

@@ -5,7 +5,7 @@ use super::gemm::low_rank::{down_projection, up_projection};
 use super::gemm::simt::{Operand, Output, multiply};
 use super::gemm::workspace::Workspace;
 use crate::error::Result;
-use crate::view::{BufferMut, DType, Lora, Tensor, TensorMut};
+use crate::view::{BufferMut, Lora, Tensor, TensorMut};
 
 /// Enqueues both gradients, written or added to what is there.
 pub fn lora_gradients(
@@ -26,8 +26,8 @@ pub fn lora_gradients(
         multiply(queue, &[product], Output { accumulate, ..Output::new(out) })
     };
     // U, then T in its place: kernels of a stream run one after the other.
-    let u = up_projection(queue, dy, lora, DType::F32, &mut Workspace::new(workspace.reborrow()))?;
-    gradient(&u.as_tensor(), x, da)?;
-    let t = down_projection(queue, x, lora, DType::F32, &mut Workspace::new(workspace))?;
-    gradient(dy, &t.as_tensor(), db)
+    let u = up_projection(queue, dy, lora, &mut Workspace::new(workspace.reborrow()))?;
+    gradient(&u, x, da)?;
+    let t = down_projection(queue, x, lora, &mut Workspace::new(workspace))?;
+    gradient(dy, &t, db)
 }

@@ -20,7 +20,16 @@ pub enum Half {
 }
 
 impl Half {
-    /// The same, as the dtype of a matrix.
+    /// The one that elements of this type have.
+    pub fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => None,
+            DType::F16 => Some(Half::F16),
+            DType::Bf16 => Some(Half::Bf16),
+        }
+    }
+
+    /// The type of elements.
     pub fn dtype(self) -> DType {
         match self {
             Half::F16 => DType::F16,

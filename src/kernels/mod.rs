@@ -9,6 +9,7 @@
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
+//! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
@@ -26,6 +27,7 @@
 
 pub mod adamw;
 pub mod blockwise8;
+pub mod cast;
 pub mod catalogue;
 pub mod constants;
 pub mod decode;
@@ -93,6 +95,8 @@ pub enum KernelSpec {
     GemmMma(gemm_mma::GemmMmaSpec),
     /// [`gemm_mma_backward`].
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
+    /// [`cast`].
+    Cast(cast::CastSpec),
     /// [`adamw`].
     AdamW(adamw::AdamWSpec),
 }
@@ -126,6 +130,7 @@ any_kernel! {
     Gemm gemm::GemmSpec;
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
+    Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;
 }
 

@@ -40,6 +40,9 @@ pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank
 ///
 /// X, Y, bias, A and B are f32, f16 or bf16, independently. Products and sums are f32, from W's dequantized f32 values;
 /// Y is rounded once. The weight is decoded in pieces that stay in the cache: it is never written out.
+///
+/// On a GPU, tensor cores multiply 16-bit X: W's values, `s·X·Aᵀ`, and B if it is of another type, are first rounded to X's
+/// type, as automatic mixed precision does; f16 ends at 65504.
 pub fn gemm_forward<'w>(
     context: &Context,
     x: Tensor<'_>,

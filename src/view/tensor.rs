@@ -319,6 +319,11 @@ impl<'a> TensorMut<'a> {
     pub fn as_tensor(&self) -> Tensor<'_> {
         Tensor { data: self.data, layout: self.layout, lifetime: PhantomData }
     }
+
+    /// The same memory, for reading from now on.
+    pub fn into_tensor(self) -> Tensor<'a> {
+        Tensor { data: self.data, layout: self.layout, lifetime: PhantomData }
+    }
 }
 
 #[cfg(test)]

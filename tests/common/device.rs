@@ -1,6 +1,6 @@
 //! A CUDA device for tests: the simulator, or the machine's own with `QLK_REAL_CUDA=1`; and its memory, through cudarc.
 
-use super::products::{Adapter, Case, Products};
+use super::products::{Adapter, Allowance, Case, Products};
 use super::*;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
 use ptx_sim::{Installed, counters, reset_counters};
@@ -254,23 +254,21 @@ pub fn check(
 
 /// On device memory: operands go up, results come back.
 impl Products for Gpu {
-    /// Tensor cores multiply 16-bit operands. W's values and the low-rank T are rounded to X's type, by at most its unit
-    /// roundoff each, in different terms of the sum. What they add they may truncate (PTX ISA §9.7.14.5 leaves it open):
-    /// up to two of f32's unit roundoffs an addition.
-    fn forward_allowance(&self, case: &Case) -> (f64, usize) {
-        if case.tensor_cores() { (unit_roundoff(case.dtypes[0]).0, 2) } else { (0.0, 1) }
+    /// Tensor cores multiply 16-bit operands: W's values are rounded to X's type, and T, and B if it is of another type.
+    /// What they add they may truncate (PTX ISA §9.7.14.5 leaves it open): up to two of f32's unit roundoffs an addition.
+    fn forward_allowance(&self, case: &Case) -> Allowance {
+        let [x, _, _, _, b] = case.dtypes;
+        if case.tensor_cores() { rounded_to(x, b) } else { Allowance::NONE }
     }
 
-    /// W's values and the low-rank U are rounded to dY's type, likewise.
-    fn backward_allowance(&self, case: &Case) -> (f64, usize) {
-        if case.tensor_cores_backward() { (unit_roundoff(case.dtypes[1]).0, 2) } else { (0.0, 1) }
-    }
-
-    /// In f16, W is divided by a power of two no larger than the largest constant, and rounded: below 2⁻¹⁴ as subnormals are.
-    /// Constants are 1 at most, or 17/16 when they are rounded to FP8 themselves.
-    fn backward_floor(&self, case: &Case) -> f64 {
-        let f16 = case.tensor_cores_backward() && case.dtypes[1] == DType::F16;
-        if f16 { 17.0 / 16.0 * 2f64.powi(-14) } else { 0.0 }
+    /// W's values and U are rounded to dY's type, likewise, and A if it is of another type. In f16, W is divided by a power
+    /// of two no larger than the largest constant, and rounded: below 2⁻¹⁴ as subnormals are. Constants are 1 at most, or
+    /// 17/16 when they are rounded to FP8 themselves.
+    fn backward_allowance(&self, case: &Case) -> Allowance {
+        let [_, dy, _, a, _] = case.dtypes;
+        let base_floor = if dy == DType::F16 { 17.0 / 16.0 * 2f64.powi(-14) } else { 0.0 };
+        let allowance = Allowance { base_floor, ..rounded_to(dy, a) };
+        if case.tensor_cores_backward() { allowance } else { Allowance::NONE }
     }
 
     fn forward(
@@ -325,6 +323,14 @@ impl Products for Gpu {
         da.bytes_mut().copy_from_slice(&self.download::<u8>(&da_up));
         db.bytes_mut().copy_from_slice(&self.download::<u8>(&db_up));
     }
+}
+
+/// W and T are rounded to the type `to`, and the adapter's matrix if it is not of it.
+fn rounded_to(to: DType, matrix: DType) -> Allowance {
+    let u = unit_roundoff(to).0;
+    let adapter_floor = if to == DType::F16 { 2f64.powi(-14) } else { 2f64.powi(-126) };
+    let adapter = if matrix == to { u } else { 2.0 * u + u * u };
+    Allowance { base: u, base_floor: 0.0, adapter, adapter_floor, additions: 2 }
 }
 
 /// An adapter in device memory, and a workspace.

@@ -13,6 +13,10 @@
 //! `γ(2K + r + 4)·|s|·|X|·|A|ᵀ·|B|ᵀ`, since `(1+γ(a))(1+γ(b)) ≤ 1 + γ(a+b)` (Lemma 3.3). Nothing else enters: the
 //! inputs are normal numbers whose products do not underflow by more than the subnormal term, which is added once a
 //! product.
+//!
+//! Where operands are rounded to 16 bits before they are multiplied, an [`Allowance`] comes on top. Rounding to a type of
+//! unit roundoff u and smallest normal number f is off by at most `u·(|v| + f)`, subnormals included. So with B and T
+//! rounded their term is off by at most `(|T| + f)·(|B| + f)ᵀ` times `u` for one of them, `2u + u²` for both.
 
 use super::*;
 use qlora_kernels::{Context, Lora, QuantizedMatrix, ops};
@@ -20,20 +24,36 @@ use qlora_kernels::{Context, Lora, QuantizedMatrix, ops};
 /// An adapter: A, B and the scale.
 pub type Adapter<'a> = (&'a Matrix, &'a Matrix, f32);
 
+/// What a product may be off beyond sums in f32.
+#[derive(Clone, Copy)]
+pub struct Allowance {
+    /// Of the terms with W, relative to their magnitude.
+    pub base: f64,
+    /// Weights smaller than this round as if they were this, the largest constant being about 1.
+    pub base_floor: f64,
+    /// Of the adapter's terms.
+    pub adapter: f64,
+    /// Their operands likewise: the smallest normal number of the type.
+    pub adapter_floor: f64,
+    /// Unit roundoffs of one addition, in units of f32's.
+    pub additions: usize,
+}
+
+impl Allowance {
+    /// Nothing is rounded before it is multiplied.
+    pub const NONE: Self =
+        Self { base: 0.0, base_floor: 0.0, adapter: 0.0, adapter_floor: 0.0, additions: 1 };
+}
+
 /// Something that can do what is tested. Outputs are replaced, or added to.
 pub trait Products {
-    /// What the forward product may be off beyond f32 arithmetic, relative to the magnitude of its terms; and the unit
-    /// roundoffs, in units of f32's, of one addition.
-    fn forward_allowance(&self, _case: &Case) -> (f64, usize) {
-        (0.0, 1)
+    /// For the forward product.
+    fn forward_allowance(&self, _case: &Case) -> Allowance {
+        Allowance::NONE
     }
-    /// The same for the backward product.
-    fn backward_allowance(&self, _case: &Case) -> (f64, usize) {
-        (0.0, 1)
-    }
-    /// Weights smaller than this round in the backward product as if they were this, the largest constant being about 1.
-    fn backward_floor(&self, _case: &Case) -> f64 {
-        0.0
+    /// For the backward product.
+    fn backward_allowance(&self, _case: &Case) -> Allowance {
+        Allowance::NONE
     }
     fn forward(
         &self,
@@ -153,23 +173,20 @@ fn gamma(n: usize) -> f64 {
     nu / (1.0 - nu)
 }
 
-/// Holds `actual` to `exact`, where f32 arithmetic of depth `depth` on terms of total `magnitude` is allowed.
-fn within(actual: &Matrix, exact: &M64, magnitude: &M64, depth: usize) -> Result<(), TestCaseError> {
-    within_allowance(actual, exact, magnitude, depth, 0.0)
-}
-
-/// The same, with operands that were off by the relative error `extra` before.
-fn within_allowance(
+/// Holds `actual` to `exact`, where f32 arithmetic of depth `depth` on terms of total `magnitude` is allowed, and the
+/// operands' rounding before it.
+fn within(
     actual: &Matrix,
     exact: &M64,
     magnitude: &M64,
     depth: usize,
-    extra: f64,
+    rounding: &M64,
 ) -> Result<(), TestCaseError> {
     let (roundoff, tiny) = unit_roundoff(actual.view().dtype());
     for (i, &value) in actual.values().iter().enumerate() {
-        let relative = gamma(depth) * (1.0 + extra) + extra;
-        let arithmetic = relative * magnitude.data[i] + depth as f64 * 2f64.powi(-149);
+        let rounding = rounding.data[i];
+        let sums = gamma(depth) * (magnitude.data[i] + rounding) + depth as f64 * 2f64.powi(-149);
+        let arithmetic = sums + rounding;
         let bound = arithmetic + roundoff * (exact.data[i].abs() + arithmetic) + tiny;
         let error = (f64::from(value) - exact.data[i]).abs();
         prop_assert!(
@@ -204,33 +221,38 @@ pub fn any_case(limit: usize) -> impl Strategy<Value = Case> {
         })
 }
 
-/// Shapes that the forward kernels on tensor cores take: whole chunks of K, whole steps of rank, B of X's type; any M and N.
+/// No adapter, or one of any rank, whole steps of 16 among them.
+fn any_rank() -> impl Strategy<Value = Option<usize>> {
+    prop_oneof![Just(None), (1usize..=4).prop_map(|steps| Some(16 * steps)), (1usize..=70).prop_map(Some)]
+}
+
+/// Shapes that the forward kernels on tensor cores take: whole chunks of K; any M, N and rank, and any adapter.
 pub fn any_mma_case(most: [usize; 3], halves: &'static [DType]) -> impl Strategy<Value = Case> {
-    let half = prop::sample::select(halves);
-    let shape = (1..=most[0], 1..=most[1], 1..=most[2], prop::option::of(1usize..=4));
-    let rest = (any_codebook(), any_constants(), 6u32..=12, half, any_dtype(), any_dtype(), any::<u64>());
-    (shape, rest).prop_map(|((m, n, chunks, steps), (codebook, constants, log, half, out, a, seed))| {
+    let types = (prop::sample::select(halves), any_dtype(), any_dtype(), any_dtype());
+    let shape = (1..=most[0], 1..=most[1], 1..=most[2], any_rank());
+    let rest = (any_codebook(), any_constants(), 6u32..=12, types, any::<u64>());
+    (shape, rest).prop_map(|((m, n, chunks, rank), (codebook, constants, log, types, seed))| {
         let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
+        let (half, out, a, b) = types;
         // X, dY, bias and Y, A and dX, B.
-        let dtypes = [half, out, out, a, half];
-        Case { m, n, k: 64 * chunks, rank: steps.map(|s| 16 * s), spec, dtypes, gap: 0, seed, threads: 1 }
+        let dtypes = [half, out, out, a, b];
+        Case { m, n, k: 64 * chunks, rank, spec, dtypes, gap: 0, seed, threads: 1 }
     })
 }
 
-/// Shapes that the backward kernels on tensor cores take: 16-bit dY, whole chunks of N, whole spans of K, A of dY's type; any M.
+/// Shapes that the backward kernels on tensor cores take: 16-bit dY, whole chunks of N, whole spans of K; any M and rank,
+/// and any adapter.
 pub fn any_backward_case(most: [usize; 3], halves: &'static [DType]) -> impl Strategy<Value = Case> {
-    let shape = (1..=most[0], 1..=most[1], 1..=most[2], prop::option::of(1usize..=4));
-    let half = prop::sample::select(halves);
-    let rest = (any_codebook(), any_constants(), 6u32..=12, half, any_dtype(), any_dtype(), any::<u64>());
-    (shape, rest).prop_map(
-        |((m, chunks, spans, steps), (codebook, constants, log, half, dx, other, seed))| {
-            let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
-            let (n, k, rank) = (64 * chunks, 64 * spans, steps.map(|s| 16 * s));
-            // X, dY, bias and Y, A and dX, B.
-            let dtypes = [other, half, other, if rank.is_some() { half } else { dx }, other];
-            Case { m, n, k, rank, spec, dtypes, gap: 0, seed, threads: 1 }
-        },
-    )
+    let shape = (1..=most[0], 1..=most[1], 1..=most[2], any_rank());
+    let types = (prop::sample::select(halves), any_dtype(), any_dtype());
+    let rest = (any_codebook(), any_constants(), 6u32..=12, types, any::<u64>());
+    (shape, rest).prop_map(|((m, chunks, spans, rank), (codebook, constants, log, types, seed))| {
+        let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
+        let (half, a, other) = types;
+        // X, dY, bias and Y, A and dX, B.
+        let dtypes = [other, half, other, a, other];
+        Case { m, n: 64 * chunks, k: 64 * spans, rank, spec, dtypes, gap: 0, seed, threads: 1 }
+    })
 }
 
 impl Case {
@@ -269,28 +291,36 @@ impl Case {
         let ones = M64 { rows: m, cols: 1, data: vec![1.0; m] };
         let depth = |inner: usize| inner + if rank > 0 { inner + rank + 4 } else { 4 };
 
+        let rounding = |allowance: Allowance, base: &M64, left: &M64, right: &M64| {
+            let [left, right] = [left, right].map(|m| m.map(|v| v.abs() + allowance.adapter_floor));
+            let adapter = left.mul(&right).map(|v| v * allowance.adapter);
+            base.map(|v| v * allowance.base).add(&adapter)
+        };
+
         let mut y = Matrix::zeros(self.dtypes[2], m, n, self.gap);
         device.forward(&x, &q, &bias, adapter, &mut y);
         let low = x64.mul(&a64.t()).map(|v| v * s);
         let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(&bias)));
         let low_abs = x64.abs().mul(&a64.abs().t()).map(|v| v * s);
-        let magnitude = x64.abs().mul(&w.abs().t()).add(&low_abs.mul(&b64.abs().t()));
-        let (extra, additions) = device.forward_allowance(self);
-        let terms = magnitude.add(&ones.mul(&M64::of(&bias).abs()));
-        within_allowance(&y, &exact, &terms, additions * depth(k), extra)?;
+        let base = x64.abs().mul(&w.abs().t());
+        let terms = base.add(&low_abs.mul(&b64.abs().t())).add(&ones.mul(&M64::of(&bias).abs()));
+        let allowance = device.forward_allowance(self);
+        let rounding_y = rounding(allowance, &base, &low_abs, &b64.t());
+        within(&y, &exact, &terms, allowance.additions * depth(k), &rounding_y)?;
 
         let up = dy64.mul(&b64).map(|v| v * s);
         let up_abs = dy64.abs().mul(&b64.abs()).map(|v| v * s);
         let exact = dy64.mul(&w).add(&up.mul(&a64));
-        let floor = device.backward_floor(self);
-        let magnitude = dy64.abs().mul(&w.map(|v| v.abs() + floor)).add(&up_abs.mul(&a64.abs()));
-        let (extra, additions) = device.backward_allowance(self);
+        let allowance = device.backward_allowance(self);
+        let base = dy64.abs().mul(&w.map(|v| v.abs() + allowance.base_floor));
+        let magnitude = base.add(&up_abs.mul(&a64.abs()));
+        let rounding_dx = rounding(allowance, &base, &up_abs, &a64);
         for accumulate in [false, true] {
             let mut dx = self.matrix(3, m, k);
             let old = M64::of(&dx).map(|v| if accumulate { v } else { 0.0 });
             device.backward(&dy, &q, adapter, &mut dx, accumulate);
             let (exact, magnitude) = (exact.add(&old), magnitude.add(&old.abs()));
-            within_allowance(&dx, &exact, &magnitude, additions * depth(n), extra)?;
+            within(&dx, &exact, &magnitude, allowance.additions * depth(n), &rounding_dx)?;
         }
 
         let Some(adapter) = adapter else { return Ok(()) };
@@ -300,9 +330,11 @@ impl Case {
             let (old_a, old_b) = (M64::of(&da).map(|v| v * old), M64::of(&db).map(|v| v * old));
             device.gradients(&x, &dy, adapter, [&mut da, &mut db], accumulate);
             let magnitude = up_abs.t().mul(&x64.abs()).add(&old_a.abs());
-            within(&da, &up.t().mul(&x64).add(&old_a), &magnitude, n + m + 4)?;
+            let none = magnitude.map(|_| 0.0);
+            within(&da, &up.t().mul(&x64).add(&old_a), &magnitude, n + m + 4, &none)?;
             let magnitude = dy64.abs().t().mul(&low_abs).add(&old_b.abs());
-            within(&db, &dy64.t().mul(&low).add(&old_b), &magnitude, k + m + 4)?;
+            let none = magnitude.map(|_| 0.0);
+            within(&db, &dy64.t().mul(&low).add(&old_b), &magnitude, k + m + 4, &none)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The products of 16-bit activations and a quantized weight on tensor cores.
 
 use super::Weight;
-use super::low_rank::{down_projection, up_projection};
+use super::low_rank::Term;
 use super::workspace::Workspace;
 use crate::cuda::device::Queue;
 use crate::cuda::launch::{Args, Matrix};
@@ -12,7 +12,7 @@ use crate::kernels::decode::Half;
 use crate::kernels::gemm_mma::{CHUNK, GemmMmaSpec};
 use crate::kernels::gemm_mma_backward::{self, GemmMmaBackwardSpec};
 use crate::kernels::mma_tile::tiles;
-use crate::kernels::product::{ProductSpec, RANK};
+use crate::kernels::product::ProductSpec;
 use crate::kernels::table::bits;
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
@@ -41,34 +41,22 @@ fn holds(half: Half, w: Weight<'_>) -> bool {
     w.table.values.iter().all(|v| *v == 0.0 || normal.contains(&v.abs()))
 }
 
-/// The type to compute in, if the forward kernel takes these arguments: blocks that do not end inside a chunk of K, a rank
-/// in whole steps.
-pub fn takes(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>, lora: Option<&Lora<'_>>) -> Option<Half> {
+/// The type to compute in, if the forward kernel takes these arguments: blocks that do not end inside a chunk of K.
+pub fn takes(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
     let fits = w.view.cols > 0
         && w.view.cols.is_multiple_of(CHUNK as usize)
         && w.view.spec.block_size >= CHUNK
-        && w.view.codes.address().is_multiple_of(16)
-        && lora.is_none_or(|lora| {
-            lora.rank().is_multiple_of(RANK as usize)
-                && lora.b.dtype() == x.dtype()
-                && whole((&lora.b).address(), 2 * lora.b.row_stride(), 8)
-        });
+        && w.view.codes.address().is_multiple_of(16);
     half(queue, x).filter(|&half| fits && holds(half, w))
 }
 
-/// The same for the backward kernel: whole chunks of N, rows of W in whole spans that share a constant, a rank in whole steps.
-pub fn takes_backward(
-    queue: &Queue<'_>,
-    dy: &Tensor<'_>,
-    w: Weight<'_>,
-    lora: Option<&Lora<'_>>,
-) -> Option<Half> {
+/// The same for the backward kernel: whole chunks of N, rows of W in whole spans that share a constant.
+pub fn takes_backward(queue: &Queue<'_>, dy: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
     let fits = w.view.rows > 0
         && w.view.rows.is_multiple_of(gemm_mma_backward::CHUNK as usize)
         && w.view.cols.is_multiple_of(gemm_mma_backward::SPAN as usize)
         && w.view.spec.block_size >= gemm_mma_backward::SPAN
-        && w.view.codes.address().is_multiple_of(16)
-        && lora.is_none_or(|lora| lora.rank().is_multiple_of(RANK as usize) && lora.a.dtype() == dy.dtype());
+        && w.view.codes.address().is_multiple_of(16);
     half(queue, dy).filter(|&half| fits && holds(half, w))
 }
 
@@ -99,8 +87,7 @@ pub fn forward(
     let (m, n) = (x.rows() as u64, w.view.rows as u64);
     let mut args = operands(x, w);
     if let Some(lora) = lora {
-        let t = down_projection(queue, x, lora, x.dtype(), workspace)?;
-        args = low_rank(args, &t, &lora.b);
+        args = Term::forward(queue, x, lora, half, workspace)?.args(args);
     }
     let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
     let args = args.pointer(y).number(Matrix::row_stride(&y));
@@ -123,8 +110,7 @@ pub fn backward(
     let (m, k) = (dy.rows() as u64, w.view.cols as u64);
     let mut args = operands(dy, w);
     if let Some(lora) = lora {
-        let u = up_projection(queue, dy, lora, dy.dtype(), workspace)?;
-        args = low_rank(args, &u, &lora.a);
+        args = Term::backward(queue, dy, lora, half, workspace)?.args(args);
     }
     let args = args.pointer(dx).number(Matrix::row_stride(&dx));
     let rows = tile_rows(queue, m, k);
@@ -156,8 +142,4 @@ fn product(
 fn operands(activations: &Tensor<'_>, w: Weight<'_>) -> Args {
     let args = w.args(Args::new().pointer(activations).number(Matrix::row_stride(&activations)));
     args.number(activations.rows() as u64).number(w.view.rows as u64).number(w.view.cols as u64)
-}
-
-fn low_rank(args: Args, left: &TensorMut<'_>, right: &Tensor<'_>) -> Args {
-    args.pointer(left).pointer(right).number(Matrix::row_stride(&right)).number(left.cols() as u64)
 }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`mma`] | 16-bit activations on tensor cores |
 //! | [`simt`] | any dtype, shape and alignment |
-//! | [`low_rank`] | T and U |
+//! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
 
 pub mod low_rank;
@@ -45,8 +45,8 @@ impl Weight<'_> {
 }
 
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
-pub fn workspace_size(_device: &Cuda, [m, _n, _k]: [usize; 3], rank: usize) -> Option<usize> {
-    workspace::size(&[low_rank::bytes(m, rank)])
+pub fn workspace_size(_device: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
+    workspace::size(&low_rank::bytes(shape, rank))
 }
 
 /// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
@@ -64,7 +64,7 @@ pub fn forward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
-    match mma::takes(queue, x, w, lora) {
+    match mma::takes(queue, x, w) {
         Some(half) => mma::forward(queue, half, x, w, bias, lora, y, workspace),
         None => simt::forward(queue, x, w, bias, lora, y, workspace),
     }
@@ -85,7 +85,7 @@ pub fn backward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
-    match mma::takes_backward(queue, dy, w, lora) {
+    match mma::takes_backward(queue, dy, w) {
         Some(half) => mma::backward(queue, half, dy, w, lora, dx, accumulate, workspace),
         None => simt::backward(queue, dy, w, lora, dx, accumulate, workspace),
     }
