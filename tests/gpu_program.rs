@@ -14,7 +14,7 @@ use program::options::Options;
 use program::products::bench::Bench;
 use program::products::exact::Exact;
 use program::products::operands::Operands;
-use program::products::{self, Figures, Kind, Product};
+use program::products::{self, Benches, Figures, Kind, Product};
 use program::reference::{Problem, by_cpu, by_format};
 use program::report::{self, Report};
 use program::{Tally, Work, check, check_and_time, copy, goals, launch, optimizer, predict};
@@ -141,6 +141,25 @@ fn a_wrong_cublas_is_found() {
     let options = ["gpu", "--simulate", "--only", "adamw f32", "--cublas", "/no/such/libcublas.so.13"];
     let message = program::run(&Options::parse_from(options)).unwrap_err().to_string();
     assert!(message.starts_with("--cublas: /no/such/libcublas.so.13"), "{message}");
+}
+
+/// Products of one weight share memory: fewer rows are the first ones, and what comes after a result is left alone.
+#[test]
+fn products_share_their_weight() {
+    let gpu = gpu_without_cache();
+    let mut all = Vec::new();
+    for (k, m) in [(128, 5), (128, 70), (128, 1), (64, 33)] {
+        for (kind, rank) in [(Kind::Forward, 0), (Kind::Backward, 16), (Kind::Gradients, 16)] {
+            let (constants, dtype) = (Constants::Fp8, DType::Bf16);
+            all.push(Product { kind, constants, dtype, m, n: 192, k, rank });
+        }
+    }
+    let mut benches = Benches::new(&gpu, None, &all);
+    for product in &all {
+        let compared =
+            benches.of(product).unwrap().check(product).unwrap_or_else(|e| panic!("{product}: {e}"));
+        assert!(compared >= product.m.min(16) * 48, "{product}: {compared}");
+    }
 }
 
 /// The goal's shapes and rows are timed, forward, backward and gradients, products of a weight one after the other.

@@ -187,7 +187,7 @@ class Bench:
         for n, k in shapes:
             names = {(kind, m): f"{kind} M {m} N {n} K {k}" for m in rows for kind in ("forward", "backward")}
             if any(map(self.wants, names.values())):
-                product = Product(self, n, k, max(rows))
+                product = Product(self, n, k, rows)
                 for (kind, m), name in names.items():
                     if self.wants(name):
                         product.compare(kind, m, name)
@@ -301,7 +301,7 @@ def at(tensor):
 class Product:
     """A weight, its copies and what it is multiplied with."""
 
-    def __init__(self, bench, n, k, m):
+    def __init__(self, bench, n, k, rows):
         torch = bench.torch
         self.bench, self.n, self.k = bench, n, k
         bf16, x = torch.bfloat16, torch.randn(n, k, device="cuda") * 0.03
@@ -322,8 +322,8 @@ class Product:
         self.dense = [self.exact.to(bf16) for _ in range(copies_of(2 * n * k))]
         self.decoded = bench.empty(n, k, dtype=bf16)
         self.absmax = bench.empty(blocks, dtype=f32)
-        self.x, self.dy = (torch.randn(m, size, device="cuda").to(bf16) for size in (k, n))
-        self.workspace = bench.workspace(bench.ours.product_workspace(m, n, k))
+        self.x, self.dy = (torch.randn(max(rows), size, device="cuda").to(bf16) for size in (k, n))
+        self.workspace = bench.workspace(max(bench.ours.product_workspace(m, n, k) for m in rows))
         torch.cuda.synchronize()
 
     def compare(self, kind, m, name):

@@ -5,27 +5,31 @@
 //! Needs the folder `$PTXAS_DIR` with `13.5/ptxas` and `13.5/nvdisasm`; `.ci/ptxas` fetches them. Always the same version: its
 //! successors may arrange the code otherwise.
 
+mod example;
 mod listing;
 mod loops;
+mod mix;
 
-use listing::{Instruction, Listing, Unit};
+use listing::{Listing, Unit};
+use mix::{Mix, UNITS, main_loops};
 use ptx_asm::Target;
 use qlora_kernels::kernels::catalogue::{Entry, catalogue};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What a kernel's main loop must be: the loop with no loop of the kind in it that has the most products of tensor cores,
-/// or, for a kernel without, the most instructions.
+/// What a kernel's loops must be: those that [`main_loops`] finds.
 struct Expected {
     /// The file's name in the catalogue.
     kernel: &'static str,
-    /// Instructions of tensor cores in the loop.
+    /// Instructions of tensor cores in the main loop.
     tensor: usize,
     /// Codes that a lane decodes in it.
     values: u32,
-    /// Accesses of less than 16 bytes that are meant to be.
+    /// The same in the loop of the warps that bring data, if others multiply.
+    producers: Option<u32>,
+    /// Accesses of less than 16 bytes that are meant to be in the main loop.
     narrow: &'static [&'static str],
 }
 
@@ -43,16 +47,76 @@ const BACKWARD: &[&str] = &["LDS.32", "LDG.8", "LDG.32", "STS.32"];
 /// `gemm_mma*` walks in chunks of 64, a warp with rows/2 x 32 of a tile: rows/32 x 4 fragments, 4 products of 16 x 8 x 16
 /// each, on Turing 8 of half the depth. Forward a warp decodes its columns, backward a block 64 x 128 together.
 const EXPECTED: &[Expected] = &[
-    Expected { kernel: "gemm_mma_nf4_f16_fp8_lora_32", tensor: 32, values: 64, narrow: FORWARD },
-    Expected { kernel: "gemm_mma_nf4_f16_fp8_lora_64", tensor: 64, values: 64, narrow: FORWARD },
-    Expected { kernel: "gemm_mma_backward_nf4_f16_fp8_lora_32", tensor: 32, values: 32, narrow: BACKWARD },
-    Expected { kernel: "gemm_mma_backward_nf4_f16_fp8_lora_64", tensor: 64, values: 32, narrow: BACKWARD },
-    Expected { kernel: "gemm_mma_nf4_bf16_fp8_lora_32", tensor: 16, values: 64, narrow: FORWARD },
-    Expected { kernel: "gemm_mma_nf4_bf16_fp8_lora_64", tensor: 32, values: 64, narrow: FORWARD },
-    Expected { kernel: "gemm_mma_nf4_bf16_fp8_lora_128", tensor: 64, values: 64, narrow: FORWARD },
-    Expected { kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_32", tensor: 16, values: 32, narrow: BACKWARD },
-    Expected { kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_64", tensor: 32, values: 32, narrow: BACKWARD },
-    Expected { kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_128", tensor: 64, values: 32, narrow: BACKWARD },
+    Expected {
+        kernel: "gemm_mma_nf4_f16_fp8_lora_32",
+        tensor: 32,
+        values: 64,
+        producers: None,
+        narrow: FORWARD,
+    },
+    Expected {
+        kernel: "gemm_mma_nf4_f16_fp8_lora_64",
+        tensor: 64,
+        values: 64,
+        producers: None,
+        narrow: FORWARD,
+    },
+    Expected {
+        kernel: "gemm_mma_backward_nf4_f16_fp8_lora_32",
+        tensor: 32,
+        values: 32,
+        producers: None,
+        narrow: BACKWARD,
+    },
+    Expected {
+        kernel: "gemm_mma_backward_nf4_f16_fp8_lora_64",
+        tensor: 64,
+        values: 32,
+        producers: None,
+        narrow: BACKWARD,
+    },
+    Expected {
+        kernel: "gemm_mma_nf4_bf16_fp8_lora_32",
+        tensor: 16,
+        values: 64,
+        producers: None,
+        narrow: FORWARD,
+    },
+    Expected {
+        kernel: "gemm_mma_nf4_bf16_fp8_lora_64",
+        tensor: 32,
+        values: 64,
+        producers: None,
+        narrow: FORWARD,
+    },
+    Expected {
+        kernel: "gemm_mma_nf4_bf16_fp8_lora_128",
+        tensor: 64,
+        values: 64,
+        producers: None,
+        narrow: FORWARD,
+    },
+    Expected {
+        kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_32",
+        tensor: 16,
+        values: 32,
+        producers: None,
+        narrow: BACKWARD,
+    },
+    Expected {
+        kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_64",
+        tensor: 32,
+        values: 32,
+        producers: None,
+        narrow: BACKWARD,
+    },
+    Expected {
+        kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_128",
+        tensor: 64,
+        values: 32,
+        producers: None,
+        narrow: BACKWARD,
+    },
 ];
 
 /// GPUs whose code is looked at: the first and the most important one that a module serves.
@@ -63,60 +127,6 @@ fn gpus(target: Target) -> &'static [&'static str] {
         Target::Sm90a => &["sm_90a"],
         _ => &[],
     }
-}
-
-/// The code of a loop.
-struct Mix {
-    counts: BTreeMap<Unit, usize>,
-    moves: usize,
-    accesses: BTreeMap<String, usize>,
-}
-
-const UNITS: [(Unit, &str); 8] = [
-    (Unit::Tensor, "tensor"),
-    (Unit::Float, "float"),
-    (Unit::Multiply, "multiply"),
-    (Unit::Logic, "logic"),
-    (Unit::Shared, "shared"),
-    (Unit::Global, "global"),
-    (Unit::Uniform, "uniform"),
-    (Unit::Control, "control"),
-];
-
-impl Mix {
-    fn of<'a>(code: impl Iterator<Item = &'a Instruction>) -> Self {
-        let mut mix = Self { counts: BTreeMap::new(), moves: 0, accesses: BTreeMap::new() };
-        for instruction in code.filter(|i| !i.is_idle()) {
-            *mix.counts.entry(instruction.unit()).or_default() += 1;
-            mix.moves += usize::from(instruction.is_move());
-            instruction.access().into_iter().for_each(|form| *mix.accesses.entry(form).or_default() += 1);
-        }
-        mix
-    }
-
-    fn count(&self, unit: Unit) -> usize {
-        self.counts.get(&unit).copied().unwrap_or(0)
-    }
-
-    fn all(&self) -> usize {
-        self.counts.values().sum()
-    }
-}
-
-/// The main loop's code.
-fn main_loop(listing: &Listing) -> Option<Mix> {
-    let tensor =
-        |body: &BTreeSet<usize>| body.iter().filter(|&&i| listing.instructions[i].is_tensor()).count();
-    let loops = loops::loops(listing);
-    let has_tensor = loops.iter().any(|body| tensor(body) > 0);
-    let of_kind = |body: &&BTreeSet<usize>| !has_tensor || tensor(body) > 0;
-    let innermost = |body: &&BTreeSet<usize>| {
-        let within = |other: &BTreeSet<usize>| other.len() < body.len() && other.is_subset(body);
-        !loops.iter().filter(of_kind).any(within)
-    };
-    let main =
-        loops.iter().filter(of_kind).filter(innermost).max_by_key(|body| (tensor(body), body.len()))?;
-    Some(Mix::of(main.iter().map(|&i| &listing.instructions[i])))
 }
 
 fn disassemble(tools: &Path, entry: &Entry, gpu: &str, scratch: &Path) -> Listing {
@@ -165,9 +175,13 @@ fn the_main_loops_are_as_planned() {
         unseen.remove(expected.kernel);
         for gpu in gpus(entry.target) {
             let listing = disassemble(&tools, &entry, gpu, &scratch);
-            let mix = main_loop(&listing).unwrap_or_else(|| panic!("{} for {gpu} has no loop", entry.file));
-            check(expected, gpu, &listing, &mix);
-            rows.push((expected, *gpu, mix));
+            let [main, producers] = main_loops(&listing);
+            let (main, name) = (main.expect("a loop"), entry.file.clone());
+            check(expected, gpu, &listing, &main);
+            rows.push(Row { name, gpu, values: expected.values, mix: main });
+            if let (Some(values), Some(mix)) = (expected.producers, producers) {
+                rows.push(Row { name: entry.file.clone() + " producers", gpu, values, mix });
+            }
         }
     }
     assert!(unseen.is_empty(), "not in the catalogue: {unseen:?}");
@@ -191,7 +205,15 @@ fn check(expected: &Expected, gpu: &str, listing: &Listing, mix: &Mix) {
     }
 }
 
-fn markdown(rows: &[(&Expected, &str, Mix)]) -> String {
+/// A row of the tables.
+struct Row {
+    name: String,
+    gpu: &'static str,
+    values: u32,
+    mix: Mix,
+}
+
+fn markdown(rows: &[Row]) -> String {
     let mut text = String::from(
         "# The main loops of the matrix products\n\n\
          Instructions of a warp for one pass, in SASS by ptxas 13.5, and what they are a decoded value (of a lane). Written by\n\
@@ -208,10 +230,9 @@ fn markdown(rows: &[(&Expected, &str, Mix)]) -> String {
     let columns = counts.len();
     line(counts);
     line(rule(columns));
-    for (expected, gpu, mix) in rows {
+    for Row { name, gpu, values, mix } in rows {
         let accesses: Vec<_> = mix.accesses.iter().map(|(form, count)| format!("{count} {form}")).collect();
-        let mut cells = vec![expected.kernel.to_owned(), gpu.to_string(), expected.values.to_string()];
-        cells.push(mix.all().to_string());
+        let mut cells = vec![name.clone(), gpu.to_string(), values.to_string(), mix.all().to_string()];
         cells.extend(UNITS.map(|(unit, _)| mix.count(unit).to_string()));
         cells.extend([mix.moves.to_string(), accesses.join(", ")]);
         line(cells);
@@ -223,57 +244,12 @@ fn markdown(rows: &[(&Expected, &str, Mix)]) -> String {
         |cells: Vec<String>| writeln!(text, "| {} |", cells.join(" | ")).expect("writing to a string");
     line(a_value);
     line(rule(columns));
-    for (expected, gpu, mix) in rows {
-        let each = |count: usize| format!("{:.2}", count as f64 / f64::from(expected.values));
-        let mut cells = vec![expected.kernel.to_owned(), gpu.to_string(), each(mix.all())];
+    for Row { name, gpu, values, mix } in rows.iter().filter(|row| row.values > 0) {
+        let each = |count: usize| format!("{:.2}", count as f64 / f64::from(*values));
+        let mut cells = vec![name.clone(), gpu.to_string(), each(mix.all())];
         cells.extend(UNITS.map(|(unit, _)| each(mix.count(unit))));
         cells.push(each(mix.moves));
         line(cells);
     }
     text
-}
-
-/// A loop with a waiting side elsewhere, inside a longer one, and after it a shorter one.
-const EXAMPLE: &str = "\
-\t.section\t.nv.info,\"\",@\"SHT_CUDA_INFO\"
-        /*0000*/ \t.byte\t0x04, 0x2f
-\t.section\t.text.example,\"ax\",@progbits
-.L_x_0:
-        /*0000*/                   MOV R1, c[0x0][0x28] ;
-.L_x_1:
-        /*0010*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
-        /*0020*/              @!P0 BRA `(.L_x_4) ;
-.L_x_2:
-        /*0030*/                   IMAD.MOV.U32 R2, RZ, RZ, R3 ;
-        /*0040*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
-        /*0050*/              @!PT LDS RZ, [RZ] ;
-        /*0060*/                   LDSM.16.MT88.4 R8, [R2] ;
-        /*0070*/               @P1 BRA `(.L_x_1) ;
-.L_x_3:
-        /*0080*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
-        /*0090*/                   BRA UP0, `(.L_x_3) ;
-        /*00a0*/                   IMAD.U32 R2, R3, R4, R5 ;
-        /*00b0*/               @P2 BRA `(.L_x_0) ;
-        /*00c0*/                   EXIT ;
-.L_x_4:
-        /*00d0*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R2] ;
-        /*00e0*/              @!P0 BRA `(.L_x_4) ;
-        /*00f0*/                   BRA `(.L_x_2) ;
-.L_x_5:
-        /*0100*/                   BRA `(.L_x_5);
-";
-
-#[test]
-fn the_example_s_loops_are_found() {
-    let listing = Listing::parse(EXAMPLE);
-    assert_eq!((listing.instructions.len(), listing.labels.len()), (17, 6));
-    let mut lengths: Vec<usize> = loops::loops(&listing).iter().map(BTreeSet::len).collect();
-    lengths.sort_unstable();
-    // The idle one at the end, the wait, the short one, the main loop with the wait, and all.
-    assert_eq!(lengths, [1, 2, 2, 10, 15]);
-    let mix = main_loop(&listing).unwrap();
-    // The main one, not the one around it.
-    assert_eq!((mix.count(Unit::Tensor), mix.moves, mix.all()), (2, 1, 9));
-    assert_eq!(mix.accesses, BTreeMap::from([("LDSM.128".to_owned(), 1)]));
-    assert!(!listing.instructions[10].is_move(), "a product is no move");
 }

@@ -36,7 +36,6 @@ impl<'a> Bench<'a> {
         operands: Operands,
         cublas: Option<&'a Cublas>,
     ) -> Result<Self> {
-        let Product { m, n, k, rank, .. } = *product;
         let upload = |parts: &[Bytes]| -> Result<Vec<Memory>> {
             parts.iter().map(|bytes| gpu.upload(bytes)).collect()
         };
@@ -52,11 +51,20 @@ impl<'a> Bench<'a> {
             sizes.map(|[rows, cols]| rows * cols * product.dtype.size()).max().unwrap_or(0)
         };
         let outputs = [0, 1].map(|output| gpu.allocate(size(output)));
-        let workspace = gpu.allocate(ops::gemm_workspace_size(&gpu.context, m, n, k, rank)?)?;
+        let workspace = gpu.allocate(workspace_size(gpu, product)?)?;
         let outputs = outputs.into_iter().collect::<Result<_>>()?;
         let mut bench = Self { gpu, operands, weights, matrices, outputs, workspace, dense: None };
         bench.dense = cublas.map(|cublas| Dense::new(cublas, &bench, product)).transpose()?;
         Ok(bench)
+    }
+
+    /// Makes room for what another product needs besides: fewer rows may go another way.
+    pub fn reserve(&mut self, product: &Product) -> Result<()> {
+        let size = workspace_size(self.gpu, product)?;
+        if size > self.workspace.len {
+            self.workspace = self.gpu.allocate(size)?;
+        }
+        Ok(())
     }
 
     /// Runs a product once and holds the results to f64; the elements compared.
@@ -178,4 +186,9 @@ impl<'a> Bench<'a> {
         }
         Ok(())
     }
+}
+
+fn workspace_size(gpu: &Gpu, product: &Product) -> Result<usize> {
+    let Product { m, n, k, rank, .. } = *product;
+    Ok(ops::gemm_workspace_size(&gpu.context, m, n, k, rank)?)
 }

@@ -244,7 +244,8 @@ impl<'a> Benches<'a> {
             let [m, rank] = [|p: &Product| p.m, |p: &Product| p.rank].map(|size| same().map(size).max());
             let largest = Product { m: m.unwrap_or(0), rank: rank.unwrap_or(0), ..product.clone() };
             let operands = Operands::new(&largest)?;
-            let bench = Bench::new(self.gpu, &largest, operands, self.cublas)?;
+            let mut bench = Bench::new(self.gpu, &largest, operands, self.cublas)?;
+            same().try_for_each(|product| bench.reserve(product))?;
             self.current = Some((largest, bench));
         }
         Ok(&self.current.as_ref().expect("just made").1)
