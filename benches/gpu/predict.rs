@@ -43,8 +43,8 @@ pub struct Kernel {
     cols: usize,
     /// Of the inner dimension, in a pass of the main loop.
     chunk: usize,
-    /// Parts that a tile's inner dimension is cut into.
-    split: usize,
+    /// Into how many parts a tile's inner dimension can be cut; from 2 on their sums are added by a second launch.
+    splits: &'static [usize],
     /// The warps of a block, by what they do: a row of SASS.md and how many warps run that loop.
     warps: &'static [(&'static str, usize)],
     /// Chunks that are asked for before they are needed.
@@ -63,7 +63,7 @@ const fn mma(
     ahead: usize,
     blocks: usize,
 ) -> Kernel {
-    Kernel { name, kind, rows, cols: 128, chunk: 64, split: 1, warps, ahead, blocks, tensor: MMA_SYNC }
+    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], warps, ahead, blocks, tensor: MMA_SYNC }
 }
 
 use Kind::{Backward, Forward};
@@ -114,21 +114,22 @@ pub fn cublas(kind: Kind, sizes: [usize; 3]) -> f64 {
 /// The product of a weight `[n, k]` with `m` rows, by the kernel that is fastest at it; `None` for the gradients.
 pub fn product(kind: Kind, sizes: [usize; 3]) -> Option<Prediction> {
     let kernels = KERNELS.iter().filter(|kernel| kernel.kind == kind);
-    kernels.map(|kernel| kernel.predict(sizes)).min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+    let ways = kernels.flat_map(|kernel| kernel.splits.iter().map(|&split| kernel.predict(split, sizes)));
+    ways.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
 }
 
 impl Kernel {
-    fn predict(&self, sizes: [usize; 3]) -> Prediction {
+    fn predict(&self, split: usize, sizes: [usize; 3]) -> Prediction {
         let [rows, cols, inner] = shape(self.kind, sizes);
         let [down, across] = [rows.div_ceil(self.rows), cols.div_ceil(self.cols)];
-        let passes = inner.div_ceil(self.chunk).div_ceil(self.split) as f64;
+        let passes = inner.div_ceil(self.chunk).div_ceil(split) as f64;
         // Of the SM that has most.
-        let tiles = (down * across * self.split).div_ceil(SMS as usize);
+        let tiles = (down * across * split).div_ceil(SMS as usize);
         let rounds = tiles.div_ceil(self.blocks) as f64;
         let work = tiles as f64 * passes;
         let [activations, weight, result] = bytes(self.kind, sizes, BYTES_A_WEIGHT);
         // Partial sums are f32, written and read.
-        let partial = if self.split > 1 { 4.0 * self.split as f64 * result } else { 0.0 };
+        let (partial, launches) = if split > 1 { (4.0 * split as f64 * result, 2.0) } else { (0.0, 1.0) };
         let traffic = activations * across as f64 + weight * down as f64 + result + partial;
         let mut parts = vec![
             ("memory", (activations + weight + result) / MEMORY),
@@ -146,7 +147,7 @@ impl Kernel {
         add("float", |of| of.count("float") / 4.0);
         add("shared", Loop::shared_clocks);
         let (part, seconds) = parts.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are parts");
-        Prediction { seconds: seconds + LAUNCH + rounds * LATENCY, kernel: self.name, part }
+        Prediction { seconds: seconds + launches * LAUNCH + rounds * LATENCY, kernel: self.name, part }
     }
 }
 
