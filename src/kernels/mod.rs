@@ -11,6 +11,8 @@
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
 //! | [`gemm_wgmma`] | `X·Wᵀ` by the warpgroups of Hopper |
 //! | [`gemm_wgmma_backward`] | `dY·W` by the warpgroups of Hopper |
+//! | [`split_sum`] | the sum of a product's parts |
+//! | [`gemm_low_rank`] | the adapter's own products on tensor cores |
 //! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
@@ -21,6 +23,7 @@
 //! | [`wgmma_block`] | the blocks of products by `wgmma` |
 //! | [`wgmma_pipeline`] | their roles, stages, tiles and sums |
 //! | [`wgmma_store`] | how their sums become the output |
+//! | [`staged`] | dense 16-bit matrices in a ring |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
@@ -40,6 +43,7 @@ pub mod dense;
 pub mod dequantize;
 pub mod double_quantize;
 pub mod gemm;
+pub mod gemm_low_rank;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
 pub mod gemm_wgmma;
@@ -49,6 +53,8 @@ pub mod product;
 pub mod quantize;
 pub mod ring;
 pub mod scale;
+pub mod split_sum;
+pub mod staged;
 pub mod table;
 pub mod tensor;
 pub mod tile;
@@ -114,6 +120,10 @@ pub enum KernelSpec {
     GemmWgmma(gemm_wgmma::GemmWgmmaSpec),
     /// [`gemm_wgmma_backward`].
     GemmWgmmaBackward(gemm_wgmma_backward::GemmWgmmaBackwardSpec),
+    /// [`split_sum`].
+    SplitSum(split_sum::SplitSumSpec),
+    /// [`gemm_low_rank`].
+    GemmLowRank(gemm_low_rank::GemmLowRankSpec),
     /// [`cast`].
     Cast(cast::CastSpec),
     /// [`adamw`].
@@ -157,6 +167,8 @@ any_kernel! {
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
     GemmWgmma gemm_wgmma::GemmWgmmaSpec;
     GemmWgmmaBackward gemm_wgmma_backward::GemmWgmmaBackwardSpec;
+    SplitSum split_sum::SplitSumSpec;
+    GemmLowRank gemm_low_rank::GemmLowRankSpec;
     Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;
 }

@@ -1,8 +1,9 @@
 //! The products of 16-bit activations and a quantized weight on tensor cores.
 
+use super::cast::aligned;
 use super::low_rank::Term;
 use super::workspace::Workspace;
-use super::{Weight, product, whole};
+use super::{Weight, product};
 use crate::cuda::device::Queue;
 use crate::cuda::launch::{Args, Matrix};
 use crate::cuda::memory::Address;
@@ -15,13 +16,13 @@ use crate::view::{DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
 /// The type to compute in, if tensor cores take these activations: 16 bits, in whole 16-byte pieces. Turing has none for bf16.
-fn half(queue: &Queue<'_>, activations: &Tensor<'_>) -> Option<Half> {
+pub fn half(queue: &Queue<'_>, activations: &Tensor<'_>) -> Option<Half> {
     let half = match activations.dtype() {
         DType::F16 => Half::F16,
         DType::Bf16 if queue.target() >= Target::Sm80 => Half::Bf16,
         DType::F32 | DType::Bf16 => return None,
     };
-    whole(activations.address(), 2 * activations.row_stride(), 16).then_some(half)
+    aligned(activations).then_some(half)
 }
 
 /// Whether the type holds the codebook's values to its precision: none overflows or is subnormal.

@@ -1,8 +1,9 @@
 //! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for many rows.
 
+use super::cast::aligned;
 use super::low_rank::Term;
 use super::workspace::Workspace;
-use super::{Weight, product, whole};
+use super::{Weight, product};
 use crate::cuda::device::Queue;
 use crate::cuda::driver::check;
 use crate::cuda::launch::{Args, Matrix};
@@ -49,9 +50,7 @@ pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Opti
 
 /// Whether a tensor map can describe a matrix: 16-byte pieces, coordinates of 31 bits.
 fn fits_map(x: &Tensor<'_>) -> bool {
-    whole(x.address(), 2 * x.row_stride(), 16)
-        && [x.rows(), x.cols()].iter().all(|&len| len < 1 << 31)
-        && x.row_stride() < 1 << 38
+    aligned(x) && [x.rows(), x.cols()].iter().all(|&len| len < 1 << 31) && x.row_stride() < 1 << 38
 }
 
 /// Rows of a tile: what takes the least time for an output of `features` by `tokens`. A chunk's products take `4 · rows` clocks of
