@@ -42,10 +42,16 @@ const FORWARD: &[&str] = &[
 /// The block decodes a chunk by a table.
 const BACKWARD: &[&str] = &["LDS.32", "LDG.8", "LDG.32", "STS.32"];
 
+/// A row's codes, two words of them for a lane.
+const WGMMA: &[&str] = &["LDS.32"];
+
 /// A line for each kernel with products of tensor cores.
 ///
 /// `gemm_mma*` walks in chunks of 64, a warp with rows/2 x 32 of a tile: rows/32 x 4 fragments, 4 products of 16 x 8 x 16
 /// each, on Turing 8 of half the depth. Forward a warp decodes its columns, backward a block 64 x 128 together.
+///
+/// `gemm_wgmma*` takes 4 products for a chunk of 64. Forward consumers decode, two chunks in a pass, while producers make tables;
+/// backward producers decode, two chunks in a pass, and consumers do nothing but multiply.
 const EXPECTED: &[Expected] = &[
     Expected {
         kernel: "gemm_mma_nf4_f16_fp8_lora_32",
@@ -116,6 +122,48 @@ const EXPECTED: &[Expected] = &[
         values: 32,
         producers: None,
         narrow: BACKWARD,
+    },
+    Expected {
+        kernel: "gemm_wgmma_nf4_bf16_fp8_lora_64",
+        tensor: 8,
+        values: 64,
+        producers: Some(0),
+        narrow: WGMMA,
+    },
+    Expected {
+        kernel: "gemm_wgmma_backward_nf4_bf16_fp8_lora_64",
+        tensor: 4,
+        values: 0,
+        producers: Some(128),
+        narrow: &[],
+    },
+    Expected {
+        kernel: "gemm_wgmma_nf4_bf16_fp8_lora_128",
+        tensor: 8,
+        values: 64,
+        producers: Some(0),
+        narrow: WGMMA,
+    },
+    Expected {
+        kernel: "gemm_wgmma_backward_nf4_bf16_fp8_lora_128",
+        tensor: 4,
+        values: 0,
+        producers: Some(128),
+        narrow: &[],
+    },
+    Expected {
+        kernel: "gemm_wgmma_nf4_bf16_fp8_lora_256",
+        tensor: 8,
+        values: 64,
+        producers: Some(0),
+        narrow: WGMMA,
+    },
+    Expected {
+        kernel: "gemm_wgmma_backward_nf4_bf16_fp8_lora_256",
+        tensor: 4,
+        values: 0,
+        producers: Some(128),
+        narrow: &[],
     },
 ];
 
