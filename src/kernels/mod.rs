@@ -9,10 +9,10 @@
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
-//! | [`gemm_wgmma`] | `X·Wᵀ` by the warpgroups of Hopper |
-//! | [`gemm_wgmma_backward`] | `dY·W` by the warpgroups of Hopper |
 //! | [`split_sum`] | the sum of a product's parts |
 //! | [`gemm_low_rank`] | the adapter's own products on tensor cores |
+//! | [`gemm_wgmma`] | `X·Wᵀ` by the warpgroups of Hopper |
+//! | [`gemm_wgmma_backward`] | `dY·W` by the warpgroups of Hopper |
 //! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
@@ -20,10 +20,10 @@
 //! | [`product`] | spec and parameters of products on tensor cores |
 //! | [`mma_tile`] | their tiles |
 //! | [`ring`] | chunks in shared memory, brought ahead of their use |
+//! | [`staged`] | dense 16-bit matrices in a ring |
 //! | [`wgmma_block`] | the blocks of products by `wgmma` |
 //! | [`wgmma_pipeline`] | their roles, stages, tiles and sums |
 //! | [`wgmma_store`] | how their sums become the output |
-//! | [`staged`] | dense 16-bit matrices in a ring |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
@@ -116,14 +116,14 @@ pub enum KernelSpec {
     GemmMma(gemm_mma::GemmMmaSpec),
     /// [`gemm_mma_backward`].
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
-    /// [`gemm_wgmma`].
-    GemmWgmma(gemm_wgmma::GemmWgmmaSpec),
-    /// [`gemm_wgmma_backward`].
-    GemmWgmmaBackward(gemm_wgmma_backward::GemmWgmmaBackwardSpec),
     /// [`split_sum`].
     SplitSum(split_sum::SplitSumSpec),
     /// [`gemm_low_rank`].
     GemmLowRank(gemm_low_rank::GemmLowRankSpec),
+    /// [`gemm_wgmma`].
+    GemmWgmma(gemm_wgmma::GemmWgmmaSpec),
+    /// [`gemm_wgmma_backward`].
+    GemmWgmmaBackward(gemm_wgmma_backward::GemmWgmmaBackwardSpec),
     /// [`cast`].
     Cast(cast::CastSpec),
     /// [`adamw`].
@@ -165,10 +165,10 @@ any_kernel! {
     Gemm gemm::GemmSpec;
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
-    GemmWgmma gemm_wgmma::GemmWgmmaSpec;
-    GemmWgmmaBackward gemm_wgmma_backward::GemmWgmmaBackwardSpec;
     SplitSum split_sum::SplitSumSpec;
     GemmLowRank gemm_low_rank::GemmLowRankSpec;
+    GemmWgmma gemm_wgmma::GemmWgmmaSpec;
+    GemmWgmmaBackward gemm_wgmma_backward::GemmWgmmaBackwardSpec;
     Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;
 }

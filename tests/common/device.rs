@@ -260,8 +260,8 @@ impl Products for Gpu {
     fn forward_allowance(&self, case: &Case) -> Allowance {
         let [x, _, _, a, b] = case.dtypes;
         let base_floor = if x == DType::F16 && case.m >= 128 { 2f64.powi(-14) } else { 0.0 };
-        let rounded = Allowance { base_floor, ..rounded_to(x, b) };
-        let allowance = after(if case.is_long(0) { parts(x, a) } else { 0.0 }, rounded);
+        let allowance = after(if case.is_long(0) { parts(x, a) } else { 0.0 }, rounded_to(x, b));
+        let allowance = Allowance { base_floor, ..allowance };
         if case.tensor_cores() { allowance } else { Allowance::NONE }
     }
 
