@@ -156,7 +156,7 @@ fn products(context: &Context) {
         let dy = Tensor::new(&y, m, n).unwrap();
         let seconds = time(|| {
             let dx = TensorMut::new(&mut dx, m, k).unwrap();
-            ops::gemm_backward(context, dy, q.view(), Some(lora), dx, &mut workspace).unwrap();
+            ops::gemm_backward(context, dy, q.view(), Some(lora), dx, false, &mut workspace).unwrap();
         });
         row("backward + LoRA", seconds);
         let seconds = time(|| {

@@ -400,13 +400,15 @@ qlk_status qlk_gemm_forward(const qlk_context *context,
                             uint64_t workspace_size,
                             void *stream);
 
-// dx[M, K] = dy[M, N] * w[N, K] + s * (dy * B) * A: the gradient of qlk_gemm_forward in x. `lora` may be null. Types,
-// workspace and the rest as there.
+// dx[M, K] = dy[M, N] * w[N, K] + s * (dy * B) * A: the gradient of qlk_gemm_forward in x. `lora` may be null. With
+// `accumulate` 1 it is added to dx, in f32 before the one rounding, with 0 it replaces it. Types, workspace and the rest
+// as there.
 qlk_status qlk_gemm_backward(const qlk_context *context,
                              const qlk_tensor *dy,
                              const qlk_quantized *w,
                              const qlk_lora *lora,
                              const qlk_tensor *dx,
+                             uint32_t accumulate,
                              void *workspace,
                              uint64_t workspace_size,
                              void *stream);

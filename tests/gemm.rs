@@ -108,7 +108,8 @@ fn empty_shapes() {
         .unwrap();
         assert!(y.values().iter().all(|&v| v == 1.5));
         let mut dx = Matrix::new(DType::F32, &vec![7.0; m * k], m, k, 0);
-        ops::gemm_backward(&context, dy.view(), q.view(), Some(lora), dx.view_mut(), &mut workspace).unwrap();
+        ops::gemm_backward(&context, dy.view(), q.view(), Some(lora), dx.view_mut(), false, &mut workspace)
+            .unwrap();
         assert!(dx.values().iter().all(|&v| v == 0.0));
         let (mut da, mut db) = (Matrix::zeros(DType::F32, 2, k, 0), Matrix::zeros(DType::F32, n, 2, 0));
         ops::lora_gradients(

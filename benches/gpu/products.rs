@@ -362,7 +362,7 @@ impl<'a> Call<'a> {
                     ops::gemm_forward(&gpu.context, input(0)?, w, None, lora, output(0)?, workspace)?
                 }
                 Kind::Backward => {
-                    ops::gemm_backward(&gpu.context, input(1)?, w, lora, output(0)?, workspace)?
+                    ops::gemm_backward(&gpu.context, input(1)?, w, lora, output(0)?, false, workspace)?
                 }
                 Kind::Gradients => {
                     let (lora, outputs) =

@@ -55,8 +55,9 @@ pub unsafe extern "C" fn qlk_gemm_forward(
     })
 }
 
-/// dx[M, K] = dy[M, N] * w[N, K] + s * (dy * B) * A: the gradient of qlk_gemm_forward in x. `lora` may be null. Types,
-/// workspace and the rest as there.
+/// dx[M, K] = dy[M, N] * w[N, K] + s * (dy * B) * A: the gradient of qlk_gemm_forward in x. `lora` may be null. With
+/// `accumulate` 1 it is added to dx, in f32 before the one rounding, with 0 it replaces it. Types, workspace and the rest
+/// as there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_gemm_backward(
     context: *const qlk_context,
@@ -64,16 +65,18 @@ pub unsafe extern "C" fn qlk_gemm_backward(
     w: *const qlk_quantized,
     lora: *const qlk_lora,
     dx: *const qlk_tensor,
+    accumulate: u32,
     workspace: *mut c_void,
     workspace_size: u64,
     stream: *mut c_void,
 ) -> qlk_status {
     guard(|| unsafe {
+        check_accumulate(accumulate)?;
         let context = context_on_stream(context, stream)?;
         let (dy, w) = (tensor(dy, "dy")?, QuantizedArg::read(w, "w")?);
         let lora = if lora.is_null() { None } else { Some(super::convert::lora(lora)?) };
         let (dx, workspace) = (tensor_mut(dx, "dx")?, super::convert::workspace(workspace, workspace_size)?);
-        ops::gemm_backward(&context, dy, w.view()?, lora, dx, workspace)
+        ops::gemm_backward(&context, dy, w.view()?, lora, dx, accumulate == 1, workspace)
     })
 }
 
@@ -94,11 +97,16 @@ pub unsafe extern "C" fn qlk_lora_gradients(
     stream: *mut c_void,
 ) -> qlk_status {
     guard(|| unsafe {
-        ensure!(accumulate <= 1, "accumulate is {accumulate}; it must be 0 or 1");
+        check_accumulate(accumulate)?;
         let context = context_on_stream(context, stream)?;
         let (x, dy, lora) = (tensor(x, "x")?, tensor(dy, "dy")?, super::convert::lora(lora)?);
         let (da, db) = (tensor_mut(da, "da")?, tensor_mut(db, "db")?);
         let workspace = super::convert::workspace(workspace, workspace_size)?;
         ops::lora_gradients(&context, x, dy, lora, da, db, accumulate == 1, workspace)
     })
+}
+
+fn check_accumulate(accumulate: u32) -> crate::error::Result<()> {
+    ensure!(accumulate <= 1, "accumulate is {accumulate}; it must be 0 or 1");
+    Ok(())
 }

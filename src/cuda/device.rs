@@ -4,6 +4,7 @@ use super::driver::{self, check};
 use super::launch::Stream;
 use super::module::Modules;
 use crate::error::{Error, Result, Status};
+use crate::kernels::target_of;
 use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute_enum as Attribute};
 use ptx_asm::Target;
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ pub struct Cuda {
     capability: u32,
     /// Streaming multiprocessors.
     pub processors: u32,
+    /// Bytes of shared memory that a block may have, dynamic ones included.
+    shared_per_block: u32,
     /// Whether kernels may read and write any host memory (Grace, or HMM).
     pub(super) reads_host_memory: bool,
     pub(super) modules: Modules,
@@ -78,6 +81,8 @@ impl Cuda {
                 return Err(Error::new(Status::Unsupported, message));
             }
             let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1);
+            let shared_per_block =
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
             let pageable = attribute(Attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS)?;
             check(sys::cuDevicePrimaryCtxRetain(&mut context, device), "cuDevicePrimaryCtxRetain")?;
             Ok(Self {
@@ -86,15 +91,16 @@ impl Cuda {
                 name,
                 capability,
                 processors,
+                shared_per_block,
                 reads_host_memory: pageable != 0,
                 modules: Modules::default(),
             })
         }
     }
 
-    /// What kernels are written for: the newest target of ours that the device runs.
+    /// What its kernels are written for.
     pub fn target(&self) -> Target {
-        if self.capability >= Target::Sm80.sm() { Target::Sm80 } else { Target::Sm75 }
+        target_of(self.capability)
     }
 
     /// Refuses what belongs to another context than the one that operations run in.
@@ -169,6 +175,16 @@ impl Queue<'_> {
     /// What the device's kernels are written for.
     pub fn target(&self) -> Target {
         self.cuda.target()
+    }
+
+    /// Whether the device has the instructions of [`Target::Sm90a`]: compute capability 9.0, nothing older or newer.
+    pub fn is_hopper(&self) -> bool {
+        self.cuda.capability == Target::Sm90a.sm()
+    }
+
+    /// Bytes of shared memory that a block may have.
+    pub fn shared_per_block(&self) -> u32 {
+        self.cuda.shared_per_block
     }
 
     /// The device's streaming multiprocessors.

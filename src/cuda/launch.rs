@@ -9,7 +9,7 @@ use crate::kernels::KernelSpec;
 use crate::kernels::tensor::Layout;
 use crate::kernels::tile::VECTOR_BYTES;
 use crate::view::{Tensor, TensorMut};
-use cudarc::driver::sys::{self, CUstream};
+use cudarc::driver::sys::{self, CUstream, CUtensorMap};
 use std::ffi::c_void;
 
 /// A stream of the caller's: a `CUstream` or `cudaStream_t`; null is the legacy default stream.
@@ -39,7 +39,22 @@ impl Stream {
 
 /// The arguments of a launch, in the order of the kernel's parameters.
 #[derive(Default)]
-pub struct Args(Vec<u64>);
+pub struct Args(Vec<Arg>);
+
+enum Arg {
+    Number(u64),
+    TensorMap(Box<CUtensorMap>),
+}
+
+impl Arg {
+    /// Where the driver finds the value, of as many bytes as the kernel's parameter has.
+    fn pointer(&mut self) -> *mut c_void {
+        match self {
+            Self::Number(value) => (value as *mut u64).cast(),
+            Self::TensorMap(map) => (&raw mut **map).cast(),
+        }
+    }
+}
 
 impl Args {
     /// Nothing yet.
@@ -49,7 +64,13 @@ impl Args {
 
     /// A number, or an address.
     pub fn number(mut self, value: u64) -> Self {
-        self.0.push(value); // a narrower parameter reads its low bytes
+        self.0.push(Arg::Number(value)); // a narrower parameter reads its low bytes
+        self
+    }
+
+    /// A tensor map, given by value.
+    pub fn tensor_map(mut self, map: CUtensorMap) -> Self {
+        self.0.push(Arg::TensorMap(Box::new(map)));
         self
     }
 
@@ -116,15 +137,15 @@ impl Queue<'_> {
         let most = u64::from(self.cuda.processors) * u64::from(function.blocks_per_processor) * WAVES;
         let blocks = tiles.clamp(1, most) as u32;
         let mut values = args.0;
-        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| (v as *mut u64).cast()).collect();
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(Arg::pointer).collect();
         // The driver may put off a part of the loading until here.
         let _relaxed = function.first_launch().then(Relaxed::enter);
         // SAFETY: the kernel's parameters are what its spec documents and its caller has lined up; each pointer is to
-        // eight bytes that outlive the call.
+        // a value that outlives the call.
         let result = unsafe {
-            let (handle, threads) = (function.handle, function.threads);
-            let (stream, params) = (self.stream.handle(), pointers.as_mut_ptr());
-            sys::cuLaunchKernel(handle, blocks, 1, 1, threads, 1, 1, 0, stream, params, std::ptr::null_mut())
+            let (handle, threads, shared) = (function.handle, function.threads, function.shared);
+            let (stream, params, extra) = (self.stream.handle(), pointers.as_mut_ptr(), std::ptr::null_mut());
+            sys::cuLaunchKernel(handle, blocks, 1, 1, threads, 1, 1, shared, stream, params, extra)
         };
         check(result, "cuLaunchKernel")
     }

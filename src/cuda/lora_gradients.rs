@@ -1,7 +1,9 @@
 //! The gradients of a low-rank adapter: `dA[r, K] = Uᵀ·X` and `dB[N, r] = dYᵀ·T`, with U and T as in [`super::gemm`].
 
 use super::device::Queue;
-use super::gemm::{Operand, Output, down_projection, low_rank, multiply, up_projection};
+use super::gemm::low_rank::{down_projection, up_projection};
+use super::gemm::simt::{Operand, Output, multiply};
+use super::gemm::workspace::Workspace;
 use crate::error::Result;
 use crate::view::{BufferMut, DType, Lora, Tensor, TensorMut};
 
@@ -13,20 +15,19 @@ pub fn lora_gradients(
     lora: &Lora<'_>,
     [da, db]: [&TensorMut<'_>; 2],
     accumulate: bool,
-    workspace: BufferMut<'_, u8>,
+    mut workspace: BufferMut<'_, u8>,
 ) -> Result<()> {
-    let (tokens, rank) = (x.rows(), lora.rank());
-    if rank == 0 {
+    let tokens = x.rows();
+    if lora.rank() == 0 {
         return Ok(());
     }
-    // U, then T in its place: kernels of a stream run one after the other.
-    let low = low_rank(&workspace, DType::F32, tokens, rank)?;
     let gradient = |left: &Tensor<'_>, right: &Tensor<'_>, out: &TensorMut<'_>| {
         let product = (Operand::along(left).across(), Operand::along(right).across(), tokens);
         multiply(queue, &[product], Output { accumulate, ..Output::new(out) })
     };
-    up_projection(queue, dy, lora, &low)?;
-    gradient(&low.as_tensor(), x, da)?;
-    down_projection(queue, x, lora, &low)?;
-    gradient(dy, &low.as_tensor(), db)
+    // U, then T in its place: kernels of a stream run one after the other.
+    let u = up_projection(queue, dy, lora, DType::F32, &mut Workspace::new(workspace.reborrow()))?;
+    gradient(&u.as_tensor(), x, da)?;
+    let t = down_projection(queue, x, lora, DType::F32, &mut Workspace::new(workspace))?;
+    gradient(dy, &t.as_tensor(), db)
 }

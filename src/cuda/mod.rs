@@ -7,7 +7,6 @@
 //! | [`module`] | compiled kernels, kept per device |
 //! | [`launch`] | arguments, grids, launches |
 //! | [`memory`] | what a pointer points to |
-//! | [`gemm_mma`] | products on tensor cores: which, and with what tiles |
 //! | [`quantize`], [`dequantize`], [`double_quantize`], [`blockwise8`], [`gemm`], [`lora_gradients`], [`adamw`] | the operations |
 //!
 //! Contexts are the device's primary one, so that pointers and streams of the CUDA runtime, of PyTorch, cudarc and cust
@@ -22,7 +21,6 @@ pub mod device;
 pub mod double_quantize;
 pub mod driver;
 pub mod gemm;
-pub mod gemm_mma;
 pub mod launch;
 pub mod lora_gradients;
 pub mod memory;

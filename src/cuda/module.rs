@@ -17,6 +17,8 @@ pub struct Function {
     pub(super) handle: CUfunction,
     /// Threads a block.
     pub(super) threads: u32,
+    /// Bytes of dynamic shared memory a block.
+    pub(super) shared: u32,
     /// Blocks that an SM holds at once.
     pub(super) blocks_per_processor: u32,
     module: CUmodule,
@@ -65,7 +67,7 @@ impl Queue<'_> {
         if let Some(function) = &*slot {
             return Ok(function.clone());
         }
-        let written = spec.write(self.cuda.target());
+        let written = spec.write(self.target());
         let written = written.map_err(|error| Error::new(Status::Internal, format!("{spec:?}: {error}")))?;
         let function = Arc::new(load(&written, &self.cuda.name)?);
         *slot = Some(function.clone());
@@ -97,22 +99,34 @@ fn load(written: &Written, device: &str) -> Result<Function> {
             sys::cuModuleUnload(module);
         }
         check(result, "cuModuleGetFunction")?;
+        if written.shared > DEFAULT_SHARED {
+            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let result = sys::cuFuncSetAttribute(handle, most, written.shared as i32);
+            if result != CUresult::CUDA_SUCCESS {
+                sys::cuModuleUnload(module);
+            }
+            check(result, "cuFuncSetAttribute")?;
+        }
     }
     Ok(Function {
         handle,
         threads: written.threads,
-        blocks_per_processor: occupancy(handle, written.threads),
+        shared: written.shared,
+        blocks_per_processor: occupancy(handle, written),
         module,
         launched: AtomicBool::new(false),
     })
 }
 
+/// Bytes of dynamic shared memory that a block may have without being allowed more.
+const DEFAULT_SHARED: u32 = 48 << 10;
+
 /// Blocks that an SM holds at once.
-fn occupancy(function: CUfunction, threads: u32) -> u32 {
-    let mut blocks = 0;
+fn occupancy(function: CUfunction, written: &Written) -> u32 {
+    let (mut blocks, threads, shared) = (0, written.threads as i32, written.shared as usize);
     // SAFETY: the function is loaded, the pointer valid.
     let result =
-        unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, threads as i32, 0) };
+        unsafe { sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(&mut blocks, function, threads, shared) };
     // What no answer is worth failing for: a guess that most GPUs hold.
     if result == CUresult::CUDA_SUCCESS && blocks > 0 { blocks as u32 } else { 4 }
 }

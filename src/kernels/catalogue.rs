@@ -118,7 +118,9 @@ fn of_target(target: Target) -> Vec<Entry> {
             add(format!("gemm_mma_nf4_bf16_fp8_lora_{rows}"), spec.into());
             if rows <= 64 {
                 let constants = same;
-                let spec = GemmMmaBackwardSpec { rows, values, block_size, constants, out, low_rank };
+                let accumulate = false;
+                let spec =
+                    GemmMmaBackwardSpec { rows, values, block_size, constants, out, low_rank, accumulate };
                 add(format!("gemm_mma_backward_nf4_bf16_fp8_lora_{rows}"), spec.into());
             }
         }
@@ -157,8 +159,15 @@ pub fn variants() -> Vec<Entry> {
                         let values = table::bits(Codebook::Nf4.table().expect("a built-in table").values);
                         if half == Half::Bf16 && rows <= 64 {
                             let (block_size, constants) = (64, constants.clone());
-                            let spec =
-                                GemmMmaBackwardSpec { rows, values, block_size, constants, out, low_rank };
+                            let spec = GemmMmaBackwardSpec {
+                                rows,
+                                values,
+                                block_size,
+                                constants,
+                                out,
+                                low_rank,
+                                accumulate: low_rank,
+                            };
                             let spec = KernelSpec::from(spec);
                             entries.push(Entry { target: Target::Sm80, file: format!("{spec:?}"), spec });
                         }

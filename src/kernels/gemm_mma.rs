@@ -146,7 +146,7 @@ impl<'k> Body<'k> {
             if let Some(low_rank) = &self.low_rank {
                 self.add_low_rank(low_rank, origin, &sums);
             }
-            self.tile.store(&self.out, self.bias.as_ref(), [m, n], origin, &sums);
+            self.tile.store(&self.out, self.bias.as_ref(), false, [m, n], origin, &sums);
         });
     }
 

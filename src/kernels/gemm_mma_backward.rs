@@ -49,6 +49,8 @@ pub struct GemmMmaBackwardSpec {
     pub out: DType,
     /// Whether there is a low-rank term.
     pub low_rank: bool,
+    /// Whether to add to what is there.
+    pub accumulate: bool,
 }
 
 impl Spec for GemmMmaBackwardSpec {
@@ -145,7 +147,7 @@ impl<'k> Body<'k> {
             if let Some(low_rank) = &self.low_rank {
                 self.add_low_rank(low_rank, origin, &sums);
             }
-            self.tile.store(&self.out, None, [m, cols], origin, &sums);
+            self.tile.store(&self.out, None, self.spec.accumulate, [m, cols], origin, &sums);
         });
     }
 

@@ -107,11 +107,12 @@ impl<'k> MmaTile<'k> {
         (0..places).map(row).collect()
     }
 
-    /// Writes a tile of an `[m, n]` matrix, `bias` added.
+    /// Writes a tile of an `[m, n]` matrix, `bias` added, and what is there if `accumulate`.
     pub fn store(
         &self,
         out: &Dense,
         bias: Option<&Dense>,
+        accumulate: bool,
         [m, n]: [Reg<B64>; 2],
         [row0, col0]: [Reg<B64>; 2],
         sums: &[Sums],
@@ -130,7 +131,9 @@ impl<'k> MmaTile<'k> {
                         let row = k.add_u64(row0, k.cvt_u64_u32(k.add_u32(row, within)));
                         let sum = sums[(i / 2 * ACROSS + j) as usize][(2 * (i % 2) + odd) as usize];
                         k.if_then(k.setp_lt_u64(row, m), || {
-                            let value = bias.map_or(sum, |bias| k.add_rn_f32(sum, bias));
+                            let old = accumulate.then(|| out.load(k, row, col, None));
+                            let terms = bias.into_iter().chain(old);
+                            let value = terms.fold(sum, |sum, term| k.add_rn_f32(sum, term));
                             out.store(k, row, col, value);
                         });
                     }

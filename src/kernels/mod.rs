@@ -50,12 +50,20 @@ pub struct Written {
     pub name: &'static str,
     /// Threads a block.
     pub threads: u32,
+    /// Bytes of dynamic shared memory a block.
+    pub shared: u32,
 }
 
 /// Everything that a kernel depends on.
 pub trait Spec {
     /// Writes the kernel for a target.
     fn write(&self, target: Target) -> Result<Written, Error>;
+}
+
+/// What kernels are written for: the newest target of theirs that a device of this compute capability (major · 10 + minor)
+/// runs. Kernels with instructions of one architecture only are written for that instead.
+pub fn target_of(capability: u32) -> Target {
+    if capability >= Target::Sm80.sm() { Target::Sm80 } else { Target::Sm75 }
 }
 
 /// Any of the kernels: the key under which compiled ones are kept.
@@ -117,17 +125,30 @@ any_kernel! {
     AdamW adamw::AdamWSpec;
 }
 
-/// A module with one kernel of `threads` threads a block.
+/// A module with one kernel of `threads` threads a block, whose shared memory is static.
 fn module(
     target: Target,
     name: &'static str,
     threads: u32,
     body: impl FnOnce(&ptx_asm::Kernel),
 ) -> Result<Written, Error> {
-    let mut module = Module::new(target);
-    module.kernel(name, |k| {
-        k.reqntid([threads, 1, 1]);
+    dynamic_module(target, name, threads, |k| {
         body(k);
+        0
+    })
+}
+
+/// The same for a kernel with dynamic shared memory; `body` returns how many bytes.
+fn dynamic_module(
+    target: Target,
+    name: &'static str,
+    threads: u32,
+    body: impl FnOnce(&ptx_asm::Kernel) -> usize,
+) -> Result<Written, Error> {
+    let mut module = Module::new(target);
+    let shared = module.kernel(name, |k| {
+        k.reqntid([threads, 1, 1]);
+        body(k)
     });
-    Ok(Written { ptx: module.to_ptx()?, name, threads })
+    Ok(Written { ptx: module.to_ptx()?, name, threads, shared: shared as u32 })
 }

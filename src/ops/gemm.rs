@@ -6,7 +6,8 @@ use super::{check_disjoint, check_shape, check_workspace, shape, workspace_exten
 use crate::cpu::Cpu;
 use crate::cpu::dequantize::Reader;
 use crate::cpu::gemm::{self, engine::Scratch};
-use crate::cuda::{self, device::Queue};
+use crate::cuda::gemm::Weight;
+use crate::cuda::{self, Cuda, device::Queue};
 use crate::error::{Error, Result, ensure};
 use crate::format::CodebookTable;
 use crate::view::{BufferMut, Extent, Lora, Quantized, Tensor, TensorMut};
@@ -31,7 +32,7 @@ pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank
     }
     match &context.device {
         Device::Cpu(cpu) => gemm::workspace_size(cpu.threads().count(), m, rank).ok_or_else(too_large),
-        Device::Cuda(_) => cuda::gemm::workspace_size(m, rank).ok_or_else(too_large),
+        Device::Cuda(cuda) => cuda::gemm::workspace_size(cuda, [m, n, k], rank).ok_or_else(too_large),
     }
 }
 
@@ -67,20 +68,22 @@ pub fn gemm_forward<'w>(
         }
         Device::Cuda(cuda) => {
             let queue = cuda.queue(context.stream)?;
-            let (table, workspace) = (call.table, call.for_queue(&queue, m)?);
-            let (bias, lora) = (bias.as_ref(), lora.as_ref());
-            cuda::gemm::forward(&queue, &x, (&w, &table), bias, lora, &y, workspace)
+            let (table, workspace) = (call.table, call.for_queue(cuda, &queue, [m, n, k])?);
+            let (w, bias, lora) = (Weight { view: &w, table: &table }, bias.as_ref(), lora.as_ref());
+            cuda::gemm::forward(&queue, &x, w, bias, lora, &y, workspace)
         }
     }
 }
 
-/// `dX[M, K] = dY[M, N]·W[N, K] + s·(dY·B)·A`: the gradient of [`gemm_forward`] in its input. Types as there.
+/// `dX[M, K] = dY[M, N]·W[N, K] + s·(dY·B)·A`: the gradient of [`gemm_forward`] in its input; added to what is there if
+/// `accumulate`, in f32, and rounded once. Types as there.
 pub fn gemm_backward<'w>(
     context: &Context,
     dy: Tensor<'_>,
     w: Quantized<'_>,
     lora: Option<Lora<'_>>,
     dx: TensorMut<'_>,
+    accumulate: bool,
     workspace: impl Into<BufferMut<'w, u8>>,
 ) -> Result<()> {
     let (m, n, k) = (dy.rows(), w.rows, w.cols);
@@ -92,14 +95,15 @@ pub fn gemm_backward<'w>(
         Device::Cpu(cpu) => {
             let (table, scratch) = (call.table, scratch(cpu, m, call.rank, call.workspace)?);
             if m != 0 && k != 0 {
-                gemm::backward(cpu, &dy, &Reader::new(&w, &table), lora.as_ref(), dx, scratch);
+                gemm::backward(cpu, &dy, &Reader::new(&w, &table), lora.as_ref(), dx, accumulate, scratch);
             }
             Ok(())
         }
         Device::Cuda(cuda) => {
             let queue = cuda.queue(context.stream)?;
-            let (table, workspace) = (call.table, call.for_queue(&queue, m)?);
-            cuda::gemm::backward(&queue, &dy, (&w, &table), lora.as_ref(), &dx, workspace)
+            let (table, workspace) = (call.table, call.for_queue(cuda, &queue, [m, n, k])?);
+            let w = Weight { view: &w, table: &table };
+            cuda::gemm::backward(&queue, &dy, w, lora.as_ref(), &dx, accumulate, workspace)
         }
     }
 }
@@ -133,16 +137,21 @@ impl<'a> Call<'a> {
     }
 
     /// The workspace, where a GPU can do the work.
-    fn for_queue(self, queue: &Queue<'_>, m: usize) -> Result<BufferMut<'a, u8>> {
-        check_cuda_workspace(&self.workspace, m, self.rank)?;
+    fn for_queue(self, cuda: &Cuda, queue: &Queue<'_>, shape: [usize; 3]) -> Result<BufferMut<'a, u8>> {
+        check_cuda_workspace(cuda, &self.workspace, shape, self.rank)?;
         queue.check_memory(&[&self.memory, &[workspace_extent(&self.workspace)]])?;
         Ok(self.workspace)
     }
 }
 
 /// Checks a GPU's workspace against [`gemm_workspace_size`].
-pub(super) fn check_cuda_workspace(workspace: &BufferMut<'_, u8>, m: usize, rank: usize) -> Result<()> {
-    check_workspace(workspace.len(), cuda::gemm::workspace_size(m, rank).unwrap_or(usize::MAX))
+pub(super) fn check_cuda_workspace(
+    cuda: &Cuda,
+    workspace: &BufferMut<'_, u8>,
+    shape: [usize; 3],
+    rank: usize,
+) -> Result<()> {
+    check_workspace(workspace.len(), cuda::gemm::workspace_size(cuda, shape, rank).unwrap_or(usize::MAX))
 }
 
 /// The workspace as the CPU's engine uses it, checked against [`gemm_workspace_size`] for the threads in use now.

@@ -37,7 +37,7 @@ pub fn lora_gradients<'w>(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            check_cuda_workspace(&workspace, m, rank)?;
+            check_cuda_workspace(cuda, &workspace, [m, n, k], rank)?;
             let queue = cuda.queue(context.stream)?;
             queue.check_memory(&[&outputs, &inputs])?;
             let out = [&da, &db];

@@ -171,7 +171,7 @@ static void finetune(void) {
         }
         if (step == 1) first = loss;
         upload(y, host_y, M * N * sizeof *y);
-        OK(qlk_gemm_backward(context, &yt, &q, &lora, &dxt, workspace, size, stream));
+        OK(qlk_gemm_backward(context, &yt, &q, &lora, &dxt, 0, workspace, size, stream));
         OK(qlk_lora_gradients(context, &xt, &yt, &lora, &dat, &dbt, 0, workspace, size, stream));
         qlk_adamw hyper = {sizeof hyper, 0.05f, 0.9f, 0.999f, 1e-8f, 0.0f, 1.0f, 0, step};
         OK(qlk_adamw_step(context, &hyper, &at, &dat, state, state + R * K, stream));
@@ -196,8 +196,8 @@ static void finetune(void) {
     FAILS(qlk_lora_gradients(context, &xt, &yt, &lora, &dbt, &dbt, 0, workspace, size, stream), INVALID, "da is 65 x 4");
     FAILS(qlk_lora_gradients(context, &xt, &yt, &lora, &dat, &dbt, 2, workspace, size, stream), INVALID, "accumulate is 2");
     qlk_lora infinite = {sizeof lora, INFINITY, &at, &bt}, missing = {sizeof lora, 1.0f, &at, NULL};
-    FAILS(qlk_gemm_backward(context, &yt, &q, &infinite, &dxt, workspace, size, stream), INVALID, "lora.scale is inf");
-    FAILS(qlk_gemm_backward(context, &yt, &q, &missing, &dxt, workspace, size, stream), INVALID, "lora.b is null");
+    FAILS(qlk_gemm_backward(context, &yt, &q, &infinite, &dxt, 0, workspace, size, stream), INVALID, "lora.scale is inf");
+    FAILS(qlk_gemm_backward(context, &yt, &q, &missing, &dxt, 0, workspace, size, stream), INVALID, "lora.b is null");
     qlk_adamw hyper = {sizeof hyper, 0.05f, 0.9f, 0.999f, 1e-8f, 0.0f, 1.0f, 0, 0};
     FAILS(qlk_adamw_step(context, &hyper, &at, &dat, state, state, stream), INVALID, "step is 0");
     hyper.step = 1;

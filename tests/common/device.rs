@@ -283,12 +283,20 @@ impl Products for Gpu {
         y.bytes_mut().copy_from_slice(&self.download::<u8>(&y_up));
     }
 
-    fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, adapter: Option<Adapter<'_>>, dx: &mut Matrix) {
+    fn backward(
+        &self,
+        dy: &Matrix,
+        w: &QuantizedMatrix,
+        adapter: Option<Adapter<'_>>,
+        dx: &mut Matrix,
+        accumulate: bool,
+    ) {
         let call = Call::new(self, [dy.rows, w.rows(), w.cols()], adapter);
         let (weight, [dy_up, dx_up]) = (DeviceQuantized::of(self, w), [dy, dx].map(|m| self.matrix(m, 0)));
         let (out, workspace) = (dx_up.tensor_mut(self, dx), call.workspace.buffer_mut::<u8>(self));
         let (dy, lora) = (dy_up.tensor(self, dy), call.lora(self));
-        ops::gemm_backward(&self.context, dy, weight.view(self), lora, out, workspace).unwrap();
+        let weight = weight.view(self);
+        ops::gemm_backward(&self.context, dy, weight, lora, out, accumulate, workspace).unwrap();
         dx.bytes_mut().copy_from_slice(&self.download::<u8>(&dx_up));
     }
 

@@ -39,7 +39,14 @@ pub trait Products {
         lora: Option<Adapter<'_>>,
         y: &mut Matrix,
     );
-    fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, lora: Option<Adapter<'_>>, dx: &mut Matrix);
+    fn backward(
+        &self,
+        dy: &Matrix,
+        w: &QuantizedMatrix,
+        lora: Option<Adapter<'_>>,
+        dx: &mut Matrix,
+        accumulate: bool,
+    );
     fn gradients(&self, x: &Matrix, dy: &Matrix, lora: Adapter<'_>, out: [&mut Matrix; 2], accumulate: bool);
 }
 
@@ -63,9 +70,17 @@ impl Products for Context {
             .unwrap();
     }
 
-    fn backward(&self, dy: &Matrix, w: &QuantizedMatrix, adapter: Option<Adapter<'_>>, dx: &mut Matrix) {
+    fn backward(
+        &self,
+        dy: &Matrix,
+        w: &QuantizedMatrix,
+        adapter: Option<Adapter<'_>>,
+        dx: &mut Matrix,
+        accumulate: bool,
+    ) {
         let workspace = &mut workspace(self, dy.rows, w, adapter)[3..];
-        ops::gemm_backward(self, dy.view(), w.view(), adapter.map(lora), dx.view_mut(), workspace).unwrap();
+        let (lora, dx) = (adapter.map(lora), dx.view_mut());
+        ops::gemm_backward(self, dy.view(), w.view(), lora, dx, accumulate, workspace).unwrap();
     }
 
     fn gradients(
@@ -231,14 +246,18 @@ impl Case {
         let terms = magnitude.add(&ones.mul(&M64::of(&bias).abs()));
         within_allowance(&y, &exact, &terms, additions * depth(k), extra)?;
 
-        let mut dx = Matrix::zeros(self.dtypes[3], m, k, self.gap);
-        device.backward(&dy, &q, adapter, &mut dx);
         let up = dy64.mul(&b64).map(|v| v * s);
         let up_abs = dy64.abs().mul(&b64.abs()).map(|v| v * s);
         let exact = dy64.mul(&w).add(&up.mul(&a64));
         let magnitude = dy64.abs().mul(&w.abs()).add(&up_abs.mul(&a64.abs()));
         let (extra, additions) = device.backward_allowance(self);
-        within_allowance(&dx, &exact, &magnitude, additions * depth(n), extra)?;
+        for accumulate in [false, true] {
+            let mut dx = self.matrix(3, m, k);
+            let old = M64::of(&dx).map(|v| if accumulate { v } else { 0.0 });
+            device.backward(&dy, &q, adapter, &mut dx, accumulate);
+            let (exact, magnitude) = (exact.add(&old), magnitude.add(&old.abs()));
+            within_allowance(&dx, &exact, &magnitude, additions * depth(n), extra)?;
+        }
 
         let Some(adapter) = adapter else { return Ok(()) };
         for accumulate in [false, true] {

@@ -91,7 +91,7 @@ def products(context, w, dense, rng, m, n, k, r):
         y = download(on_device[3])
         gemm_close(y, x, dense, 2.0 * (x.astype(np.float64) @ a.T) @ b.T)
         dx, da, db = (upload(np.zeros(s, np.float32)) for s in ((m, k), (r, k), (n, r)))
-        call("qlk_gemm_backward", context, c.byref(yt), c.byref(w.q), None, c.byref(tensor(dx)), pointer(workspace), size,
+        call("qlk_gemm_backward", context, c.byref(yt), c.byref(w.q), None, c.byref(tensor(dx)), 0, pointer(workspace), size,
              stream)
         y64, x64 = y.astype(np.float64), x.astype(np.float64)
         np.testing.assert_allclose(download(dx), y64 @ dense, rtol=1e-4, atol=1e-2)

@@ -191,8 +191,9 @@ impl CustomOp3 for QLora {
             let (x, dy) = (x.matrix(m, k)?, dy.matrix(m, n)?);
             let lora = Lora { a: a.matrix(rank, k)?, b: b.matrix(n, rank)?, scale: self.scale };
             let (dx, da, db) = (dx.matrix(m, k)?, da.matrix(rank, k)?, db.matrix(n, rank)?);
-            self.weight
-                .with_view(|w| ops::gemm_backward(context, dy, w, Some(lora), dx, workspace.reborrow()))?;
+            self.weight.with_view(|w| {
+                ops::gemm_backward(context, dy, w, Some(lora), dx, false, workspace.reborrow())
+            })?;
             ops::lora_gradients(context, x, dy, lora, da, db, false, workspace)
         })?;
         let tensor = |values: Memory<'_, f32>, like: &Tensor| {

@@ -48,23 +48,25 @@ pub fn forward(
     }
 }
 
-/// `dX = dY·W + s·(dY·B)·A`. `scratch` holds [`workspace_size`] bytes.
+/// `dX = dY·W + s·(dY·B)·A`, written or added to what is there. `scratch` holds [`workspace_size`] bytes.
 pub fn backward(
     cpu: &Cpu,
     dy: &Tensor<'_>,
     w: &Reader<'_>,
     lora: Option<&Lora<'_>>,
     dx: TensorMut<'_>,
+    accumulate: bool,
     mut scratch: Scratch<'_>,
 ) {
+    let epilogue = Epilogue { accumulate, ..Epilogue::default() };
     let base = Product { left: Operand::dense(dy), right: Operand::quantized(w), inner: dy.cols() };
     match lora {
-        None => engine::multiply(cpu, &[base], Epilogue::default(), dx, &mut scratch),
+        None => engine::multiply(cpu, &[base], epilogue, dx, &mut scratch),
         Some(lora) => {
             let u = up_projection(cpu, dy, lora, &mut scratch);
             let adapter =
                 Product { left: Operand::dense(&u), right: Operand::dense(&lora.a), inner: u.cols() };
-            engine::multiply(cpu, &[base, adapter], Epilogue::default(), dx, &mut scratch);
+            engine::multiply(cpu, &[base, adapter], epilogue, dx, &mut scratch);
         }
     }
 }

@@ -1,0 +1,92 @@
+//! Matrix products with a quantized weight and a low-rank adapter: the same sums of products as on the CPU.
+//!
+//! - forward `Y[M, N] = X·Wᵀ + bias + T·Bᵀ` with `T[M, r] = s·X·Aᵀ`;
+//! - backward `dX[M, K] = dY·W + U·A` with `U[M, r] = s·dY·B`.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`mma`] | 16-bit activations on tensor cores |
+//! | [`simt`] | any dtype, shape and alignment |
+//! | [`low_rank`] | T and U |
+//! | [`workspace`] | the caller's workspace, cut into matrices |
+
+pub mod low_rank;
+pub mod mma;
+pub mod simt;
+pub mod workspace;
+
+use super::device::{Cuda, Queue};
+use super::launch::Args;
+use crate::error::Result;
+use crate::format::CodebookTable;
+use crate::view::{BufferMut, ConstantsView, Lora, Quantized, Tensor, TensorMut};
+use workspace::Workspace;
+
+/// A quantized weight and its values.
+#[derive(Clone, Copy)]
+pub struct Weight<'a> {
+    /// The matrix.
+    pub view: &'a Quantized<'a>,
+    /// Its codebook.
+    pub table: &'a CodebookTable,
+}
+
+impl Weight<'_> {
+    /// Codes and constants, as the kernels take them.
+    fn args(&self, args: Args) -> Args {
+        let args = args.pointer(self.view.codes);
+        match self.view.constants {
+            ConstantsView::F32(absmax) => args.pointer(absmax),
+            ConstantsView::Nested { codes, scales, offset } => {
+                args.pointer(codes).pointer(scales).pointer(offset)
+            }
+        }
+    }
+}
+
+/// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
+pub fn workspace_size(_device: &Cuda, [m, _n, _k]: [usize; 3], rank: usize) -> Option<usize> {
+    workspace::size(&[low_rank::bytes(m, rank)])
+}
+
+/// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
+pub fn forward(
+    queue: &Queue<'_>,
+    x: &Tensor<'_>,
+    w: Weight<'_>,
+    bias: Option<&Tensor<'_>>,
+    lora: Option<&Lora<'_>>,
+    y: &TensorMut<'_>,
+    workspace: BufferMut<'_, u8>,
+) -> Result<()> {
+    if y.rows() == 0 || y.cols() == 0 {
+        return Ok(());
+    }
+    let workspace = &mut Workspace::new(workspace);
+    let lora = lora.filter(|lora| lora.rank() > 0);
+    match mma::half(queue, x, w, lora) {
+        Some(half) => mma::forward(queue, half, x, w, bias, lora, y, workspace),
+        None => simt::forward(queue, x, w, bias, lora, y, workspace),
+    }
+}
+
+/// Enqueues `dX = dY·W + s·(dY·B)·A`, written or added to what is there.
+pub fn backward(
+    queue: &Queue<'_>,
+    dy: &Tensor<'_>,
+    w: Weight<'_>,
+    lora: Option<&Lora<'_>>,
+    dx: &TensorMut<'_>,
+    accumulate: bool,
+    workspace: BufferMut<'_, u8>,
+) -> Result<()> {
+    if dx.rows() == 0 || dx.cols() == 0 {
+        return Ok(());
+    }
+    let workspace = &mut Workspace::new(workspace);
+    let lora = lora.filter(|lora| lora.rank() > 0);
+    match mma::takes_backward(queue, dy, w, lora) {
+        true => mma::backward(queue, dy, w, lora, dx, accumulate, workspace),
+        false => simt::backward(queue, dy, w, lora, dx, accumulate, workspace),
+    }
+}
