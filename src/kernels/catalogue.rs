@@ -2,14 +2,18 @@
 
 use super::adamw::AdamWSpec;
 use super::blockwise8::{Dequantize8Spec, Quantize8Spec};
+use super::cast::CastSpec;
 use super::constants::{ConstantsSpec, NestedSpec};
 use super::decode::Half;
 use super::dequantize::DequantizeSpec;
 use super::double_quantize::{DoubleDequantizeSpec, DoubleQuantizeSpec, SumSpec};
 use super::gemm::{GemmSpec, OperandSpec, Storage};
+use super::gemm_low_rank::{AdapterMatrix, GemmLowRankSpec};
 use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
+use super::product::ProductSpec;
 use super::quantize::QuantizeSpec;
+use super::split_sum::SplitSumSpec;
 use super::table;
 use super::tensor::Layout;
 use super::{KernelSpec, Spec, Written};
@@ -109,21 +113,43 @@ fn of_target(target: Target) -> Vec<Entry> {
         "gemm_backward_nf4_bf16".into(),
         GemmSpec { products: backward, out: bf16, bias: None, accumulate }.into(),
     );
-    if target >= Target::Sm80 {
-        for rows in [32, 64, 128] {
-            let (half, nf4, constants) = (Half::Bf16, values(&nf4), nested(NestedSpec::Fp8));
-            let (out, bias, low_rank, block_size) = (bf16, Some(bf16), true, 64);
-            let (values, same) = (nf4, constants.clone());
-            let spec = GemmMmaSpec { half, rows, values, block_size, constants, out, bias, low_rank };
-            add(format!("gemm_mma_nf4_bf16_fp8_lora_{rows}"), spec.into());
-            if rows <= 64 {
-                let constants = same;
-                let accumulate = false;
-                let spec =
-                    GemmMmaBackwardSpec { rows, values, block_size, constants, out, low_rank, accumulate };
-                add(format!("gemm_mma_backward_nf4_bf16_fp8_lora_{rows}"), spec.into());
-            }
+    let halves = if target >= Target::Sm80 { [Half::Bf16].as_slice() } else { &[Half::F16] };
+    for &half in halves {
+        for &rows in tile_rows(target) {
+            let (dtype, bias, low_rank) = (half.dtype(), Some(bf16), true);
+            let spec = product(half, nested(NestedSpec::Fp8), dtype, bias, low_rank, false);
+            let name = if half == Half::Bf16 { "bf16" } else { "f16" };
+            add(
+                format!("gemm_mma_nf4_{name}_fp8_lora_{rows}"),
+                GemmMmaSpec { rows, product: spec.clone() }.into(),
+            );
+            let product = ProductSpec { bias: None, ..spec };
+            let spec = GemmMmaBackwardSpec { rows, product };
+            add(format!("gemm_mma_backward_nf4_{name}_fp8_lora_{rows}"), spec.into());
         }
+    }
+    add("split_sum_bf16_bias".into(), SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false }.into());
+    let low_rank = |matrix, [long, narrow]: [Half; 2], parts| {
+        KernelSpec::from(GemmLowRankSpec::new(matrix, long, narrow, parts, 64))
+    };
+    if target >= Target::Sm80 {
+        let bf16 = [Half::Bf16; 2];
+        for (name, matrix, parts) in [
+            ("t", AdapterMatrix::T, 1),
+            ("u", AdapterMatrix::U, 1),
+            ("da", AdapterMatrix::GradientA, 2),
+            ("db", AdapterMatrix::GradientB, 2),
+        ] {
+            add(format!("gemm_low_rank_{name}_bf16_64"), low_rank(matrix, bf16, parts));
+        }
+        // f16 beside an adapter in f32.
+        let mixed = [Half::F16, Half::Bf16];
+        add("gemm_low_rank_t_f16_f32_64".into(), low_rank(AdapterMatrix::T, mixed, 2));
+        add("cast_f32_bf16".into(), CastSpec { from: f32, to: Half::Bf16, parts: 1 }.into());
+        add("cast_f32_bf16_parts".into(), CastSpec { from: f32, to: Half::Bf16, parts: 2 }.into());
+    } else {
+        add("gemm_low_rank_t_f16_64".into(), low_rank(AdapterMatrix::T, [Half::F16; 2], 1));
+        add("cast_f32_f16".into(), CastSpec { from: f32, to: Half::F16, parts: 1 }.into());
     }
     for (name, dtypes, layout) in
         [("bf16", [bf16; 2], Layout::Elements), ("f32_strided", [f32; 2], Layout::Strided)]
@@ -151,45 +177,86 @@ pub fn variants() -> Vec<Entry> {
             }
         }
     }
-    for half in [Half::F16, Half::Bf16] {
-        for rows in [32, 64, 128] {
-            for constants in [ConstantsSpec::Plain, ConstantsSpec::Nested(NestedSpec::Dynamic)] {
-                for out in [DType::F32, DType::F16, DType::Bf16] {
-                    for (bias, low_rank) in [(None, false), (Some(DType::F32), true)] {
-                        let values = table::bits(Codebook::Nf4.table().expect("a built-in table").values);
-                        if half == Half::Bf16 && rows <= 64 {
-                            let (block_size, constants) = (64, constants.clone());
-                            let spec = GemmMmaBackwardSpec {
-                                rows,
-                                values,
-                                block_size,
-                                constants,
-                                out,
-                                low_rank,
-                                accumulate: low_rank,
-                            };
-                            let spec = KernelSpec::from(spec);
-                            entries.push(Entry { target: Target::Sm80, file: format!("{spec:?}"), spec });
-                        }
-                        let constants = constants.clone();
-                        let spec = GemmMmaSpec {
-                            half,
-                            rows,
-                            values,
-                            block_size: 64,
-                            constants,
-                            out,
-                            bias,
-                            low_rank,
-                        };
-                        let spec = KernelSpec::from(spec);
-                        entries.push(Entry { target: Target::Sm80, file: format!("{spec:?}"), spec });
-                    }
-                }
+    let mut add = |target, spec: KernelSpec| {
+        entries.push(Entry { target, file: format!("{spec:?}"), spec });
+    };
+    for target in TARGETS {
+        for out in [DType::F32, DType::F16, DType::Bf16] {
+            for (bias, accumulate) in [(None, true), (Some(DType::F16), false)] {
+                add(target, SplitSumSpec { out, bias, accumulate }.into());
+            }
+        }
+        for spec in low_rank(target) {
+            add(target, spec);
+        }
+        for product in products() {
+            if product.half == Half::Bf16 && target < Target::Sm80 {
+                continue;
+            }
+            for &rows in tile_rows(target) {
+                add(target, GemmMmaSpec { rows, product: product.clone() }.into());
+                let product =
+                    ProductSpec { bias: None, accumulate: product.bias.is_some(), ..product.clone() };
+                add(target, GemmMmaBackwardSpec { rows, product }.into());
             }
         }
     }
     entries
+}
+
+/// The tiles that the kernels on tensor cores have for a target.
+fn tile_rows(target: Target) -> &'static [u32] {
+    if target >= Target::Sm80 { &[32, 64, 128] } else { &[32, 64] }
+}
+
+/// NF4 in blocks of 64.
+fn product(
+    half: Half,
+    constants: ConstantsSpec,
+    out: DType,
+    bias: Option<DType>,
+    low_rank: bool,
+    accumulate: bool,
+) -> ProductSpec {
+    let values = table::bits(Codebook::Nf4.table().expect("a built-in table").values);
+    ProductSpec { half, values, block_size: 64, constants, out, bias, low_rank, accumulate }
+}
+
+/// Every type, kind of constants and of output; with everything in the pass, or nothing.
+fn products() -> Vec<ProductSpec> {
+    let mut products = Vec::new();
+    for half in [Half::F16, Half::Bf16] {
+        for constants in [ConstantsSpec::Plain, ConstantsSpec::Nested(NestedSpec::Dynamic)] {
+            for out in [DType::F32, DType::F16, DType::Bf16] {
+                for (bias, low_rank) in [(None, false), (Some(DType::F32), true)] {
+                    products.push(product(half, constants.clone(), out, bias, low_rank, false));
+                }
+            }
+        }
+    }
+    products
+}
+
+/// The adapter's own products, of every pair of types, rank narrow or wide, even or odd; and what is cast for them.
+fn low_rank(target: Target) -> Vec<KernelSpec> {
+    use AdapterMatrix::*;
+    let (f16, bf16) = (Half::F16, Half::Bf16);
+    let all = [[f16, f16], [f16, bf16], [bf16, bf16]];
+    let pairs = if target >= Target::Sm80 { all.as_slice() } else { &all[..1] };
+    let mut specs = Vec::new();
+    for &[long, narrow] in pairs {
+        for parts in if narrow == f16 { 1..=1 } else { 1..=2 } {
+            for from in [DType::F32, DType::F16, DType::Bf16] {
+                specs.push(CastSpec { from, to: narrow, parts }.into());
+            }
+            for matrix in [T, U, GradientA, GradientB] {
+                for rank in [9, 64] {
+                    specs.push(GemmLowRankSpec::new(matrix, long, narrow, parts, rank).into());
+                }
+            }
+        }
+    }
+    specs
 }
 
 fn streaming(dtype: DType, layout: Layout, block_size: u32) -> Vec<KernelSpec> {

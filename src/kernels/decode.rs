@@ -5,8 +5,10 @@
 //! three bits of four codes, once from the lower half of the table and once from the upper; the codes' upper bits, made a
 //! mask of bytes, choose between the two.
 
+use super::tensor::{narrow_pair_bf16, narrow_pair_f16, widen_pair_bf16, widen_pair_f16};
+use crate::view::DType;
 use half::{bf16, f16};
-use ptx_asm::{B32, F32, Kernel, Reg, lut};
+use ptx_asm::{B32, F32, Kernel, Reg, Target, lut};
 
 /// A 16-bit type that tensor cores multiply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +20,23 @@ pub enum Half {
 }
 
 impl Half {
+    /// The one that elements of this type have.
+    pub fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => None,
+            DType::F16 => Some(Half::F16),
+            DType::Bf16 => Some(Half::Bf16),
+        }
+    }
+
+    /// The type of elements.
+    pub fn dtype(self) -> DType {
+        match self {
+            Half::F16 => DType::F16,
+            Half::Bf16 => DType::Bf16,
+        }
+    }
+
     /// The bits of a value rounded to the type.
     pub fn round(self, value: f32) -> u16 {
         match self {
@@ -26,10 +45,43 @@ impl Half {
         }
     }
 
+    /// Two values, rounded to nearest even.
+    pub fn pack(self, k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
+        match self {
+            Half::F16 => narrow_pair_f16(k, low, high),
+            Half::Bf16 => narrow_pair_bf16(k, low, high),
+        }
+    }
+
+    /// The same two values, exact.
+    pub fn unpack(self, k: &Kernel, pair: Reg<B32>) -> [Reg<F32>; 2] {
+        match self {
+            Half::F16 => widen_pair_f16(k, pair),
+            Half::Bf16 => widen_pair_bf16(k, pair),
+        }
+    }
+
+    /// Two values as sums of two of this type each, within the square of its unit roundoff: the values rounded, and what
+    /// that leaves of them, rounded. Infinities become NaN.
+    pub fn split(self, k: &Kernel, values: [Reg<F32>; 2]) -> [Reg<B32>; 2] {
+        let first = self.pack(k, values[0], values[1]);
+        let rounded = self.unpack(k, first);
+        let [low, high] = [0, 1].map(|i| k.sub_rn_f32(values[i], rounded[i]));
+        [first, self.pack(k, low, high)]
+    }
+
     /// `A[16, 16]·B[16, 8] + C` by a warp, fragments as in PTX ISA §9.7.14.5.8.
     pub fn multiply(self, k: &Kernel, a: [Reg<B32>; 4], b: [Reg<B32>; 2], c: [Reg<F32>; 4]) -> [Reg<F32>; 4] {
         match self {
-            Half::F16 => k.mma_m16n8k16_f32_f16(a.map(|r| r.as_f16x2()), b.map(|r| r.as_f16x2()), c),
+            Half::F16 => {
+                let (a, b) = (a.map(|r| r.as_f16x2()), b.map(|r| r.as_f16x2()));
+                if k.target() >= Target::Sm80 {
+                    return k.mma_m16n8k16_f32_f16(a, b, c);
+                }
+                // Turing's instruction takes the left half of A and the upper one of B, or the others.
+                let c = k.mma_m16n8k8_f32_f16([a[0], a[1]], [b[0]], c);
+                k.mma_m16n8k8_f32_f16([a[2], a[3]], [b[1]], c)
+            }
             Half::Bf16 => k.mma_m16n8k16_f32_bf16(a.map(|r| r.as_bf16x2()), b.map(|r| r.as_bf16x2()), c),
         }
     }

@@ -1,29 +1,31 @@
-//! `dX = dY·W + U·A` on tensor cores: dY, U and A in bf16, W quantized, sums in f32, dX rounded once.
+//! `dX = dY·W + U·A` on tensor cores: dY, U and A in 16 bits, W quantized, sums in f32, dX rounded once.
 //!
-//! In tiles as of [`super::mma_tile`], N is walked in chunks of 64 by a pipeline of `cp.async` stages: dY as it is, W as
-//! packed codes, 64 rows of 128 columns. W's rows lie across the sum here, so that a column's constant changes from term to
-//! term and cannot wait for the end: the block decodes a chunk into shared memory, value times constant rounded to bf16
-//! once, and each warp takes its part transposed by `ldmatrix`.
+//! In tiles as of [`super::mma_tile`], N is walked in chunks of 64 through a ring in shared memory: dY as it is, W as packed
+//! codes, 64 rows of 128 columns. W's rows lie across the sum here, so that a column's constant changes from term to
+//! term and cannot wait for the end: the block decodes a chunk into shared memory, value times constant rounded once, and
+//! each warp takes its part transposed by `ldmatrix`. Tiles of 128 rows decode a chunk while they multiply the one before;
+//! smaller ones leave that to a second block on the SM.
+//!
+//! **f16** does not hold every weight. There the chunk's constants are divided by the power of two at the largest of them,
+//! and its products, summed by themselves, multiplied by it: both exact. What rounding is left is within 2⁻²⁵ of the largest
+//! constant of the chunk, or within f16's unit roundoff of the weight.
 //!
 //! **Places.** A 16-byte unit u of row r of dY lies at `u ^ (r & 7)`, one of the decoded W at `u ^ (r & 7) ^ 2·(u >> 3)`: eight
 //! rows' units, and the eight that neighbouring lanes write, fill all banks.
 //!
-//! **Traffic.** dY is read `⌈K/128⌉` times, W `⌈M/rows⌉` times; from L2, where the tiles of a column are made together.
+//! **Traffic.** dY is read `⌈K/128⌉` times, W `⌈M/rows⌉` times; from L2, where the tiles of a group are made together.
 
-use super::constants::{ConstantsParam, ConstantsSpec};
 use super::decode::Half;
-use super::dense::Dense;
 use super::mma_tile::{ACROSS, COLS, MmaTile, Sums};
+use super::product::{LowRank, ProductParams, ProductSpec, RANK};
+use super::ring::{Batch, Ring};
 use super::table::Decoder;
 use super::tile::THREADS;
-use super::{Spec, Written, module};
-use crate::view::DType;
+use super::{Spec, Written, dynamic_module};
 use ptx_asm::{Array, B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Target, U8, U16};
 
 /// Elements of N in a chunk.
 pub const CHUNK: u32 = 64;
-/// Ranks that the low-rank term may have: multiples of this.
-pub const RANK: usize = 16;
 /// Bytes of a chunk of a row of dY.
 const DY_ROW: u32 = 2 * CHUNK;
 /// Bytes of a tile's codes, and of its decoded values, in a row of W.
@@ -37,35 +39,21 @@ const SCALES: u32 = CHUNK * COLS / SPAN;
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GemmMmaBackwardSpec {
-    /// Rows of a tile: 32 or 64.
+    /// Rows of a tile: 32, 64 or 128; before sm_80 no more than 64.
     pub rows: u32,
-    /// The bits of each code's value.
-    pub values: [u32; 16],
-    /// A power of two from 64 to 4096.
-    pub block_size: u32,
-    /// How W's constants are stored.
-    pub constants: ConstantsSpec,
-    /// The type of dX.
-    pub out: DType,
-    /// Whether there is a low-rank term.
-    pub low_rank: bool,
-    /// Whether to add to what is there.
-    pub accumulate: bool,
+    /// What is multiplied.
+    pub product: ProductSpec,
 }
 
 impl Spec for GemmMmaBackwardSpec {
-    /// Parameters: dY, its row stride (u64); codes and constants; M, N, K (u64), N and K multiples of 64; with a low-rank
-    /// term `U[M, rank]`, `A[rank, K]`, A's row stride (u64), rank (u32), a multiple of 16; dX and its row stride. dY and
-    /// codes are aligned to 16 bytes, dY's rows too; U and its rows to 8. Any grid. Needs sm_80.
+    /// Parameters: [`ProductParams`] of dY, `U[M, rank]`, `A[rank, K]` and dX. N and K are multiples of 64. dY and codes are
+    /// aligned to 16 bytes, dY's rows too; U and its rows to 8. Any grid. bf16 needs sm_80.
     fn write(&self, target: Target) -> Result<Written, Error> {
-        module(target, "gemm_mma_backward", THREADS, |k| Body::new(k, self).run())
-    }
-}
-
-impl GemmMmaBackwardSpec {
-    /// Chunks in shared memory at once: as many as 48 KB hold beside the decoded one.
-    fn stages(&self) -> u32 {
-        if self.rows > 32 { 2 } else { 3 }
+        dynamic_module(target, "gemm_mma_backward", THREADS, |k| {
+            let (body, shared) = Body::new(k, self);
+            body.run();
+            shared
+        })
     }
 }
 
@@ -73,28 +61,14 @@ impl GemmMmaBackwardSpec {
 struct Body<'k> {
     k: &'k Kernel,
     spec: &'k GemmMmaBackwardSpec,
-    dy: Ptr<Global>,
-    dy_stride: Reg<B64>,
-    codes: Ptr<Global>,
-    constants: ConstantsParam,
-    /// M, N, K.
-    shape: [Reg<B64>; 3],
-    low_rank: Option<LowRank>,
-    out: Dense,
+    params: ProductParams,
+    ring: Ring<'k>,
     pieces: Pieces,
     decoder: Decoder,
     tile: MmaTile<'k>,
 }
 
-/// `U·A`.
-struct LowRank {
-    u: Ptr<Global>,
-    a: Ptr<Global>,
-    a_stride: Reg<B64>,
-    rank: Reg<B32>,
-}
-
-/// The stages of the pipeline, and the chunk that is multiplied.
+/// The slots of the ring, and decoded chunks: one, or two that take turns.
 struct Pieces {
     dy: Array<U8>,
     codes: Array<U8>,
@@ -114,154 +88,155 @@ struct Sources {
 }
 
 impl<'k> Body<'k> {
-    fn new(k: &'k Kernel, spec: &'k GemmMmaBackwardSpec) -> Self {
-        let (dy, dy_stride) = (k.param_ptr("dy"), k.param_u64("dy_stride"));
-        let codes = k.param_ptr("codes");
-        let constants = ConstantsParam::new(k, &spec.constants);
-        let shape = ["m", "n", "k"].map(|name| k.param_u64(name));
-        let low_rank = spec.low_rank.then(|| LowRank {
-            u: k.param_ptr("u"),
-            a: k.param_ptr("a"),
-            a_stride: k.param_u64("a_stride"),
-            rank: k.param_u32("rank"),
-        });
-        let out = Dense { dtype: spec.out, base: k.param_ptr("out"), stride: k.param_u64("out_stride") };
-        let stages = spec.stages();
-        let pieces = Pieces {
-            dy: k.shared_aligned::<U8>("dy_pieces", (stages * spec.rows * DY_ROW) as usize, 128),
-            codes: k.shared_aligned::<U8>("code_pieces", (stages * CHUNK * CODES_ROW) as usize, 128),
-            scales: k.shared::<F32>("scales", (stages * SCALES) as usize),
-            w: k.shared_aligned::<U8>("w", (CHUNK * W_ROW) as usize, 128),
+    /// And the bytes of dynamic shared memory: 93.5 KB for 128 rows, 41 for 64, 40.5 for 32.
+    fn new(k: &'k Kernel, spec: &'k GemmMmaBackwardSpec) -> (Self, usize) {
+        let params = ProductParams::new(k, &spec.product);
+        let (stages, lag) = match spec.rows {
+            32 => (3, 0),
+            64 => (2, 0),
+            _ => (3, 1),
         };
-        let decoder = Decoder::new(k, spec.values.map(f32::from_bits), THREADS);
+        let mut shared = k.dynamic_shared(128);
+        let pieces = Pieces {
+            dy: shared.array_aligned((stages * spec.rows * DY_ROW) as usize, 128),
+            codes: shared.array_aligned((stages * CHUNK * CODES_ROW) as usize, 128),
+            scales: shared.array((stages * SCALES) as usize),
+            w: shared.array_aligned(((1 + lag) * CHUNK * W_ROW) as usize, 128),
+        };
+        let decoder = Decoder::new(k, spec.product.values.map(f32::from_bits), THREADS);
         k.bar_sync(0);
-        let tile = MmaTile::new(k, spec.rows);
-        Self { k, spec, dy, dy_stride, codes, constants, shape, low_rank, out, pieces, decoder, tile }
+        let blocks = match spec.rows {
+            32 => 2,
+            64 if spec.product.half == Half::Bf16 => 2,
+            _ => 1,
+        };
+        let (ring, tile) = (Ring::new(k, stages, lag), MmaTile::new(k, spec.rows, blocks));
+        (Self { k, spec, params, ring, pieces, decoder, tile }, shared.bytes())
     }
 
     fn run(&self) {
-        let (k, [m, n, cols]) = (self.k, self.shape);
+        let (k, [m, n, cols]) = (self.k, self.params.shape);
         let chunks = k.cvt_u32_u64(k.shr_u64(n, CHUNK.trailing_zeros()));
         self.tile.for_each([m, cols], |origin| {
-            let sums = self.multiply(origin, chunks);
-            if let Some(low_rank) = &self.low_rank {
+            let (sources, sums) = (self.sources(origin), self.tile.zeros());
+            self.multiply(&sources, chunks, &sums);
+            if let Some(low_rank) = &self.params.low_rank {
                 self.add_low_rank(low_rank, origin, &sums);
             }
-            self.tile.store(&self.out, None, self.spec.accumulate, [m, cols], origin, &sums);
+            self.tile.store(&self.params, self.spec.product.accumulate, [m, cols], origin, &sums);
         });
     }
 
-    /// The sums of a tile: fragment after fragment, across first.
-    fn multiply(&self, origin: [Reg<B64>; 2], chunks: Reg<B32>) -> Vec<Sums> {
-        let (k, stages) = (self.k, self.spec.stages());
-        k.section("fill the pipeline");
-        let sources = self.sources(origin);
-        let sums = self.tile.zeros();
-        for stage in 0..stages - 1 {
-            let exists = k.setp_lt_u32(stage, chunks);
-            let scale = self.bring(&sources, k.mov(stage), k.mov(stage), exists);
-            self.bring_scale(scale, k.mov(stage), exists);
+    /// Adds the products of all chunks.
+    fn multiply(&self, sources: &Sources, chunks: Reg<B32>, sums: &[Sums]) {
+        let k = self.k;
+        let bring = |batch: &Batch<'k>, chunk, slot| self.bring(sources, batch, chunk, slot);
+        if self.ring.lag == 0 {
+            return self.ring.for_each(chunks, bring, |_, slot| {
+                self.decode(slot, k.mov(0));
+                k.bar_sync(0);
+                self.multiply_chunk(slot, k.mov(0), sums);
+            });
         }
-        k.section("chunk after chunk");
-        let (chunk, slot) = (k.mov::<B32>(0), k.mov::<B32>(0));
-        let (next, next_slot) = (k.mov::<B32>(stages - 1), k.mov::<B32>(stages - 1));
-        let after = |slot| {
-            let following = k.add_u32(slot, 1);
-            k.selp_b32(0, following, k.setp_eq_u32(following, stages))
-        };
-        k.while_(
-            || k.setp_lt_u32(chunk, chunks),
-            || {
-                k.cp_async_wait_group(stages - 2);
-                k.bar_sync(0);
-                let exists = k.setp_lt_u32(next, chunks);
-                let scale = self.bring(&sources, next, next_slot, exists);
-                self.decode(slot);
-                k.bar_sync(0);
-                self.multiply_chunk(slot, &sums);
-                self.bring_scale(scale, next_slot, exists);
-                for at in [chunk, next] {
-                    k.to(at).add_u32(at, 1);
-                }
-                k.to(slot).mov(after(slot));
-                k.to(next_slot).mov(after(next_slot));
-            },
-        );
-        // The next tile fills the stages anew.
-        k.cp_async_wait_all();
+        let last = k.mov::<B32>(0);
+        self.ring.for_each(chunks, bring, |chunk, slot| {
+            let turn = k.and_b32(chunk, 1);
+            self.decode(slot, turn);
+            k.if_then(k.setp_ne_u32(chunk, 0), || {
+                self.multiply_chunk(self.ring.before(slot), k.xor_b32(turn, 1), sums);
+            });
+            k.to(last).mov(slot);
+        });
+        // The ring's end is a barrier: the last chunk is decoded.
+        k.if_then(k.setp_ne_u32(chunks, 0), || {
+            let turn = k.and_b32(k.sub_u32(chunks, 1), 1);
+            self.multiply_chunk(last, turn, sums);
+        });
         k.bar_sync(0);
-        sums
     }
 
     fn sources(&self, [row0, col0]: [Reg<B64>; 2]) -> Sources {
-        let (k, tid, [m, _, cols]) = (self.k, self.tile.tid, self.shape);
+        let (k, tid, params) = (self.k, self.tile.tid, &self.params);
+        let [m, _, cols] = params.shape;
         let dy = (0..self.spec.rows / 32)
             .map(|i| {
                 let (row, bytes, _) = self.tile.inside(row0, k.add_u32(k.shr_u32(tid, 3), 32 * i), m);
-                let from = k.offset(self.dy, k.shl_b64(k.mul_lo_u64(row, self.dy_stride), 1));
+                let from = k.offset(params.left, k.shl_b64(k.mul_lo_u64(row, params.left_stride), 1));
                 (k.offset(from, k.cvt_u64_u32(k.shl_b32(k.and_b32(tid, 7), 4))), bytes)
             })
             .collect();
         let at = |row: Reg<B32>, col: Reg<B64>| k.mad_lo_u64(k.cvt_u64_u32(row), cols, col);
         let (col, bytes, _) = self.tile.inside(col0, k.shl_b32(k.and_b32(tid, 3), 5), cols);
-        let codes = (k.offset(self.codes, k.shr_u64(at(k.shr_u32(tid, 2), col), 1)), bytes);
+        let codes = (k.offset(params.codes, k.shr_u64(at(k.shr_u32(tid, 2), col), 1)), bytes);
         let (col, _, inside) = self.tile.inside(col0, k.mul_lo_u32(k.and_b32(tid, 1), SPAN), cols);
         let has_scale = k.and_pred(inside, k.setp_lt_u32(tid, SCALES));
         Sources { dy, codes, element: at(k.shr_u32(tid, 1), col), has_scale }
     }
 
-    /// Starts the copies of a chunk, as one group, and loads the constant that this thread is to bring.
-    fn bring(&self, sources: &Sources, chunk: Reg<B32>, slot: Reg<B32>, exists: Reg<Pred>) -> Reg<F32> {
+    /// Starts to bring a chunk: dY, codes, and a constant, which is 0 for columns outside.
+    fn bring(&self, sources: &Sources, batch: &Batch<'_>, chunk: Reg<B32>, slot: Reg<B32>) {
         let (k, tid) = (self.k, self.tile.tid);
+        let (row, unit) = (k.shr_u32(tid, 3), k.and_b32(tid, 7));
+        let place = k.shl_b32(k.xor_b32(unit, k.and_b32(row, 7)), 4);
+        let to = k.element(self.pieces.dy.ptr(k), k.mad_lo_u32(row, DY_ROW, place), 1);
+        let to = k.element(to, slot, self.spec.rows * DY_ROW);
+        let along = k.mul_wide_u32(chunk, DY_ROW);
+        for (i, (from, bytes)) in (0..).zip(&sources.dy) {
+            batch.copy(to.at((32 * i * DY_ROW) as i32), k.offset(*from, along), *bytes);
+        }
+        let to = k.element(self.pieces.codes.ptr(k), tid, 16);
+        let to = k.element(to, slot, CHUNK * CODES_ROW);
+        let elements = k.mul_lo_u64(k.mul_wide_u32(chunk, CHUNK), self.params.shape[2]);
+        let (from, bytes) = sources.codes;
+        batch.copy(to, k.offset(from, k.shr_u64(elements, 1)), bytes);
         let scale = k.var_f32(0.0);
-        k.if_then(exists, || {
-            let (row, unit) = (k.shr_u32(tid, 3), k.and_b32(tid, 7));
-            let place = k.shl_b32(k.xor_b32(unit, k.and_b32(row, 7)), 4);
-            let to = k.element(self.pieces.dy.ptr(k), k.mad_lo_u32(row, DY_ROW, place), 1);
-            let to = k.element(to, slot, self.spec.rows * DY_ROW);
-            let along = k.mul_wide_u32(chunk, DY_ROW);
-            for (i, (from, bytes)) in (0..).zip(&sources.dy) {
-                k.cp_async_cg_16_zfill(to.at((32 * i * DY_ROW) as i32), k.offset(*from, along), *bytes);
-            }
-            let to = k.element(self.pieces.codes.ptr(k), tid, 16);
-            let to = k.element(to, slot, CHUNK * CODES_ROW);
-            let elements = k.mul_lo_u64(k.mul_wide_u32(chunk, CHUNK), self.shape[2]);
-            let (from, bytes) = sources.codes;
-            k.cp_async_cg_16_zfill(to, k.offset(from, k.shr_u64(elements, 1)), bytes);
-            k.if_then(sources.has_scale, || {
-                let element = k.add_u64(sources.element, elements);
-                let block = k.shr_u64(element, self.spec.block_size.trailing_zeros());
-                k.to(scale).mov(self.constants.load(k, block));
-            });
+        k.if_then(sources.has_scale, || {
+            let element = k.add_u64(sources.element, elements);
+            let block = k.shr_u64(element, self.spec.product.block_size.trailing_zeros());
+            k.to(scale).mov(self.params.constants.load(k, block));
         });
-        k.cp_async_commit_group();
-        scale
+        let to = k.element(k.element(self.pieces.scales.ptr(k), tid, 4), slot, 4 * SCALES);
+        batch.put(to, scale, k.setp_lt_u32(tid, SCALES));
     }
 
-    /// Puts a constant where the chunk's decoding finds it; 0 for columns outside.
-    fn bring_scale(&self, scale: Reg<F32>, slot: Reg<B32>, exists: Reg<Pred>) {
+    /// The power of two at the largest finite constant of a chunk, between 2⁻¹²⁶ and 2¹²⁶, and its reciprocal.
+    fn power(&self, slot: Reg<B32>) -> [Reg<F32>; 2] {
         let k = self.k;
-        let brings = k.and_pred(exists, k.setp_lt_u32(self.tile.tid, SCALES));
-        let to = k.element(k.element(self.pieces.scales.ptr(k), self.tile.tid, 4), slot, 4 * SCALES);
-        k.when(brings).st_shared::<F32>(to, scale);
+        let from = k.element(self.pieces.scales.ptr(k), self.tile.lane, 16);
+        let scales = k.ld_shared::<[F32; 4]>(k.element(from, slot, 4 * SCALES));
+        let exponent = |scale: Reg<F32>| {
+            let exponent = k.and_b32(k.f32_to_bits(scale), 0x7f80_0000);
+            k.selp_b32(0, exponent, k.setp_eq_u32(exponent, 0x7f80_0000))
+        };
+        let mut top = scales.map(exponent).into_iter().reduce(|a, b| k.max_u32(a, b)).expect("four");
+        for apart in [16, 8, 4, 2, 1] {
+            top = k.max_u32(top, k.shfl_bfly_b32(top, apart, 31, u32::MAX));
+        }
+        let top = k.min_u32(k.max_u32(top, 1u32 << 23), 253u32 << 23);
+        [k.f32_from_bits(top), k.f32_from_bits(k.sub_u32(254u32 << 23, top))]
     }
 
     /// Decodes a chunk: 32 values a thread.
-    fn decode(&self, slot: Reg<B32>) {
-        let (k, tid) = (self.k, self.tile.tid);
+    fn decode(&self, slot: Reg<B32>, turn: Reg<B32>) {
+        let (k, tid, half) = (self.k, self.tile.tid, self.spec.product.half);
         k.comment("decode: value times constant, rounded once");
         let from = k.element(self.pieces.codes.ptr(k), tid, 16);
         let words = k.ld_shared::<[B32; 4]>(k.element(from, slot, CHUNK * CODES_ROW));
         let scale = k.element(self.pieces.scales.ptr(k), k.shr_u32(tid, 1), 4);
-        let scale = k.ld_shared::<F32>(k.element(scale, slot, 4 * SCALES));
+        let mut scale = k.ld_shared::<F32>(k.element(scale, slot, 4 * SCALES));
+        if half == Half::F16 {
+            let [_, reciprocal] = self.power(slot);
+            scale = k.mul_rn_f32(scale, reciprocal);
+        }
         let (row, quarter) = (k.shr_u32(tid, 2), k.and_b32(tid, 3));
         let to = k.element(self.pieces.w.ptr(k), row, W_ROW);
+        let to = k.element(to, turn, CHUNK * W_ROW);
         let swizzle = self.swizzle(row, k.shr_u32(quarter, 1));
         for (unit, word) in (0..).zip(words) {
             let values: Vec<_> = self.decoder.unpack(k, word, 8);
             let pair = |i: usize| {
                 let [low, high] = [0, 1].map(|odd| k.mul_rn_f32(values[2 * i + odd], scale));
-                k.cvt_rn_bf16x2_f32(high, low).as_b32()
+                half.pack(k, low, high)
             };
             let place = k.xor_b32(k.mad_lo_u32(quarter, 4, unit), swizzle);
             k.st_shared::<[B32; 4]>(k.element(to, place, 16), std::array::from_fn(pair));
@@ -275,16 +250,19 @@ impl<'k> Body<'k> {
     }
 
     /// Adds the products of a chunk.
-    fn multiply_chunk(&self, slot: Reg<B32>, sums: &[Sums]) {
+    fn multiply_chunk(&self, slot: Reg<B32>, turn: Reg<B32>, sums: &[Sums]) {
         let (k, tile, [row, col]) = (self.k, &self.tile, self.tile.corner);
         // Lanes 8i to 8i + 7 give the rows of matrix i of four: 8 rows further down, or 8 columns to the right.
         let (below, right) = (k.and_b32(tile.lane, 15), k.shr_u32(tile.lane, 4));
         let dy = k.element(self.pieces.dy.ptr(k), slot, self.spec.rows * DY_ROW);
         let dy = k.element(dy, k.add_u32(row, below), DY_ROW);
         let dy_place = k.xor_b32(right, k.and_b32(below, 7));
-        let w = k.element(self.pieces.w.ptr(k), below, W_ROW);
+        let w = k.element(self.pieces.w.ptr(k), turn, CHUNK * W_ROW);
+        let w = k.element(w, below, W_ROW);
         let unit = k.add_u32(k.shr_u32(col, 3), right);
         let w_place = k.xor_b32(unit, self.swizzle(below, k.shr_u32(unit, 3)));
+        let f16 = self.spec.product.half == Half::F16;
+        let products = if f16 { &tile.zeros() } else { sums };
         for step in 0..CHUNK / 16 {
             k.comment("sixteen rows of W");
             let from = k.element(dy, k.xor_b32(dy_place, 2 * step), 16);
@@ -295,29 +273,35 @@ impl<'k> Body<'k> {
                 let b = k.ldmatrix_x4_trans(from.at((16 * step * W_ROW) as i32));
                 for (i, &a) in (0..).zip(&a) {
                     for odd in 0..2 {
-                        let sum = sums[(i * ACROSS + 2 * pair + odd) as usize];
+                        let sum = products[(i * ACROSS + 2 * pair + odd) as usize];
                         let b = [b[2 * odd as usize], b[2 * odd as usize + 1]];
                         self.add(sum, a, b);
                     }
                 }
             }
         }
+        if f16 {
+            let [power, _] = self.power(slot);
+            for (sum, product) in sums.iter().flatten().zip(products.iter().flatten()) {
+                k.to(*sum).fma_rn_f32(*product, power, *sum);
+            }
+        }
     }
 
     fn add(&self, sum: Sums, a: [Reg<B32>; 4], b: [Reg<B32>; 2]) {
-        let added = Half::Bf16.multiply(self.k, a, b, sum);
+        let added = self.spec.product.half.multiply(self.k, a, b, sum);
         sum.into_iter().zip(added).for_each(|(sum, added)| self.k.to(sum).mov(added));
     }
 
     /// Adds `U·A`, straight from global memory: it is little and read once a tile. Of 16 terms lane `t` of four takes the
     /// neighbours `4t … 4t + 3`, on both sides.
     fn add_low_rank(&self, low_rank: &LowRank, [row0, col0]: [Reg<B64>; 2], sums: &[Sums]) {
-        let (k, tile, [m, _, cols]) = (self.k, &self.tile, self.shape);
+        let (k, tile, [m, _, cols]) = (self.k, &self.tile, self.params.shape);
         k.section("the low-rank term");
         let ([row, col], rank) = (tile.corner, k.cvt_u64_u32(low_rank.rank));
-        let u_rows = tile.fragment_rows(low_rank.u, rank, [row0, m], row, 2 * tile.down());
-        let stride = k.shl_b64(low_rank.a_stride, 1);
-        let first = k.offset(low_rank.a, k.mul_lo_u64(k.mul_wide_u32(tile.t, 4), stride));
+        let u_rows = tile.fragment_rows(low_rank.left, rank, [row0, m], row, 2 * tile.down());
+        let stride = k.shl_b64(low_rank.right_stride, 1);
+        let first = k.offset(low_rank.right, k.mul_lo_u64(k.mul_wide_u32(tile.t, 4), stride));
         let columns: Vec<(Ptr<Global>, Reg<Pred>)> = (0..ACROSS)
             .map(|j| {
                 let within = k.add_u32(col, k.add_u32(tile.g, 8 * j));
@@ -325,7 +309,7 @@ impl<'k> Body<'k> {
                 (k.offset(first, k.shl_b64(at, 1)), k.setp_lt_u64(at, cols))
             })
             .collect();
-        k.for_range(0, low_rank.rank, RANK as u32, |step| {
+        k.for_range(0, low_rank.rank, RANK, |step| {
             let at = k.mul_wide_u32(step, 2);
             let u: Vec<_> = u_rows
                 .iter()

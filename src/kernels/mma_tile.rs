@@ -3,11 +3,13 @@
 //! A block of 8 warps, 2 down and 4 across, makes tiles of `rows` x 128 elements; a warp `rows/2` x 32 of it, in fragments
 //! of 16 x 8 (PTX ISA §9.7.14.5.8): lane `4g + t` holds the elements `2t` and `2t + 1` of rows `g` and `g + 8`.
 
-use super::dense::Dense;
+use super::product::ProductParams;
 use ptx_asm::{B32, B64, F32, Global, Kernel, Pred, Ptr, Reg};
 
 /// Columns of a tile.
 pub const COLS: u32 = 128;
+/// Rows of tiles that are made together.
+const GROUP: u32 = 8;
 /// Fragments of 8 columns of a warp.
 pub const ACROSS: u32 = COLS / 4 / 8;
 
@@ -32,8 +34,9 @@ pub struct MmaTile<'k> {
 }
 
 impl<'k> MmaTile<'k> {
-    /// The calling thread's.
-    pub fn new(k: &'k Kernel, rows: u32) -> Self {
+    /// The calling thread's. `blocks` are to share an SM: without a word on it ptxas aims at more, and spills.
+    pub fn new(k: &'k Kernel, rows: u32, blocks: u32) -> Self {
+        k.minnctapersm(blocks);
         let tid = k.tid_x();
         let (lane, warp) = (k.and_b32(tid, 31), k.shr_u32(tid, 5));
         let row = k.mul_lo_u32(k.shr_u32(warp, 2), rows / 2);
@@ -52,20 +55,26 @@ impl<'k> MmaTile<'k> {
         (0..self.down() * ACROSS).map(|_| self.k.splat::<F32, 4>(0.0)).collect()
     }
 
-    /// Emits `body` once, to run for each tile of an `[m, n]` matrix that is this block's, column after column. It gets the
-    /// tile's first row and column.
+    /// Emits `body` once, to run for each tile of an `[m, n]` matrix that is this block's. It gets the tile's first row and
+    /// column. Tiles that are made together form groups of up to [`GROUP`] rows of tiles, column after column, so that
+    /// what they read of both matrices is little and stays in L2.
     pub fn for_each(&self, [m, n]: [Reg<B64>; 2], body: impl FnOnce([Reg<B64>; 2])) {
         let k = self.k;
-        k.section("this block's tiles, column after column");
+        k.section("this block's tiles");
         let tiles = |len, size: u32| k.shr_u64(k.add_u64(len, u64::from(size - 1)), size.trailing_zeros());
-        let down = tiles(m, self.rows);
-        let total = k.mul_lo_u64(down, tiles(n, COLS));
+        let (down, across) = (tiles(m, self.rows), tiles(n, COLS));
+        let total = k.mul_lo_u64(down, across);
+        let in_group = k.shl_b64(across, GROUP.trailing_zeros());
         let tile = k.cvt_u64_u32(k.ctaid_x());
         k.while_(
             || k.setp_lt_u64(tile, total),
             || {
-                let column = k.div_u64(tile, down);
-                let row = k.sub_u64(tile, k.mul_lo_u64(column, down));
+                let group = k.div_u64(tile, in_group);
+                let within = k.sub_u64(tile, k.mul_lo_u64(group, in_group));
+                let first = k.shl_b64(group, GROUP.trailing_zeros());
+                let rows = k.min_u64(k.sub_u64(down, first), u64::from(GROUP));
+                let column = k.div_u64(within, rows);
+                let row = k.add_u64(first, k.sub_u64(within, k.mul_lo_u64(column, rows)));
                 body([k.shl_b64(row, self.rows.trailing_zeros()), k.shl_b64(column, COLS.trailing_zeros())]);
                 k.to(tile).add_u64(tile, k.cvt_u64_u32(k.nctaid_x()));
             },
@@ -107,17 +116,16 @@ impl<'k> MmaTile<'k> {
         (0..places).map(row).collect()
     }
 
-    /// Writes a tile of an `[m, n]` matrix, `bias` added, and what is there if `accumulate`.
+    /// Writes a tile of an `[m, n]` matrix, the bias added if there is one, and what is there if `accumulate`.
     pub fn store(
         &self,
-        out: &Dense,
-        bias: Option<&Dense>,
+        params: &ProductParams,
         accumulate: bool,
         [m, n]: [Reg<B64>; 2],
         [row0, col0]: [Reg<B64>; 2],
         sums: &[Sums],
     ) {
-        let (k, [row, col]) = (self.k, self.corner);
+        let (k, [row, col], out) = (self.k, self.corner, &params.out);
         k.section("store");
         for j in 0..ACROSS {
             for odd in 0..2u32 {
@@ -125,7 +133,7 @@ impl<'k> MmaTile<'k> {
                 let col = k.add_u64(col0, k.cvt_u64_u32(k.add_u32(col, within)));
                 k.if_then(k.setp_lt_u64(col, n), || {
                     let zero = k.mov::<B64>(0);
-                    let bias = bias.map(|bias| bias.load(k, zero, col, None));
+                    let bias = params.bias.as_ref().map(|bias| bias.load(k, zero, col, None));
                     for i in 0..2 * self.down() {
                         let within = k.add_u32(self.g, 8 * i);
                         let row = k.add_u64(row0, k.cvt_u64_u32(k.add_u32(row, within)));

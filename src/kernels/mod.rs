@@ -9,10 +9,16 @@
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
+//! | [`split_sum`] | the sum of a product's parts |
+//! | [`gemm_low_rank`] | the adapter's own products on tensor cores |
+//! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
-//! | [`mma_tile`] | the tiles of products on tensor cores |
+//! | [`product`] | spec and parameters of products on tensor cores |
+//! | [`mma_tile`] | their tiles |
+//! | [`ring`] | chunks in shared memory, brought ahead of their use |
+//! | [`staged`] | dense 16-bit matrices in a ring |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
@@ -24,6 +30,7 @@
 
 pub mod adamw;
 pub mod blockwise8;
+pub mod cast;
 pub mod catalogue;
 pub mod constants;
 pub mod decode;
@@ -31,11 +38,16 @@ pub mod dense;
 pub mod dequantize;
 pub mod double_quantize;
 pub mod gemm;
+pub mod gemm_low_rank;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
 pub mod mma_tile;
+pub mod product;
 pub mod quantize;
+pub mod ring;
 pub mod scale;
+pub mod split_sum;
+pub mod staged;
 pub mod table;
 pub mod tensor;
 pub mod tile;
@@ -89,6 +101,12 @@ pub enum KernelSpec {
     GemmMma(gemm_mma::GemmMmaSpec),
     /// [`gemm_mma_backward`].
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
+    /// [`split_sum`].
+    SplitSum(split_sum::SplitSumSpec),
+    /// [`gemm_low_rank`].
+    GemmLowRank(gemm_low_rank::GemmLowRankSpec),
+    /// [`cast`].
+    Cast(cast::CastSpec),
     /// [`adamw`].
     AdamW(adamw::AdamWSpec),
 }
@@ -122,6 +140,9 @@ any_kernel! {
     Gemm gemm::GemmSpec;
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
+    SplitSum split_sum::SplitSumSpec;
+    GemmLowRank gemm_low_rank::GemmLowRankSpec;
+    Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;
 }
 

@@ -22,8 +22,8 @@ pub(super) fn check_lora(lora: &Lora<'_>, n: usize, k: usize) -> Result<()> {
 }
 
 /// Bytes of workspace that [`gemm_forward`], [`gemm_backward`] and [`super::lora_gradients`] need, at any alignment,
-/// for `m` rows of input, a weight `[n, k]` and an adapter of rank `rank` (0 without). It depends on the context's
-/// number of threads.
+/// for `m` rows of input, a weight `[n, k]` and an adapter of rank `rank` (0 without). It depends on the context:
+/// its number of threads, or its device.
 pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank: usize) -> Result<usize> {
     let too_large =
         || Error::too_large(format!("m {m}, n {n}, k {k} with rank {rank} do not fit the address space"));
@@ -40,6 +40,9 @@ pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank
 ///
 /// X, Y, bias, A and B are f32, f16 or bf16, independently. Products and sums are f32, from W's dequantized f32 values;
 /// Y is rounded once. The weight is decoded in pieces that stay in the cache: it is never written out.
+///
+/// On a GPU, tensor cores multiply 16-bit X: W's values, `s·X·Aᵀ`, and B if it is of another type, are first rounded to X's
+/// type, as automatic mixed precision does; f16 ends at 65504.
 pub fn gemm_forward<'w>(
     context: &Context,
     x: Tensor<'_>,

@@ -13,6 +13,14 @@
 //! `γ(2K + r + 4)·|s|·|X|·|A|ᵀ·|B|ᵀ`, since `(1+γ(a))(1+γ(b)) ≤ 1 + γ(a+b)` (Lemma 3.3). Nothing else enters: the
 //! inputs are normal numbers whose products do not underflow by more than the subnormal term, which is added once a
 //! product.
+//!
+//! Where operands are rounded to 16 bits before they are multiplied, an [`Allowance`] comes on top. Rounding to a type of
+//! unit roundoff u and smallest normal number f is off by at most `u·(|v| + f)`, subnormals included. So with B and T
+//! rounded their term is off by at most `(|T| + f)·(|B| + f)ᵀ` times `u` for one of them, `2u + u²` for both.
+//!
+//! In T, U and the gradients, f32 is taken as the sum of two bf16 numbers: the second leaves out at most u of what the first
+//! does, which is at most u of the whole, where `u = 2⁻⁸`. If the other matrix is f16, it is such a sum, too, exact; but the
+//! product of both second ones, at most `u·u(1+u)` of the whole, is left out.
 
 use super::*;
 use qlora_kernels::{Context, Lora, QuantizedMatrix, ops};
@@ -20,16 +28,40 @@ use qlora_kernels::{Context, Lora, QuantizedMatrix, ops};
 /// An adapter: A, B and the scale.
 pub type Adapter<'a> = (&'a Matrix, &'a Matrix, f32);
 
+/// What a product may be off beyond sums in f32.
+#[derive(Clone, Copy)]
+pub struct Allowance {
+    /// Of the terms with W, relative to their magnitude.
+    pub base: f64,
+    /// Weights smaller than this round as if they were this, the largest constant being about 1.
+    pub base_floor: f64,
+    /// Of the adapter's terms.
+    pub adapter: f64,
+    /// Their operands likewise: the smallest normal number of the type.
+    pub adapter_floor: f64,
+    /// Unit roundoffs of one addition, in units of f32's.
+    pub additions: usize,
+}
+
+impl Allowance {
+    /// Nothing is rounded before it is multiplied.
+    pub const NONE: Self =
+        Self { base: 0.0, base_floor: 0.0, adapter: 0.0, adapter_floor: 0.0, additions: 1 };
+}
+
 /// Something that can do what is tested. Outputs are replaced, or added to.
 pub trait Products {
-    /// What the forward product may be off beyond f32 arithmetic, relative to the magnitude of its terms; and the unit
-    /// roundoffs, in units of f32's, of one addition.
-    fn forward_allowance(&self, _case: &Case) -> (f64, usize) {
-        (0.0, 1)
+    /// For the forward product.
+    fn forward_allowance(&self, _case: &Case) -> Allowance {
+        Allowance::NONE
     }
-    /// The same for the backward product.
-    fn backward_allowance(&self, _case: &Case) -> (f64, usize) {
-        (0.0, 1)
+    /// For the backward product.
+    fn backward_allowance(&self, _case: &Case) -> Allowance {
+        Allowance::NONE
+    }
+    /// For dA and dB.
+    fn gradient_allowance(&self, _case: &Case) -> [Allowance; 2] {
+        [Allowance::NONE; 2]
     }
     fn forward(
         &self,
@@ -149,23 +181,20 @@ fn gamma(n: usize) -> f64 {
     nu / (1.0 - nu)
 }
 
-/// Holds `actual` to `exact`, where f32 arithmetic of depth `depth` on terms of total `magnitude` is allowed.
-fn within(actual: &Matrix, exact: &M64, magnitude: &M64, depth: usize) -> Result<(), TestCaseError> {
-    within_allowance(actual, exact, magnitude, depth, 0.0)
-}
-
-/// The same, with operands that were off by the relative error `extra` before.
-fn within_allowance(
+/// Holds `actual` to `exact`, where f32 arithmetic of depth `depth` on terms of total `magnitude` is allowed, and the
+/// operands' rounding before it.
+fn within(
     actual: &Matrix,
     exact: &M64,
     magnitude: &M64,
     depth: usize,
-    extra: f64,
+    rounding: &M64,
 ) -> Result<(), TestCaseError> {
     let (roundoff, tiny) = unit_roundoff(actual.view().dtype());
     for (i, &value) in actual.values().iter().enumerate() {
-        let relative = gamma(depth) * (1.0 + extra) + extra;
-        let arithmetic = relative * magnitude.data[i] + depth as f64 * 2f64.powi(-149);
+        let rounding = rounding.data[i];
+        let sums = gamma(depth) * (magnitude.data[i] + rounding) + depth as f64 * 2f64.powi(-149);
+        let arithmetic = sums + rounding;
         let bound = arithmetic + roundoff * (exact.data[i].abs() + arithmetic) + tiny;
         let error = (f64::from(value) - exact.data[i]).abs();
         prop_assert!(
@@ -200,28 +229,74 @@ pub fn any_case(limit: usize) -> impl Strategy<Value = Case> {
         })
 }
 
+/// No adapter, or one of any rank, whole steps of 16 among them.
+fn any_rank() -> impl Strategy<Value = Option<usize>> {
+    prop_oneof![Just(None), (1usize..=4).prop_map(|steps| Some(16 * steps)), (1usize..=70).prop_map(Some)]
+}
+
+/// Shapes that the forward kernels on tensor cores take: whole chunks of K; any M, N and rank, and any adapter.
+pub fn any_mma_case(most: [usize; 3], halves: &'static [DType]) -> impl Strategy<Value = Case> {
+    let types = (prop::sample::select(halves), any_dtype(), any_dtype(), any_dtype());
+    let shape = (1..=most[0], 1..=most[1], 1..=most[2], any_rank());
+    let rest = (any_codebook(), any_constants(), 6u32..=12, types, any::<u64>());
+    (shape, rest).prop_map(|((m, n, chunks, rank), (codebook, constants, log, types, seed))| {
+        let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
+        let (half, out, a, b) = types;
+        // X, dY, bias and Y, A and dX, B.
+        let dtypes = [half, out, out, a, b];
+        Case { m, n, k: 64 * chunks, rank, spec, dtypes, gap: 0, seed, threads: 1 }
+    })
+}
+
+/// Shapes that the backward kernels on tensor cores take: 16-bit dY, whole chunks of N, whole spans of K; any M and rank,
+/// and any adapter.
+pub fn any_backward_case(most: [usize; 3], halves: &'static [DType]) -> impl Strategy<Value = Case> {
+    let shape = (1..=most[0], 1..=most[1], 1..=most[2], any_rank());
+    let types = (prop::sample::select(halves), any_dtype(), any_dtype());
+    let rest = (any_codebook(), any_constants(), 6u32..=12, types, any::<u64>());
+    (shape, rest).prop_map(|((m, chunks, spans, rank), (codebook, constants, log, types, seed))| {
+        let spec = QuantSpec::new(codebook, 1 << log).with_constants(constants);
+        let (half, a, other) = types;
+        // X, dY, bias and Y, A and dX, B.
+        let dtypes = [other, half, other, a, other];
+        Case { m, n: 64 * chunks, k: 64 * spans, rank, spec, dtypes, gap: 0, seed, threads: 1 }
+    })
+}
+
 impl Case {
     /// Whether the forward product is one for tensor cores: 16-bit X, whole chunks of K, blocks that do not end inside one.
     pub fn tensor_cores(&self) -> bool {
         self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
-    /// Whether the backward product is one: bf16 dY, whole chunks of N, rows of W in whole spans, blocks no shorter.
+    /// Whether the backward product is one: 16-bit dY, whole chunks of N, rows of W in whole spans, blocks no shorter.
     pub fn tensor_cores_backward(&self) -> bool {
-        self.dtypes[1] == DType::Bf16
+        self.dtypes[1] != DType::F32
             && [self.n, self.k].iter().all(|size| size.is_multiple_of(64))
             && self.spec.block_size >= 64
     }
 
-    fn matrix(&self, which: usize, rows: usize, cols: usize) -> Matrix {
+    /// Whether X (0) or dY (1) is one for tensor cores in the adapter's own products: 16 bits, rows of whole 16-byte pieces.
+    pub fn is_long(&self, which: usize) -> bool {
+        let cols = [self.k, self.n][which];
+        self.dtypes[which] != DType::F32 && [cols, self.gap].iter().all(|size| size.is_multiple_of(8))
+    }
+
+    pub fn matrix(&self, which: usize, rows: usize, cols: usize) -> Matrix {
         let values = numbers(rows * cols, self.seed.wrapping_add(which as u64 * 977), &[]);
         Matrix::new(self.dtypes[which % 5], &values, rows, cols, self.gap)
     }
 
     /// Forward, backward and gradients.
     pub fn check(&self, device: &impl Products) -> Result<(), TestCaseError> {
+        self.check_products(device)?;
+        self.check_gradients(device)
+    }
+
+    /// Forward and backward.
+    fn check_products(&self, device: &impl Products) -> Result<(), TestCaseError> {
         let Case { m, n, k, .. } = *self;
-        let (rank, scale) = (self.rank.unwrap_or(0), 0.37f32);
+        let (rank, scale) = (self.rank.unwrap_or(0), SCALE);
         let cpu = Context::cpu();
         let weight = numbers(n * k, self.seed ^ 5, &[]);
         let q = QuantizedMatrix::quantize(&cpu, Tensor::new(&weight, n, k).unwrap(), &self.spec).unwrap();
@@ -231,45 +306,74 @@ impl Case {
         let (x, dy, bias) = (self.matrix(0, m, k), self.matrix(1, m, n), self.matrix(2, 1, n));
         let (a, b) = (self.matrix(3, rank, k), self.matrix(4, n, rank));
         let (x64, dy64, a64, b64) = (M64::of(&x), M64::of(&dy), M64::of(&a), M64::of(&b));
-        let s = f64::from(scale);
         let adapter = self.rank.map(|_| (&a, &b, scale));
         let ones = M64 { rows: m, cols: 1, data: vec![1.0; m] };
         let depth = |inner: usize| inner + if rank > 0 { inner + rank + 4 } else { 4 };
+        let rounding = |allowance: Allowance, base: &M64, left: &M64, right: &M64| {
+            let [left, right] = [left, right].map(|m| m.map(|v| v.abs() + allowance.adapter_floor));
+            let adapter = left.mul(&right).map(|v| v * allowance.adapter);
+            base.map(|v| v * allowance.base).add(&adapter)
+        };
 
         let mut y = Matrix::zeros(self.dtypes[2], m, n, self.gap);
         device.forward(&x, &q, &bias, adapter, &mut y);
-        let low = x64.mul(&a64.t()).map(|v| v * s);
+        let (low, low_abs) = low_rank(&x64, &a64.t());
         let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(&bias)));
-        let low_abs = x64.abs().mul(&a64.abs().t()).map(|v| v * s);
-        let magnitude = x64.abs().mul(&w.abs().t()).add(&low_abs.mul(&b64.abs().t()));
-        let (extra, additions) = device.forward_allowance(self);
-        let terms = magnitude.add(&ones.mul(&M64::of(&bias).abs()));
-        within_allowance(&y, &exact, &terms, additions * depth(k), extra)?;
+        let base = x64.abs().mul(&w.abs().t());
+        let terms = base.add(&low_abs.mul(&b64.abs().t())).add(&ones.mul(&M64::of(&bias).abs()));
+        let allowance = device.forward_allowance(self);
+        let rounding_y = rounding(allowance, &base, &low_abs, &b64.t());
+        within(&y, &exact, &terms, allowance.additions * depth(k), &rounding_y)?;
 
-        let up = dy64.mul(&b64).map(|v| v * s);
-        let up_abs = dy64.abs().mul(&b64.abs()).map(|v| v * s);
+        let (up, up_abs) = low_rank(&dy64, &b64);
         let exact = dy64.mul(&w).add(&up.mul(&a64));
-        let magnitude = dy64.abs().mul(&w.abs()).add(&up_abs.mul(&a64.abs()));
-        let (extra, additions) = device.backward_allowance(self);
+        let allowance = device.backward_allowance(self);
+        let base = dy64.abs().mul(&w.map(|v| v.abs() + allowance.base_floor));
+        let magnitude = base.add(&up_abs.mul(&a64.abs()));
+        let rounding_dx = rounding(allowance, &base, &up_abs, &a64);
         for accumulate in [false, true] {
             let mut dx = self.matrix(3, m, k);
             let old = M64::of(&dx).map(|v| if accumulate { v } else { 0.0 });
             device.backward(&dy, &q, adapter, &mut dx, accumulate);
             let (exact, magnitude) = (exact.add(&old), magnitude.add(&old.abs()));
-            within_allowance(&dx, &exact, &magnitude, additions * depth(n), extra)?;
-        }
-
-        let Some(adapter) = adapter else { return Ok(()) };
-        for accumulate in [false, true] {
-            let (mut da, mut db) = (self.matrix(4, rank, k), self.matrix(0, n, rank));
-            let old = if accumulate { 1.0 } else { 0.0 };
-            let (old_a, old_b) = (M64::of(&da).map(|v| v * old), M64::of(&db).map(|v| v * old));
-            device.gradients(&x, &dy, adapter, [&mut da, &mut db], accumulate);
-            let magnitude = up_abs.t().mul(&x64.abs()).add(&old_a.abs());
-            within(&da, &up.t().mul(&x64).add(&old_a), &magnitude, n + m + 4)?;
-            let magnitude = dy64.abs().t().mul(&low_abs).add(&old_b.abs());
-            within(&db, &dy64.t().mul(&low).add(&old_b), &magnitude, k + m + 4)?;
+            within(&dx, &exact, &magnitude, allowance.additions * depth(n), &rounding_dx)?;
         }
         Ok(())
     }
+
+    /// The adapter's gradients, if there is one.
+    pub fn check_gradients(&self, device: &impl Products) -> Result<(), TestCaseError> {
+        let Case { m, n, k, .. } = *self;
+        let Some(rank) = self.rank else { return Ok(()) };
+        let (x, dy) = (self.matrix(0, m, k), self.matrix(1, m, n));
+        let (a, b) = (self.matrix(3, rank, k), self.matrix(4, n, rank));
+        let (x64, dy64) = (M64::of(&x), M64::of(&dy));
+        let (low, low_abs) = low_rank(&x64, &M64::of(&a).t());
+        let (up, up_abs) = low_rank(&dy64, &M64::of(&b));
+        let exact = [up.t().mul(&x64), dy64.t().mul(&low)];
+        let magnitudes = [up_abs.t().mul(&x64.abs()), dy64.abs().t().mul(&low_abs)];
+        let allowances = device.gradient_allowance(self);
+        for accumulate in [false, true] {
+            let mut out = [self.matrix(4, rank, k), self.matrix(0, n, rank)];
+            let old = out.each_ref().map(|m| M64::of(m).map(|v| if accumulate { v } else { 0.0 }));
+            device.gradients(&x, &dy, (&a, &b, SCALE), out.each_mut(), accumulate);
+            for i in 0..2 {
+                let Allowance { adapter, additions, .. } = allowances[i];
+                let (exact, magnitude) = (exact[i].add(&old[i]), magnitudes[i].add(&old[i].abs()));
+                let depth = [n, k][i] + m + 4;
+                let rounding = magnitudes[i].map(|v| v * adapter);
+                within(&out[i], &exact, &magnitude, additions * depth, &rounding)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The scale of the adapters.
+const SCALE: f32 = 0.37;
+
+/// T or U, and a bound of its magnitude.
+fn low_rank(long: &M64, narrow: &M64) -> (M64, M64) {
+    let scale = |m: M64| m.map(|v| v * f64::from(SCALE));
+    (scale(long.mul(narrow)), scale(long.abs().mul(&narrow.abs())))
 }

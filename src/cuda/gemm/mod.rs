@@ -7,9 +7,11 @@
 //! |---|---|
 //! | [`mma`] | 16-bit activations on tensor cores |
 //! | [`simt`] | any dtype, shape and alignment |
-//! | [`low_rank`] | T and U |
+//! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
+//! | [`cast`] | matrices in 16 bits |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
 
+pub mod cast;
 pub mod low_rank;
 pub mod mma;
 pub mod simt;
@@ -17,6 +19,7 @@ pub mod workspace;
 
 use super::device::{Cuda, Queue};
 use super::launch::Args;
+use super::lora_gradients;
 use crate::error::Result;
 use crate::format::CodebookTable;
 use crate::view::{BufferMut, ConstantsView, Lora, Quantized, Tensor, TensorMut};
@@ -45,8 +48,10 @@ impl Weight<'_> {
 }
 
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
-pub fn workspace_size(_device: &Cuda, [m, _n, _k]: [usize; 3], rank: usize) -> Option<usize> {
-    workspace::size(&[low_rank::bytes(m, rank)])
+pub fn workspace_size(cuda: &Cuda, [m, n, k]: [usize; 3], rank: usize) -> Option<usize> {
+    let forward = workspace::size(&low_rank::term_bytes(cuda, m, k, n, rank))?;
+    let backward = workspace::size(&low_rank::term_bytes(cuda, m, n, k, rank))?;
+    Some(forward.max(backward).max(lora_gradients::workspace_size(cuda, [m, n, k], rank)?))
 }
 
 /// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
@@ -64,7 +69,7 @@ pub fn forward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
-    match mma::half(queue, x, w, lora) {
+    match mma::takes(queue, x, w) {
         Some(half) => mma::forward(queue, half, x, w, bias, lora, y, workspace),
         None => simt::forward(queue, x, w, bias, lora, y, workspace),
     }
@@ -85,8 +90,8 @@ pub fn backward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
-    match mma::takes_backward(queue, dy, w, lora) {
-        true => mma::backward(queue, dy, w, lora, dx, accumulate, workspace),
-        false => simt::backward(queue, dy, w, lora, dx, accumulate, workspace),
+    match mma::takes_backward(queue, dy, w) {
+        Some(half) => mma::backward(queue, half, dy, w, lora, dx, accumulate, workspace),
+        None => simt::backward(queue, dy, w, lora, dx, accumulate, workspace),
     }
 }

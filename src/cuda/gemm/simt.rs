@@ -121,8 +121,8 @@ pub fn forward(
     let Some(lora) = lora else {
         return multiply(queue, &[base], to);
     };
-    let t = down_projection(queue, x, lora, DType::F32, workspace)?;
-    let adapter = (Operand::along(&t.as_tensor()), Operand::along(&lora.b), lora.rank());
+    let t = down_projection(queue, x, lora, workspace)?;
+    let adapter = (Operand::along(&t), Operand::along(&lora.b), lora.rank());
     multiply(queue, &[base, adapter], to)
 }
 
@@ -141,7 +141,7 @@ pub fn backward(
     let Some(lora) = lora else {
         return multiply(queue, &[base], to);
     };
-    let u = up_projection(queue, dy, lora, DType::F32, workspace)?;
-    let adapter = (Operand::along(&u.as_tensor()), Operand::along(&lora.a).across(), lora.rank());
+    let u = up_projection(queue, dy, lora, workspace)?;
+    let adapter = (Operand::along(&u), Operand::along(&lora.a).across(), lora.rank());
     multiply(queue, &[base, adapter], to)
 }
