@@ -5,7 +5,7 @@
 //! three bits of four codes, once from the lower half of the table and once from the upper; the codes' upper bits, made a
 //! mask of bytes, choose between the two.
 
-use super::tensor::{narrow_pair_bf16, narrow_pair_f16};
+use super::tensor::{narrow_pair_bf16, narrow_pair_f16, widen_pair_bf16, widen_pair_f16};
 use crate::view::DType;
 use half::{bf16, f16};
 use ptx_asm::{B32, F32, Kernel, Reg, Target, lut};
@@ -51,6 +51,23 @@ impl Half {
             Half::F16 => narrow_pair_f16(k, low, high),
             Half::Bf16 => narrow_pair_bf16(k, low, high),
         }
+    }
+
+    /// The same two values, exact.
+    pub fn unpack(self, k: &Kernel, pair: Reg<B32>) -> [Reg<F32>; 2] {
+        match self {
+            Half::F16 => widen_pair_f16(k, pair),
+            Half::Bf16 => widen_pair_bf16(k, pair),
+        }
+    }
+
+    /// Two values as sums of two of this type each, within the square of its unit roundoff: the values rounded, and what
+    /// that leaves of them, rounded. Infinities become NaN.
+    pub fn split(self, k: &Kernel, values: [Reg<F32>; 2]) -> [Reg<B32>; 2] {
+        let first = self.pack(k, values[0], values[1]);
+        let rounded = self.unpack(k, first);
+        let [low, high] = [0, 1].map(|i| k.sub_rn_f32(values[i], rounded[i]));
+        [first, self.pack(k, low, high)]
     }
 
     /// `A[16, 16]·B[16, 8] + C` by a warp, fragments as in PTX ISA §9.7.14.5.8.

@@ -9,6 +9,8 @@
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
+//! | [`split_sum`] | the sum of a product's parts |
+//! | [`gemm_low_rank`] | the adapter's own products on tensor cores |
 //! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
@@ -16,6 +18,7 @@
 //! | [`product`] | spec and parameters of products on tensor cores |
 //! | [`mma_tile`] | their tiles |
 //! | [`ring`] | chunks in shared memory, brought ahead of their use |
+//! | [`staged`] | dense 16-bit matrices in a ring |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
@@ -35,6 +38,7 @@ pub mod dense;
 pub mod dequantize;
 pub mod double_quantize;
 pub mod gemm;
+pub mod gemm_low_rank;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
 pub mod mma_tile;
@@ -42,6 +46,8 @@ pub mod product;
 pub mod quantize;
 pub mod ring;
 pub mod scale;
+pub mod split_sum;
+pub mod staged;
 pub mod table;
 pub mod tensor;
 pub mod tile;
@@ -95,6 +101,10 @@ pub enum KernelSpec {
     GemmMma(gemm_mma::GemmMmaSpec),
     /// [`gemm_mma_backward`].
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
+    /// [`split_sum`].
+    SplitSum(split_sum::SplitSumSpec),
+    /// [`gemm_low_rank`].
+    GemmLowRank(gemm_low_rank::GemmLowRankSpec),
     /// [`cast`].
     Cast(cast::CastSpec),
     /// [`adamw`].
@@ -130,6 +140,8 @@ any_kernel! {
     Gemm gemm::GemmSpec;
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
+    SplitSum split_sum::SplitSumSpec;
+    GemmLowRank gemm_low_rank::GemmLowRankSpec;
     Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;
 }

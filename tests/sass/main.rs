@@ -46,6 +46,9 @@ const BACKWARD: &[&str] = &["LDS.32", "LDG.8", "LDG.32", "STS.32"];
 ///
 /// `gemm_mma*` walks in chunks of 64, a warp with rows/2 x 32 of a tile: rows/32 x 4 fragments, 4 products of 16 x 8 x 16
 /// each, on Turing 8 of half the depth. Forward a warp decodes its columns, backward a block 64 x 128 together.
+///
+/// `gemm_low_rank*` decodes nothing: chunks of 64 terms, a warp with 32 x 32 of a tile, 2 x 4 fragments; twice that where the
+/// narrow matrix comes in two parts, three times where the long one does, too.
 const EXPECTED: &[Expected] = &[
     Expected {
         kernel: "gemm_mma_nf4_f16_fp8_lora_32",
@@ -117,6 +120,12 @@ const EXPECTED: &[Expected] = &[
         producers: None,
         narrow: BACKWARD,
     },
+    Expected { kernel: "gemm_low_rank_t_f16_64", tensor: 64, values: 0, producers: None, narrow: &[] },
+    Expected { kernel: "gemm_low_rank_t_bf16_64", tensor: 32, values: 0, producers: None, narrow: &[] },
+    Expected { kernel: "gemm_low_rank_u_bf16_64", tensor: 32, values: 0, producers: None, narrow: &[] },
+    Expected { kernel: "gemm_low_rank_da_bf16_64", tensor: 64, values: 0, producers: None, narrow: &[] },
+    Expected { kernel: "gemm_low_rank_db_bf16_64", tensor: 64, values: 0, producers: None, narrow: &[] },
+    Expected { kernel: "gemm_low_rank_t_f16_f32_64", tensor: 96, values: 0, producers: None, narrow: &[] },
 ];
 
 /// GPUs whose code is looked at: the first and the most important one that a module serves.

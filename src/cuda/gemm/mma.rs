@@ -1,6 +1,7 @@
 //! The products of 16-bit activations and a quantized weight on tensor cores.
 
 use super::Weight;
+use super::cast::aligned;
 use super::low_rank::Term;
 use super::workspace::Workspace;
 use crate::cuda::device::Queue;
@@ -18,18 +19,13 @@ use crate::view::{DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
 /// The type to compute in, if tensor cores take these activations: 16 bits, in whole 16-byte pieces. Turing has none for bf16.
-fn half(queue: &Queue<'_>, activations: &Tensor<'_>) -> Option<Half> {
+pub fn half(queue: &Queue<'_>, activations: &Tensor<'_>) -> Option<Half> {
     let half = match activations.dtype() {
         DType::F16 => Half::F16,
         DType::Bf16 if queue.target() >= Target::Sm80 => Half::Bf16,
         DType::F32 | DType::Bf16 => return None,
     };
-    whole(activations.address(), 2 * activations.row_stride(), 16).then_some(half)
-}
-
-/// Whether a matrix and its rows start at multiples of `align` bytes.
-fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
-    address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
+    aligned(activations).then_some(half)
 }
 
 /// Whether the type holds the codebook's values to its precision: none overflows or is subnormal.

@@ -8,8 +8,10 @@
 //! | [`mma`] | 16-bit activations on tensor cores |
 //! | [`simt`] | any dtype, shape and alignment |
 //! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
+//! | [`cast`] | matrices in 16 bits |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
 
+pub mod cast;
 pub mod low_rank;
 pub mod mma;
 pub mod simt;
@@ -17,6 +19,7 @@ pub mod workspace;
 
 use super::device::{Cuda, Queue};
 use super::launch::Args;
+use super::lora_gradients;
 use crate::error::Result;
 use crate::format::CodebookTable;
 use crate::view::{BufferMut, ConstantsView, Lora, Quantized, Tensor, TensorMut};
@@ -45,8 +48,10 @@ impl Weight<'_> {
 }
 
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
-pub fn workspace_size(_device: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
-    workspace::size(&low_rank::bytes(shape, rank))
+pub fn workspace_size(cuda: &Cuda, [m, n, k]: [usize; 3], rank: usize) -> Option<usize> {
+    let forward = workspace::size(&low_rank::term_bytes(cuda, m, k, n, rank))?;
+    let backward = workspace::size(&low_rank::term_bytes(cuda, m, n, k, rank))?;
+    Some(forward.max(backward).max(lora_gradients::workspace_size(cuda, [m, n, k], rank)?))
 }
 
 /// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
