@@ -33,6 +33,16 @@ struct Expected {
     narrow: &'static [&'static str],
 }
 
+/// Where all warps do the same: the file, products, codes, narrow accesses.
+const fn one_loop(
+    kernel: &'static str,
+    tensor: usize,
+    values: u32,
+    narrow: &'static [&'static str],
+) -> Expected {
+    Expected { kernel, tensor, values, producers: None, narrow }
+}
+
 const FORWARD: &[&str] = &[
     "LDS.64", // a fragment's codes; two columns' constants
     "LDG.8",  // a constant's code
@@ -50,82 +60,22 @@ const BACKWARD: &[&str] = &["LDS.32", "LDG.8", "LDG.32", "STS.32"];
 /// `gemm_low_rank*` decodes nothing: chunks of 64 terms, a warp with 32 x 32 of a tile, 2 x 4 fragments; twice that where the
 /// narrow matrix comes in two parts, three times where the long one does, too.
 const EXPECTED: &[Expected] = &[
-    Expected {
-        kernel: "gemm_mma_nf4_f16_fp8_lora_32",
-        tensor: 32,
-        values: 64,
-        producers: None,
-        narrow: FORWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_nf4_f16_fp8_lora_64",
-        tensor: 64,
-        values: 64,
-        producers: None,
-        narrow: FORWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_backward_nf4_f16_fp8_lora_32",
-        tensor: 32,
-        values: 32,
-        producers: None,
-        narrow: BACKWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_backward_nf4_f16_fp8_lora_64",
-        tensor: 64,
-        values: 32,
-        producers: None,
-        narrow: BACKWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_nf4_bf16_fp8_lora_32",
-        tensor: 16,
-        values: 64,
-        producers: None,
-        narrow: FORWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_nf4_bf16_fp8_lora_64",
-        tensor: 32,
-        values: 64,
-        producers: None,
-        narrow: FORWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_nf4_bf16_fp8_lora_128",
-        tensor: 64,
-        values: 64,
-        producers: None,
-        narrow: FORWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_32",
-        tensor: 16,
-        values: 32,
-        producers: None,
-        narrow: BACKWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_64",
-        tensor: 32,
-        values: 32,
-        producers: None,
-        narrow: BACKWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_128",
-        tensor: 64,
-        values: 32,
-        producers: None,
-        narrow: BACKWARD,
-    },
-    Expected { kernel: "gemm_low_rank_t_f16_64", tensor: 64, values: 0, producers: None, narrow: &[] },
-    Expected { kernel: "gemm_low_rank_t_bf16_64", tensor: 32, values: 0, producers: None, narrow: &[] },
-    Expected { kernel: "gemm_low_rank_u_bf16_64", tensor: 32, values: 0, producers: None, narrow: &[] },
-    Expected { kernel: "gemm_low_rank_da_bf16_64", tensor: 64, values: 0, producers: None, narrow: &[] },
-    Expected { kernel: "gemm_low_rank_db_bf16_64", tensor: 64, values: 0, producers: None, narrow: &[] },
-    Expected { kernel: "gemm_low_rank_t_f16_f32_64", tensor: 96, values: 0, producers: None, narrow: &[] },
+    one_loop("gemm_mma_nf4_f16_fp8_lora_32", 32, 64, FORWARD),
+    one_loop("gemm_mma_nf4_f16_fp8_lora_64", 64, 64, FORWARD),
+    one_loop("gemm_mma_backward_nf4_f16_fp8_lora_32", 32, 32, BACKWARD),
+    one_loop("gemm_mma_backward_nf4_f16_fp8_lora_64", 64, 32, BACKWARD),
+    one_loop("gemm_mma_nf4_bf16_fp8_lora_32", 16, 64, FORWARD),
+    one_loop("gemm_mma_nf4_bf16_fp8_lora_64", 32, 64, FORWARD),
+    one_loop("gemm_mma_nf4_bf16_fp8_lora_128", 64, 64, FORWARD),
+    one_loop("gemm_mma_backward_nf4_bf16_fp8_lora_32", 16, 32, BACKWARD),
+    one_loop("gemm_mma_backward_nf4_bf16_fp8_lora_64", 32, 32, BACKWARD),
+    one_loop("gemm_mma_backward_nf4_bf16_fp8_lora_128", 64, 32, BACKWARD),
+    one_loop("gemm_low_rank_t_f16_64", 64, 0, &[]),
+    one_loop("gemm_low_rank_t_bf16_64", 32, 0, &[]),
+    one_loop("gemm_low_rank_u_bf16_64", 32, 0, &[]),
+    one_loop("gemm_low_rank_da_bf16_64", 64, 0, &[]),
+    one_loop("gemm_low_rank_db_bf16_64", 64, 0, &[]),
+    one_loop("gemm_low_rank_t_f16_f32_64", 96, 0, &[]),
 ];
 
 /// GPUs whose code is looked at: the first and the most important one that a module serves.
