@@ -4,6 +4,7 @@
 //! three bits of four codes, once from the lower half of the table and once from the upper; another `prmt`, its selector
 //! made of the codes' upper bits, chooses between the two.
 
+use super::table;
 use super::tensor::{narrow_pair_bf16, narrow_pair_f16, widen_pair_bf16, widen_pair_f16};
 use crate::view::DType;
 use half::{bf16, f16};
@@ -95,14 +96,28 @@ pub struct PairDecoder {
 }
 
 impl PairDecoder {
+    /// The 16 values, rounded to `half`, as words.
+    fn words(half: Half, values: [f32; 16]) -> [u32; 8] {
+        let bits = values.map(|value| half.round(value));
+        std::array::from_fn(|word| {
+            let byte = |i: usize| (bits[4 * (word % 4) + i] >> (8 * (word / 4))) as u8;
+            u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+        })
+    }
+
     /// The 16 values, rounded to `half`.
     pub fn new(k: &Kernel, half: Half, values: [f32; 16]) -> Self {
-        let bits = values.map(|value| half.round(value));
-        let bytes = |register: usize, shift: u32| {
-            let byte = |i: usize| (bits[4 * register + i] >> shift) as u8;
-            k.mov::<B32>(u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]))
-        };
-        Self { low: std::array::from_fn(|r| bytes(r, 0)), high: std::array::from_fn(|r| bytes(r, 8)) }
+        let words = Self::words(half, values).map(|word| k.mov::<B32>(word));
+        Self { low: std::array::from_fn(|r| words[r]), high: std::array::from_fn(|r| words[4 + r]) }
+    }
+
+    /// The same for use over and over: by way of shared memory, or ptxas, which would know the words, moves them to registers
+    /// again for every use. All of a block's `threads` take part.
+    pub fn in_registers(k: &Kernel, half: Half, values: [f32; 16], threads: u32) -> Self {
+        let table = table::share(k, "pairs", &Self::words(half, values), threads).ptr(k);
+        k.bar_sync(0);
+        let [low, high] = [0, 16].map(|at| k.ld_shared::<[B32; 4]>(table.at(at)));
+        Self { low, high }
     }
 
     /// The 16 values times `scale`, each rounded once, to `half`.
