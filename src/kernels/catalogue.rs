@@ -11,6 +11,8 @@ use super::gemm::{GemmSpec, OperandSpec, Storage};
 use super::gemm_low_rank::{AdapterMatrix, GemmLowRankSpec};
 use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
+use super::gemm_wgmma::GemmWgmmaSpec;
+use super::gemm_wgmma_backward::GemmWgmmaBackwardSpec;
 use super::product::ProductSpec;
 use super::quantize::QuantizeSpec;
 use super::split_sum::SplitSumSpec;
@@ -42,8 +44,29 @@ impl Entry {
 
 /// The whole catalogue.
 pub fn catalogue() -> Vec<Entry> {
-    TARGETS.into_iter().flat_map(of_target).collect()
+    TARGETS.into_iter().flat_map(of_target).chain(of_hopper()).collect()
 }
+
+/// The kernels that only Hopper runs.
+fn of_hopper() -> Vec<Entry> {
+    let constants = ConstantsSpec::Nested(NestedSpec::Fp8);
+    let forward = product(Half::Bf16, constants, DType::Bf16, Some(DType::Bf16), true, false);
+    let backward = ProductSpec { bias: None, ..forward.clone() };
+    let entry = |name: &str, tokens: u32, spec: KernelSpec| {
+        let file = format!("{name}_nf4_bf16_fp8_lora_{tokens}");
+        Entry { target: Target::Sm90a, file, spec }
+    };
+    let kernels = |tokens| {
+        let (forward, backward) = (forward.clone(), backward.clone());
+        let forward = GemmWgmmaSpec { tokens, product: forward }.into();
+        let backward = GemmWgmmaBackwardSpec { tokens, product: backward }.into();
+        [entry("gemm_wgmma", tokens, forward), entry("gemm_wgmma_backward", tokens, backward)]
+    };
+    WGMMA_TOKENS.into_iter().flat_map(kernels).collect()
+}
+
+/// The tiles that the kernels by `wgmma` have.
+const WGMMA_TOKENS: [u32; 3] = [64, 128, 256];
 
 fn of_target(target: Target) -> Vec<Entry> {
     let mut entries = Vec::new();
@@ -180,6 +203,15 @@ pub fn variants() -> Vec<Entry> {
     let mut add = |target, spec: KernelSpec| {
         entries.push(Entry { target, file: format!("{spec:?}"), spec });
     };
+    for product in products() {
+        for tokens in WGMMA_TOKENS {
+            let accumulate = product.bias.is_some();
+            let product = ProductSpec { accumulate, ..product.clone() };
+            let backward = ProductSpec { bias: None, ..product.clone() };
+            add(Target::Sm90a, GemmWgmmaSpec { tokens, product }.into());
+            add(Target::Sm90a, GemmWgmmaBackwardSpec { tokens, product: backward }.into());
+        }
+    }
     for target in TARGETS {
         for out in [DType::F32, DType::F16, DType::Bf16] {
             for (bias, accumulate) in [(None, true), (Some(DType::F16), false)] {

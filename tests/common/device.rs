@@ -256,9 +256,12 @@ pub fn check(
 impl Products for Gpu {
     /// Tensor cores multiply 16-bit operands: W's values are rounded to X's type, and T, and B if it is of another type.
     /// What they add they may truncate (PTX ISA §9.7.14.5 leaves it open): up to two of f32's unit roundoffs an addition.
+    /// `wgmma` takes values times constants: in f16, those below 2⁻¹⁴ are rounded as subnormals are.
     fn forward_allowance(&self, case: &Case) -> Allowance {
         let [x, _, _, a, b] = case.dtypes;
+        let base_floor = if x == DType::F16 && case.m >= 128 { 2f64.powi(-14) } else { 0.0 };
         let allowance = after(if case.is_long(0) { parts(x, a) } else { 0.0 }, rounded_to(x, b));
+        let allowance = Allowance { base_floor, ..allowance };
         if case.tensor_cores() { allowance } else { Allowance::NONE }
     }
 

@@ -269,10 +269,12 @@ impl Case {
         self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
-    /// Whether the backward product is one: 16-bit dY, whole chunks of N, rows of W in whole spans, blocks no shorter.
+    /// Whether the backward product is one: 16-bit dY, whole chunks of N, of 128 rows or more whole vectors, rows of W in whole
+    /// spans, blocks no shorter.
     pub fn tensor_cores_backward(&self) -> bool {
         self.dtypes[1] != DType::F32
-            && [self.n, self.k].iter().all(|size| size.is_multiple_of(64))
+            && self.n.is_multiple_of(if self.m < 128 { 64 } else { 8 })
+            && self.k.is_multiple_of(64)
             && self.spec.block_size >= 64
     }
 
@@ -319,9 +321,9 @@ impl Case {
         device.forward(&x, &q, &bias, adapter, &mut y);
         let (low, low_abs) = low_rank(&x64, &a64.t());
         let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(&bias)));
-        let base = x64.abs().mul(&w.abs().t());
-        let terms = base.add(&low_abs.mul(&b64.abs().t())).add(&ones.mul(&M64::of(&bias).abs()));
         let allowance = device.forward_allowance(self);
+        let base = x64.abs().mul(&w.map(|v| v.abs() + allowance.base_floor).t());
+        let terms = base.add(&low_abs.mul(&b64.abs().t())).add(&ones.mul(&M64::of(&bias).abs()));
         let rounding_y = rounding(allowance, &base, &low_abs, &b64.t());
         within(&y, &exact, &terms, allowance.additions * depth(k), &rounding_y)?;
 

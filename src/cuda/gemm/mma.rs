@@ -1,20 +1,17 @@
 //! The products of 16-bit activations and a quantized weight on tensor cores.
 
-use super::Weight;
 use super::cast::aligned;
 use super::low_rank::Term;
 use super::workspace::Workspace;
+use super::{Weight, product};
 use crate::cuda::device::Queue;
 use crate::cuda::launch::{Args, Matrix};
 use crate::cuda::memory::Address;
 use crate::error::Result;
-use crate::kernels::constants::ConstantsSpec;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_mma::{CHUNK, GemmMmaSpec};
 use crate::kernels::gemm_mma_backward::{self, GemmMmaBackwardSpec};
 use crate::kernels::mma_tile::tiles;
-use crate::kernels::product::ProductSpec;
-use crate::kernels::table::bits;
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
@@ -112,26 +109,6 @@ pub fn backward(
     let rows = tile_rows(queue, m, k);
     let product = product(half, w, dx, None, lora, accumulate);
     queue.launch(GemmMmaBackwardSpec { rows, product }.into(), tiles(m, k, rows), args)
-}
-
-fn product(
-    half: Half,
-    w: Weight<'_>,
-    out: &TensorMut<'_>,
-    bias: Option<&Tensor<'_>>,
-    lora: Option<&Lora<'_>>,
-    accumulate: bool,
-) -> ProductSpec {
-    ProductSpec {
-        half,
-        values: bits(w.table.values),
-        block_size: w.view.spec.block_size,
-        constants: ConstantsSpec::of(&w.view.spec.constants),
-        out: out.dtype(),
-        bias: bias.map(Tensor::dtype),
-        low_rank: lora.is_some(),
-        accumulate,
-    }
 }
 
 /// The activations, the weight, M, N and K.
