@@ -41,12 +41,12 @@ pub struct Kernel {
     /// Of a tile of the result.
     rows: usize,
     cols: usize,
-    /// Of the inner dimension, in a pass of the main loop.
+    /// Of the inner dimension, brought at a time.
     chunk: usize,
     /// Into how many parts a tile's inner dimension can be cut; from 2 on their sums are added by a second launch.
     splits: &'static [usize],
-    /// The warps of a block, by what they do: a row of SASS.md and how many warps run that loop.
-    warps: &'static [(&'static str, usize)],
+    /// The warps of a block, by what they do.
+    roles: &'static [Role],
     /// Chunks that are asked for before they are needed.
     ahead: usize,
     /// Blocks on an SM at once.
@@ -54,26 +54,52 @@ pub struct Kernel {
     tensor: f64,
 }
 
-/// One kernel a line. `gemm_mma*`: 8 warps, by their registers one block an SM where a tile has 64 or more rows forward.
+/// Warps that run the same loop.
+pub struct Role {
+    /// Its row of SASS.md.
+    row: &'static str,
+    warps: usize,
+    /// Of the inner dimension, in a pass.
+    pass: usize,
+}
+
+/// `gemm_mma*`: 8 warps.
 const fn mma(
     name: &'static str,
     kind: Kind,
     rows: usize,
-    warps: &'static [(&'static str, usize)],
+    roles: &'static [Role],
     ahead: usize,
     blocks: usize,
 ) -> Kernel {
-    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], warps, ahead, blocks, tensor: MMA_SYNC }
+    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], roles, ahead, blocks, tensor: MMA_SYNC }
+}
+
+/// `gemm_wgmma*`: 8 warps multiply, 4 bring data; the weight's codes come two chunks ahead.
+const fn wgmma(name: &'static str, kind: Kind, rows: usize, roles: &'static [Role]) -> Kernel {
+    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], roles, ahead: 2, blocks: 1, tensor: WGMMA }
+}
+
+const fn role(row: &'static str, warps: usize, pass: usize) -> Role {
+    Role { row, warps, pass }
 }
 
 use Kind::{Backward, Forward};
+/// One kernel a line.
+#[rustfmt::skip]
 pub const KERNELS: &[Kernel] = &[
-    mma("mma 32", Forward, 32, &[("gemm_mma_nf4_bf16_fp8_lora_32", 8)], 2, 2),
-    mma("mma 64", Forward, 64, &[("gemm_mma_nf4_bf16_fp8_lora_64", 8)], 3, 1),
-    mma("mma 128", Forward, 128, &[("gemm_mma_nf4_bf16_fp8_lora_128", 8)], 3, 1),
-    mma("mma 32", Backward, 32, &[("gemm_mma_backward_nf4_bf16_fp8_lora_32", 8)], 2, 2),
-    mma("mma 64", Backward, 64, &[("gemm_mma_backward_nf4_bf16_fp8_lora_64", 8)], 1, 2),
-    mma("mma 128", Backward, 128, &[("gemm_mma_backward_nf4_bf16_fp8_lora_128", 8)], 2, 1),
+    mma("mma 32", Forward, 32, &[role("gemm_mma_nf4_bf16_fp8_lora_32", 8, 64)], 2, 2),
+    mma("mma 64", Forward, 64, &[role("gemm_mma_nf4_bf16_fp8_lora_64", 8, 64)], 3, 1),
+    mma("mma 128", Forward, 128, &[role("gemm_mma_nf4_bf16_fp8_lora_128", 8, 64)], 3, 1),
+    mma("mma 32", Backward, 32, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_32", 8, 64)], 2, 2),
+    mma("mma 64", Backward, 64, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_64", 8, 64)], 1, 2),
+    mma("mma 128", Backward, 128, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_128", 8, 64)], 2, 1),
+    wgmma("wgmma 64", Forward, 64, &[role("gemm_wgmma_nf4_bf16_fp8_lora_64", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_64 producers", 4, 128)]),
+    wgmma("wgmma 128", Forward, 128, &[role("gemm_wgmma_nf4_bf16_fp8_lora_128", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_128 producers", 4, 128)]),
+    wgmma("wgmma 256", Forward, 256, &[role("gemm_wgmma_nf4_bf16_fp8_lora_256", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_256 producers", 4, 128)]),
+    wgmma("wgmma 64", Backward, 64, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_64", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_64 producers", 4, 128)]),
+    wgmma("wgmma 128", Backward, 128, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_128", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_128 producers", 4, 128)]),
+    wgmma("wgmma 256", Backward, 256, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_256", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_256 producers", 4, 128)]),
 ];
 
 /// How long, by which kernel, and because of what.
@@ -138,7 +164,8 @@ impl Kernel {
             ("latency", rounds * passes * LATENCY / self.ahead as f64),
         ];
         let clocks = |of: fn(&Loop) -> f64| -> f64 {
-            self.warps.iter().map(|&(name, warps)| warps as f64 * of(&Loop::of(name))).sum()
+            let passes = |role: &Role| (role.warps * self.chunk) as f64 / role.pass as f64;
+            self.roles.iter().map(|role| passes(role) * of(&Loop::of(role.row))).sum()
         };
         let mut add = |part, of: fn(&Loop) -> f64| parts.push((part, work * clocks(of) / CLOCK));
         add("issue", |of| of.count("all") / 4.0);

@@ -33,6 +33,27 @@ struct Expected {
     narrow: &'static [&'static str],
 }
 
+/// Where all warps do the same: the file, products, codes, narrow accesses.
+const fn one_loop(
+    kernel: &'static str,
+    tensor: usize,
+    values: u32,
+    narrow: &'static [&'static str],
+) -> Expected {
+    Expected { kernel, tensor, values, producers: None, narrow }
+}
+
+/// Where some warps bring data and others multiply: codes in the main loop, and in the other.
+const fn two_loops(
+    kernel: &'static str,
+    tensor: usize,
+    values: u32,
+    producers: u32,
+    narrow: &'static [&'static str],
+) -> Expected {
+    Expected { kernel, tensor, values, producers: Some(producers), narrow }
+}
+
 const FORWARD: &[&str] = &[
     "LDS.64", // a fragment's codes; two columns' constants
     "LDG.8",  // a constant's code
@@ -42,7 +63,7 @@ const FORWARD: &[&str] = &[
 /// The block decodes a chunk by a table.
 const BACKWARD: &[&str] = &["LDS.32", "LDG.8", "LDG.32", "STS.32"];
 
-/// A row's codes, two words of them for a lane.
+/// The lane's bytes of a row's 16 values.
 const WGMMA: &[&str] = &["LDS.32"];
 
 /// A line for each kernel with products of tensor cores.
@@ -50,121 +71,34 @@ const WGMMA: &[&str] = &["LDS.32"];
 /// `gemm_mma*` walks in chunks of 64, a warp with rows/2 x 32 of a tile: rows/32 x 4 fragments, 4 products of 16 x 8 x 16
 /// each, on Turing 8 of half the depth. Forward a warp decodes its columns, backward a block 64 x 128 together.
 ///
-/// `gemm_wgmma*` takes 4 products for a chunk of 64. Forward consumers decode, two chunks in a pass, while producers make tables;
-/// backward producers decode, two chunks in a pass, and consumers do nothing but multiply.
+/// `gemm_low_rank*` decodes nothing: chunks of 64 terms, a warp with 32 x 32 of a tile, 2 x 4 fragments; twice that where the
+/// narrow matrix comes in two parts, three times where the long one does, too.
+///
+/// `gemm_wgmma*` has products of 64 x tokens x 16, chunks of 64. Forward a pass is two chunks, of which a consumer decodes its
+/// warpgroup's 64 rows; backward the producers decode, in a pass of two chunks, 64 x 128 each.
 const EXPECTED: &[Expected] = &[
-    Expected {
-        kernel: "gemm_mma_nf4_f16_fp8_lora_32",
-        tensor: 32,
-        values: 64,
-        producers: None,
-        narrow: FORWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_nf4_f16_fp8_lora_64",
-        tensor: 64,
-        values: 64,
-        producers: None,
-        narrow: FORWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_backward_nf4_f16_fp8_lora_32",
-        tensor: 32,
-        values: 32,
-        producers: None,
-        narrow: BACKWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_backward_nf4_f16_fp8_lora_64",
-        tensor: 64,
-        values: 32,
-        producers: None,
-        narrow: BACKWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_nf4_bf16_fp8_lora_32",
-        tensor: 16,
-        values: 64,
-        producers: None,
-        narrow: FORWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_nf4_bf16_fp8_lora_64",
-        tensor: 32,
-        values: 64,
-        producers: None,
-        narrow: FORWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_nf4_bf16_fp8_lora_128",
-        tensor: 64,
-        values: 64,
-        producers: None,
-        narrow: FORWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_32",
-        tensor: 16,
-        values: 32,
-        producers: None,
-        narrow: BACKWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_64",
-        tensor: 32,
-        values: 32,
-        producers: None,
-        narrow: BACKWARD,
-    },
-    Expected {
-        kernel: "gemm_mma_backward_nf4_bf16_fp8_lora_128",
-        tensor: 64,
-        values: 32,
-        producers: None,
-        narrow: BACKWARD,
-    },
-    Expected {
-        kernel: "gemm_wgmma_nf4_bf16_fp8_lora_64",
-        tensor: 8,
-        values: 64,
-        producers: Some(0),
-        narrow: WGMMA,
-    },
-    Expected {
-        kernel: "gemm_wgmma_backward_nf4_bf16_fp8_lora_64",
-        tensor: 4,
-        values: 0,
-        producers: Some(128),
-        narrow: &[],
-    },
-    Expected {
-        kernel: "gemm_wgmma_nf4_bf16_fp8_lora_128",
-        tensor: 8,
-        values: 64,
-        producers: Some(0),
-        narrow: WGMMA,
-    },
-    Expected {
-        kernel: "gemm_wgmma_backward_nf4_bf16_fp8_lora_128",
-        tensor: 4,
-        values: 0,
-        producers: Some(128),
-        narrow: &[],
-    },
-    Expected {
-        kernel: "gemm_wgmma_nf4_bf16_fp8_lora_256",
-        tensor: 8,
-        values: 64,
-        producers: Some(0),
-        narrow: WGMMA,
-    },
-    Expected {
-        kernel: "gemm_wgmma_backward_nf4_bf16_fp8_lora_256",
-        tensor: 4,
-        values: 0,
-        producers: Some(128),
-        narrow: &[],
-    },
+    one_loop("gemm_mma_nf4_f16_fp8_lora_32", 32, 64, FORWARD),
+    one_loop("gemm_mma_nf4_f16_fp8_lora_64", 64, 64, FORWARD),
+    one_loop("gemm_mma_backward_nf4_f16_fp8_lora_32", 32, 32, BACKWARD),
+    one_loop("gemm_mma_backward_nf4_f16_fp8_lora_64", 64, 32, BACKWARD),
+    one_loop("gemm_mma_nf4_bf16_fp8_lora_32", 16, 64, FORWARD),
+    one_loop("gemm_mma_nf4_bf16_fp8_lora_64", 32, 64, FORWARD),
+    one_loop("gemm_mma_nf4_bf16_fp8_lora_128", 64, 64, FORWARD),
+    one_loop("gemm_mma_backward_nf4_bf16_fp8_lora_32", 16, 32, BACKWARD),
+    one_loop("gemm_mma_backward_nf4_bf16_fp8_lora_64", 32, 32, BACKWARD),
+    one_loop("gemm_mma_backward_nf4_bf16_fp8_lora_128", 64, 32, BACKWARD),
+    one_loop("gemm_low_rank_t_f16_64", 64, 0, &[]),
+    one_loop("gemm_low_rank_t_bf16_64", 32, 0, &[]),
+    one_loop("gemm_low_rank_u_bf16_64", 32, 0, &[]),
+    one_loop("gemm_low_rank_da_bf16_64", 64, 0, &[]),
+    one_loop("gemm_low_rank_db_bf16_64", 64, 0, &[]),
+    one_loop("gemm_low_rank_t_f16_f32_64", 96, 0, &[]),
+    two_loops("gemm_wgmma_nf4_bf16_fp8_lora_64", 8, 64, 0, WGMMA),
+    two_loops("gemm_wgmma_nf4_bf16_fp8_lora_128", 8, 64, 0, WGMMA),
+    two_loops("gemm_wgmma_nf4_bf16_fp8_lora_256", 8, 64, 0, WGMMA),
+    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_64", 4, 0, 128, &[]),
+    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_128", 4, 0, 128, &[]),
+    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_256", 4, 0, 128, &[]),
 ];
 
 /// GPUs whose code is looked at: the first and the most important one that a module serves.
