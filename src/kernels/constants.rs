@@ -38,6 +38,13 @@ impl ConstantsSpec {
     }
 }
 
+impl ConstantsSpec {
+    /// Whether they are quantized themselves.
+    pub fn is_nested(&self) -> bool {
+        matches!(self, Self::Nested(_))
+    }
+}
+
 impl NestedSpec {
     /// What it encodes to.
     pub fn encoding(&self) -> Encoding {
@@ -85,6 +92,11 @@ impl NestedDecoder {
         }
     }
 
+    /// The constant of a code. Product and sum are each rounded, as the format says.
+    pub fn constant(&self, k: &Kernel, code: Reg<B32>, scale: Reg<F32>, offset: Reg<F32>) -> Reg<F32> {
+        k.add_rn_f32(k.mul_rn_f32(self.decode(k, code), scale), offset)
+    }
+
     fn decode(&self, k: &Kernel, code: Reg<B32>) -> Reg<F32> {
         match self {
             Self::Fp8 => decode_fp8(k, code),
@@ -125,9 +137,7 @@ impl ConstantsParam {
             Self::Nested { codes, scales, offset, decoder } => {
                 let code = k.ld_global_nc::<U8>(k.offset(*codes, block));
                 let scale = k.ld_global_nc::<F32>(k.offset(*scales, k.shl_b64(k.shr_u64(block, 8), 2)));
-                let value = decoder.decode(k, code);
-                // Product and sum each rounded, as the format says.
-                k.add_rn_f32(k.mul_rn_f32(value, scale), *offset)
+                decoder.constant(k, code, scale, *offset)
             }
         }
     }

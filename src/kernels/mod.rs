@@ -9,6 +9,7 @@
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
+//! | [`gemm_skinny`] | `X·Wᵀ` for few rows of X |
 //! | [`split_sum`] | the sum of a product's parts |
 //! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
@@ -16,6 +17,8 @@
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
 //! | [`product`] | spec and parameters of products on tensor cores |
 //! | [`mma_tile`] | their tiles |
+//! | [`pieces`] | how products with few rows cut W |
+//! | [`raw_constants`] | constants on their way through a ring |
 //! | [`ring`] | chunks in shared memory, brought ahead of their use |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
@@ -38,9 +41,12 @@ pub mod double_quantize;
 pub mod gemm;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
+pub mod gemm_skinny;
 pub mod mma_tile;
+pub mod pieces;
 pub mod product;
 pub mod quantize;
+pub mod raw_constants;
 pub mod ring;
 pub mod scale;
 pub mod split_sum;
@@ -97,6 +103,8 @@ pub enum KernelSpec {
     GemmMma(gemm_mma::GemmMmaSpec),
     /// [`gemm_mma_backward`].
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
+    /// [`gemm_skinny`].
+    GemmSkinny(gemm_skinny::GemmSkinnySpec),
     /// [`split_sum`].
     SplitSum(split_sum::SplitSumSpec),
     /// [`cast`].
@@ -134,6 +142,7 @@ any_kernel! {
     Gemm gemm::GemmSpec;
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
+    GemmSkinny gemm_skinny::GemmSkinnySpec;
     SplitSum split_sum::SplitSumSpec;
     Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;

@@ -44,6 +44,11 @@ impl Batch<'_> {
         self.late.borrow_mut().push(Late::Vector(to.into(), values));
     }
 
+    /// Brings a word: `bytes` of it, at most 4, and zeros. From sm_80 on.
+    pub fn copy_word(&self, to: impl Into<Addr<Shared>>, from: Ptr<Global>, bytes: Reg<B32>) {
+        self.k.cp_async_ca_4_zfill(to, from, bytes);
+    }
+
     /// Brings a value that has just been loaded, where `guard` holds.
     pub fn put(&self, to: impl Into<Addr<Shared>>, value: Reg<F32>, guard: Reg<Pred>) {
         self.late.borrow_mut().push(Late::Word(to.into(), value, guard));

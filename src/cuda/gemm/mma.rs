@@ -118,7 +118,8 @@ pub fn backward(
     queue.launch(GemmMmaBackwardSpec { rows, product }.into(), tiles(m, k, rows), args)
 }
 
-fn product(
+/// What a kernel is written for.
+pub(super) fn product(
     half: Half,
     w: Weight<'_>,
     out: &TensorMut<'_>,
@@ -139,7 +140,7 @@ fn product(
 }
 
 /// The activations, the weight, M, N and K.
-fn operands(activations: &Tensor<'_>, w: Weight<'_>) -> Args {
+pub(super) fn operands(activations: &Tensor<'_>, w: Weight<'_>) -> Args {
     let args = w.args(Args::new().pointer(activations).number(Matrix::row_stride(&activations)));
     args.number(activations.rows() as u64).number(w.view.rows as u64).number(w.view.cols as u64)
 }

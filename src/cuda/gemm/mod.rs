@@ -6,6 +6,8 @@
 //! | file | what |
 //! |---|---|
 //! | [`mma`] | 16-bit activations on tensor cores |
+//! | [`skinny`] | the same for few rows |
+//! | [`skinny_plan`] | how these are cut for a device |
 //! | [`simt`] | any dtype, shape and alignment |
 //! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
@@ -13,6 +15,8 @@
 pub mod low_rank;
 pub mod mma;
 pub mod simt;
+pub mod skinny;
+pub mod skinny_plan;
 pub mod workspace;
 
 use super::device::{Cuda, Queue};
@@ -45,8 +49,9 @@ impl Weight<'_> {
 }
 
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
-pub fn workspace_size(_device: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
-    workspace::size(&low_rank::bytes(shape, rank))
+pub fn workspace_size(device: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
+    let [low, low_half, matrix] = low_rank::bytes(shape, rank);
+    workspace::size(&[low, low_half, matrix, skinny::bytes(device.size(), shape)])
 }
 
 /// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
@@ -64,6 +69,9 @@ pub fn forward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
+    if let Some(how) = skinny::takes(queue, x, w) {
+        return skinny::forward(queue, how, x, w, bias, lora, y, workspace);
+    }
     match mma::takes(queue, x, w) {
         Some(half) => mma::forward(queue, half, x, w, bias, lora, y, workspace),
         None => simt::forward(queue, x, w, bias, lora, y, workspace),
