@@ -1,40 +1,111 @@
-//! Products with few rows on tensor cores, against f64; their traffic, counted.
+//! Products with few rows on tensor cores, against f64; their traffic, counted. Run with `--nocapture` to see the counts.
 
 mod common;
 
 use common::device::*;
 use common::products::*;
-use common::*;
 use proptest::prelude::*;
-use ptx_sim::{Installed, counters, reset_counters};
+use ptx_sim::{Installed, Stats, counters, reset_counters};
 use qlora_kernels::{Codebook, Constants, DType, QuantSpec};
+use std::sync::{Mutex, MutexGuard};
 
 const HALVES: &[DType] = &[DType::F16, DType::Bf16];
 
-/// A simulated device of so many SMs.
-fn gpu(sm_count: u32) -> Gpu {
+/// A simulated device of so many SMs, one at a time.
+fn gpu(sm_count: u32) -> (MutexGuard<'static, ()>, Gpu) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let guard = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Installed::Simulator = ptx_sim::install() {
         ptx_sim::configure(&ptx_sim::Config { sm_count, ..ptx_sim::config() });
     }
-    Gpu::new()
+    (guard, Gpu::new())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn forward(case in any_mma_case([64, 300, 12], HALVES)) {
-        check_kernel(&gpu(2), &case, "gemm_skinny", 1)?;
+    fn forward(case in any_mma_case([64, 300, 9], HALVES)) {
+        let (_guard, gpu) = gpu(2);
+        check_kernel(&gpu, &case, "gemm_skinny", 1)?;
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(6))]
 
-    /// K is split over blocks.
+    /// So few tiles that K is split over blocks.
     #[test]
     fn split_forward(case in any_mma_case([20, 40, 1], HALVES), chunks in 200usize..300) {
+        let (_guard, gpu) = gpu(132);
         let case = Case { k: 64 * chunks, ..case };
-        check_kernel(&gpu(132), &case, "split_sum", 1)?;
+        check_kernel(&gpu, &case, "split_sum", 1)?;
+    }
+}
+
+/// NF4 in blocks of 64, bf16, no adapter.
+fn plain(m: usize, n: usize, k: usize) -> Case {
+    let spec = QuantSpec::new(Codebook::Nf4, 64).with_constants(Constants::Fp8);
+    Case { m, n, k, rank: None, spec, dtypes: [DType::Bf16; 5], gap: 0, seed: 1, threads: 1 }
+}
+
+/// What a kernel's first launch did.
+fn counted(gpu: &Gpu, case: &Case, kernel: &str) -> Option<Stats> {
+    reset_counters();
+    case.check(gpu).unwrap();
+    gpu.stream.synchronize().unwrap();
+    let Installed::Simulator = ptx_sim::install() else { return None };
+    Some(counters().launches.into_iter().find(|launch| launch.kernel == kernel).unwrap().stats)
+}
+
+/// Nothing conflicts in shared memory, W's codes are read once, all of W and X 16 bytes at a time.
+#[test]
+fn forward_traffic_is_as_planned() {
+    let (_guard, gpu) = gpu(4);
+    for m in [1, 4, 8, 16, 32, 64] {
+        let (n, k) = (512, 1024);
+        let Some(stats) = counted(&gpu, &plain(m, n, k), "gemm_skinny") else { return };
+        report("forward", m, n, k, &stats);
+        let wide = 16 * stats.global_loads.of_width(16) as usize;
+        let (x, w) = (wide - n * k / 2, n * k / 2);
+        assert!(x.is_multiple_of(2 * m * k) && x <= 2 * m * k * n / 32, "M = {m}: {x} of X, {w} of W");
+        // The rest: a word of codes and a scale for each constant, the bias, the offset.
+        let rest = stats.global_loads.bytes as usize - wide;
+        assert!(rest <= 8 * n * k / 64 + 2 * n * 8 + 4 * 256 * 64, "M = {m}: {rest}");
+    }
+}
+
+fn report(name: &str, m: usize, n: usize, k: usize, stats: &Stats) {
+    let loads = &stats.global_loads;
+    println!(
+        "{name}, M {m}, {n} x {k}: codes {}, loads of 16 bytes {}, of others {} bytes, stores {}, conflicts {}, instructions a \
+         weight {:.3}",
+        n * k / 2,
+        16 * loads.of_width(16),
+        loads.bytes - 16 * loads.of_width(16),
+        stats.global_stores.bytes,
+        stats.bank_conflicts,
+        stats.thread_instructions as f64 / (n * k) as f64
+    );
+    assert_eq!(stats.bank_conflicts, 0, "{name}, M = {m}");
+}
+
+/// The same bits every time, with one part of K or several.
+#[test]
+fn results_repeat() {
+    let (_guard, gpu) = gpu(132);
+    for (case, split) in [(plain(5, 300, 576), false), (plain(5, 40, 64 * 240), true)] {
+        let (x, w, bias) = (case.matrix(0, case.m, case.k), case.weight(), case.matrix(2, 1, case.n));
+        let run = || {
+            let mut y = common::Matrix::zeros(DType::F32, case.m, case.n, 0);
+            reset_counters();
+            gpu.forward(&x, &w, &bias, None, &mut y);
+            y.values()
+        };
+        let first = run();
+        if let Installed::Simulator = ptx_sim::install() {
+            assert_eq!(counters().launches.iter().any(|launch| launch.kernel == "split_sum"), split);
+        }
+        assert_eq!(first, run());
     }
 }

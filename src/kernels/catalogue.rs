@@ -9,6 +9,7 @@ use super::double_quantize::{DoubleDequantizeSpec, DoubleQuantizeSpec, SumSpec};
 use super::gemm::{GemmSpec, OperandSpec, Storage};
 use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
+use super::gemm_skinny::GemmSkinnySpec;
 use super::product::ProductSpec;
 use super::quantize::QuantizeSpec;
 use super::split_sum::SplitSumSpec;
@@ -126,6 +127,13 @@ fn of_target(target: Target) -> Vec<Entry> {
             add(format!("gemm_mma_backward_nf4_{name}_fp8_lora_{rows}"), spec.into());
         }
     }
+    if target >= Target::Sm80 {
+        let spec = product(Half::Bf16, nested(NestedSpec::Fp8), bf16, Some(bf16), true, false);
+        for (fragments, down) in SKINNY {
+            let spec = GemmSkinnySpec { fragments, down, stages: 4, product: spec.clone() };
+            add(format!("gemm_skinny_nf4_bf16_fp8_lora_{}x{down}", 8 * fragments), spec.into());
+        }
+    }
     add("split_sum_bf16_bias".into(), SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false }.into());
     for (name, dtypes, layout) in
         [("bf16", [bf16; 2], Layout::Elements), ("f32_strided", [f32; 2], Layout::Strided)]
@@ -134,6 +142,9 @@ fn of_target(target: Target) -> Vec<Entry> {
     }
     entries
 }
+
+/// Fragments and warps down of the kernels for few rows, from the least to the most registers.
+const SKINNY: [(u32, u32); 3] = [(1, 1), (2, 2), (8, 8)];
 
 /// Every dtype, layout, block size, data type and kind of constants of the streaming kernels, for every target: what ptxas
 /// must accept without spills.

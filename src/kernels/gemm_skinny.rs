@@ -22,12 +22,12 @@
 //! `8 / down` to bring them: 70 for M ≤ 8. At 26 weights a clock, which the memory of an H100 brings, there are 79.
 
 use super::decode::PairTable;
-use super::pieces::{self, COLS, Pieces, ROWS, Range, Sources, WARPS, Way};
+use super::pieces::{self, COLS, Pieces, ROW_BYTES, ROWS, Range, Sources, WARPS, Way};
 use super::product::{LowRank, ProductParams, ProductSpec, RANK};
 use super::ring::{Batch, Ring};
 use super::tile::THREADS;
 use super::{Spec, Written, dynamic_module};
-use ptx_asm::{Array, B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Target, U8};
+use ptx_asm::{Array, B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Shared, Target, U8};
 
 /// Rows of X at most.
 pub const MOST_ROWS: u32 = 64;
@@ -69,15 +69,20 @@ impl Spec for GemmSkinnySpec {
 impl GemmSkinnySpec {
     /// Bytes of shared memory of a block, at most.
     pub fn shared_bytes(fragments: u32, down: u32, stages: u32) -> u32 {
-        let slot = pieces::slot_bytes(down) + x_slot(fragments, down);
+        let ring = (stages * slot_bytes(fragments, down)).max(4 * sums(fragments, down));
         // The table of pairs; the map of constants.
-        4 * PairTable::WORDS as u32 + 1024 + stages * slot
+        4 * PairTable::WORDS as u32 + 1024 + ring
     }
 }
 
-/// Bytes of X in a slot.
-fn x_slot(fragments: u32, down: u32) -> u32 {
-    WARPS / down * 8 * fragments * X_ROW
+/// Bytes of a slot: W's part, and pieces of X.
+const fn slot_bytes(fragments: u32, down: u32) -> u32 {
+    pieces::slot_bytes(down) + WARPS / down * 8 * fragments * X_ROW
+}
+
+/// Words for the sums of all warps.
+const fn sums(fragments: u32, down: u32) -> u32 {
+    WARPS / down * 8 * fragments * (ROWS * down + GAP)
 }
 
 /// The kernel's parameters and what a thread knows of its place.
@@ -89,9 +94,13 @@ struct Body<'k> {
     per_split: Reg<B32>,
     ring: Ring<'k>,
     pieces: Pieces<'k>,
-    x: Array<U8>,
+    /// The ring's slots, and when they are done with, the sums.
+    slots: Array<U8>,
     sums: Array<F32>,
     table: PairTable,
+    /// Where in a slot this thread's units of X go, and where this lane's two units of a row are.
+    x_to: Vec<Reg<B32>>,
+    x_at: [Reg<B32>; 2],
 }
 
 /// 16 bytes of a row of X, and how many chunks have them.
@@ -115,15 +124,24 @@ impl<'k> Body<'k> {
         let mut shared = k.dynamic_shared(128);
         let table = shared.array_aligned(PairTable::WORDS, 128);
         let table = PairTable::new(k, spec.product.half, spec.product.values.map(f32::from_bits), table);
-        let pieces = Pieces::new(k, &spec.product, down, Way::Along, stages, &mut shared);
-        // X's slots, and when they are done with, the sums.
-        let sums = (WARPS / down * 8 * fragments * (ROWS * down + GAP)) as usize;
-        let x = (stages * x_slot(fragments, down)) as usize;
-        let x: Array<U8> = shared.array_aligned(x.max(4 * sums), 128);
-        let sums = x.cast(sums);
-        let ring = Ring::new(k, stages, 0);
-        let shared = shared.bytes();
-        (Self { k, spec, params, splits, per_split, ring, pieces, x, sums, table }, shared)
+        let sums = sums(fragments, down) as usize;
+        let slots = (stages * slot_bytes(fragments, down)) as usize;
+        let slots: Array<U8> = shared.array_aligned(slots.max(4 * sums), 128);
+        let pieces = Pieces::new(k, &spec.product, down, Way::Along);
+        let x = |col, row, unit| {
+            let swizzled = k.xor_b32(unit, k.and_b32(row, 7));
+            let to = k.mad_lo_u32(row, X_ROW, k.shl_b32(swizzled, 4));
+            k.add_u32(k.mad_lo_u32(col, 8 * fragments * X_ROW, to), pieces::slot_bytes(down))
+        };
+        let x_to = (0..x_units(fragments, down).div_ceil(THREADS)).map(|i| {
+            let [row, col, unit] = x_unit(k, &pieces, i);
+            x(col, row, unit)
+        });
+        let x_to = x_to.collect();
+        let x_at = [0, 1].map(|half| x(pieces.place[1], pieces.g, k.mad_lo_u32(pieces.t, 2, half)));
+        let (ring, shared) = (Ring::new(k, stages, 0), shared.bytes());
+        let sums = slots.cast(sums);
+        (Self { k, spec, params, splits, per_split, ring, pieces, slots, sums, table, x_to, x_at }, shared)
     }
 
     fn run(&self) {
@@ -157,10 +175,11 @@ impl<'k> Body<'k> {
         self.ring.for_each(
             self.pieces.chunks(&item.range),
             |batch, chunk, slot| {
-                self.pieces.bring(&self.params, &sources, batch, chunk, slot);
+                let slot = self.slot(slot);
+                self.pieces.bring(&sources, batch, chunk, slot);
                 self.bring_x(&from_x, batch, chunk, slot);
             },
-            |chunk, slot| self.multiply_chunk(&sources, chunk, slot, &sums),
+            |chunk, slot| self.multiply_chunk(&sources, chunk, self.slot(slot), &sums),
         );
         if let Some(low_rank) = &self.params.low_rank {
             k.if_then(k.setp_eq_u32(item.split, 0), || self.add_low_rank(low_rank, item, &sums));
@@ -168,75 +187,53 @@ impl<'k> Body<'k> {
         self.store(item, &sums);
     }
 
-    /// Row, column of pieces and unit within it of the thread's 16 bytes number `i` of a chunk of X.
-    fn x_unit(&self, i: u32) -> [Reg<B32>; 3] {
-        let (k, across) = (self.k, self.pieces.across());
-        let at = k.add_u32(self.pieces.tid, i * THREADS);
-        let row = k.shr_u32(at, (8 * across).trailing_zeros());
-        [row, k.and_b32(k.shr_u32(at, 3), across - 1), k.and_b32(at, 7)]
+    fn slot(&self, slot: Reg<B32>) -> Ptr<Shared> {
+        let bytes = slot_bytes(self.spec.fragments, self.spec.down);
+        self.k.element(self.slots.ptr(self.k), slot, bytes)
     }
 
     fn from_x(&self, item: &Item) -> FromX {
-        let (k, params, across) = (self.k, &self.params, self.pieces.across());
+        let (k, params, across) = (self.k, &self.params, self.pieces.across);
         let [first, end] = item.range.cols;
-        let units = self.spec.fragments * 64 * across;
-        (0..units.div_ceil(THREADS))
-            .map(|i| {
-                let [row, col, unit] = self.x_unit(i);
-                let (row, col) = (k.cvt_u64_u32(row), k.add_u64(first, k.cvt_u64_u32(col)));
-                let inside = k.and_pred(k.setp_lt_u64(row, params.shape[0]), k.setp_lt_u64(col, end));
-                let chunks = k.add_u64(k.sub_u64(end, col), u64::from(across - 1));
-                let chunks = k.cvt_u32_u64(k.shr_u64(chunks, across.trailing_zeros()));
-                let unit = k.mul_wide_u32(unit, 8);
-                let element = k.mad_lo_u64(col, u64::from(COLS), unit);
-                let element = k.mad_lo_u64(row, params.left_stride, element);
-                let element = k.selp_b64(element, 0, inside);
-                (k.offset(params.left, k.shl_b64(element, 1)), k.selp_b32(chunks, 0, inside))
-            })
-            .collect()
+        let from = |i| {
+            let [row, col, unit] = x_unit(k, &self.pieces, i);
+            let (row, col) = (k.cvt_u64_u32(row), k.add_u64(first, k.cvt_u64_u32(col)));
+            let inside = k.and_pred(k.setp_lt_u64(row, params.shape[0]), k.setp_lt_u64(col, end));
+            let element = k.mad_lo_u64(col, u64::from(COLS), k.mul_wide_u32(unit, 8));
+            let element = k.mad_lo_u64(row, params.left_stride, element);
+            let left = k.selp_b32(pieces::chunks(k, col, end, across), 0, inside);
+            (k.offset(params.left, k.shl_b64(element, 1)), left)
+        };
+        (0..).zip(&self.x_to).map(|(i, _)| from(i)).collect()
     }
 
-    /// Starts to bring a chunk of X; zeros where there is none.
-    fn bring_x(&self, from_x: &FromX, batch: &Batch<'_>, chunk: Reg<B32>, slot: Reg<B32>) {
-        let (k, GemmSkinnySpec { fragments, down, .. }) = (self.k, self.spec);
-        let along = k.mul_lo_u32(chunk, X_ROW * self.pieces.across());
-        let slot_x = k.element(self.x.ptr(k), slot, x_slot(*fragments, *down));
-        let bring = |i: u32, (from, left): (Ptr<Global>, Reg<B32>)| {
-            let [row, col, unit] = self.x_unit(i);
-            let to = k.element(k.element(slot_x, col, 8 * fragments * X_ROW), row, X_ROW);
-            let to = k.element(to, k.xor_b32(unit, k.and_b32(row, 7)), 16);
-            let exists = k.setp_lt_u32(chunk, left);
-            let from = k.element(from, k.selp_b32(along, 0, exists), 1);
-            batch.copy(to, from, k.selp_b32(16, 0, exists));
-        };
-        let units = fragments * 64 * self.pieces.across();
-        for (i, &source) in (0..).zip(from_x) {
-            if units < THREADS {
-                k.if_then(k.setp_lt_u32(self.pieces.tid, units), || bring(i, source));
-            } else {
-                bring(i, source);
+    /// Starts to bring a chunk of X; zeros where there is none, which is the same in all chunks but the last: once a slot.
+    fn bring_x(&self, from_x: &FromX, batch: &Batch<'_>, chunk: Reg<B32>, slot: Ptr<Shared>) {
+        let (k, GemmSkinnySpec { fragments, down, stages, .. }) = (self.k, self.spec);
+        let along = k.mul_wide_u32(chunk, X_ROW * self.pieces.across);
+        let fresh = k.setp_lt_u32(chunk, *stages);
+        for (&(from, left), &to) in from_x.iter().zip(&self.x_to) {
+            let mut wanted = k.or_pred(fresh, k.setp_ne_u32(left, 0));
+            if x_units(*fragments, *down) < THREADS {
+                wanted = k.and_pred(wanted, k.setp_lt_u32(self.pieces.tid, x_units(*fragments, *down)));
             }
+            k.if_then(wanted, || {
+                let size = k.selp_b32(16, 0, k.setp_lt_u32(chunk, left));
+                batch.copy(k.offset(slot, to), k.offset(from, along), size);
+            });
         }
     }
 
     /// Adds the products of this warp's piece.
-    fn multiply_chunk(&self, sources: &Sources, chunk: Reg<B32>, slot: Reg<B32>, sums: &Sums) {
+    fn multiply_chunk(&self, sources: &Sources, chunk: Reg<B32>, slot: Ptr<Shared>, sums: &Sums) {
         let (k, pieces, half) = (self.k, &self.pieces, self.spec.product.half);
-        let GemmSkinnySpec { fragments, down, .. } = *self.spec;
         k.comment("the piece's codes, 16 neighbours of each of four rows");
-        let from = k.element(k.element(pieces.codes(slot), pieces.g, pieces::row_bytes()), pieces.t, 8);
-        let words =
-            [0, 1, 2, 3].map(|q| k.ld_shared::<[B32; 2]>(from.at(8 * q * pieces::row_bytes() as i32)));
+        let from = k.element(k.element(pieces.codes(slot), pieces.g, ROW_BYTES), pieces.t, 8);
+        let words = [0, 8, 16, 24].map(|row| k.ld_shared::<[B32; 2]>(from.at(row * ROW_BYTES as i32)));
         let constant = pieces.constant(&self.params, sources, chunk, slot);
         let row = |q: u32| k.shfl_idx_f32(constant, k.add_u32(pieces.g, 8 * q), 31, u32::MAX);
         let scales = [0, 1, 2, 3].map(row);
-        let x = k.element(self.x.ptr(k), slot, x_slot(fragments, down));
-        let x = k.element(x, pieces.place[1], 8 * fragments * X_ROW);
-        let x = k.element(x, pieces.g, X_ROW);
-        let units = [0, 1].map(|h| {
-            let unit = k.xor_b32(k.mad_lo_u32(pieces.t, 2, h as u32), pieces.g);
-            k.element(x, unit, 16)
-        });
+        let units = self.x_at.map(|at| k.offset(slot, at));
         let a = words.map(|words| words.map(|word| self.table.pairs(k, word)).concat());
         let zeros = k.splat::<F32, 4>(0.0);
         for (j, sums) in (0..).zip(sums) {
@@ -283,7 +280,7 @@ impl<'k> Body<'k> {
             words
         };
         let start = k.mul_lo_u32(pieces.place[1], RANK);
-        k.for_range(start, low_rank.rank, RANK * pieces.across(), |step| {
+        k.for_range(start, low_rank.rank, RANK * pieces.across, |step| {
             let at = k.mul_wide_u32(step, 2);
             let b = b_rows.map(|row| load(row, at));
             for (&row, sums) in t_rows.iter().zip(sums) {
@@ -301,7 +298,7 @@ impl<'k> Body<'k> {
     fn store(&self, item: &Item, sums: &Sums) {
         let (k, pieces, params) = (self.k, &self.pieces, &self.params);
         k.section("store");
-        let (rows, fragments, across) = (pieces.rows(), self.spec.fragments, pieces.across());
+        let (rows, fragments, across) = (pieces.rows(), self.spec.fragments, pieces.across);
         let pitch = rows + GAP;
         let to = k.mad_lo_u32(pieces.place[1], 8 * fragments, k.shl_b32(pieces.t, 1));
         let to = k.mad_lo_u32(to, pitch, k.mad_lo_u32(pieces.place[0], ROWS, pieces.g));
@@ -334,4 +331,16 @@ impl<'k> Body<'k> {
         });
         k.bar_sync(0);
     }
+}
+
+/// Units of 16 bytes of a chunk of X.
+const fn x_units(fragments: u32, down: u32) -> u32 {
+    64 * fragments * WARPS / down
+}
+
+/// Row, column of pieces and unit within it of a thread's 16 bytes number `i` of a chunk of X.
+fn x_unit(k: &Kernel, pieces: &Pieces<'_>, i: u32) -> [Reg<B32>; 3] {
+    let at = k.add_u32(pieces.tid, i * THREADS);
+    let row = k.shr_u32(at, (8 * pieces.across).trailing_zeros());
+    [row, k.and_b32(k.shr_u32(at, 3), pieces.across - 1), k.and_b32(at, 7)]
 }
