@@ -43,6 +43,28 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn backward(case in any_backward_case([64, 5, 9], &[DType::Bf16])) {
+        let (_guard, gpu) = gpu(2);
+        check_kernel(&gpu, &case, "gemm_skinny_backward", 2)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    /// So few tiles that N is split over blocks.
+    #[test]
+    fn split_backward(case in any_backward_case([20, 1, 1], &[DType::Bf16]), chunks in 200usize..300) {
+        let (_guard, gpu) = gpu(132);
+        let case = Case { n: 64 * chunks, ..case };
+        check_kernel(&gpu, &case, "split_sum", 2)?;
+    }
+}
+
 /// NF4 in blocks of 64, bf16, no adapter.
 fn plain(m: usize, n: usize, k: usize) -> Case {
     let spec = QuantSpec::new(Codebook::Nf4, 64).with_constants(Constants::Fp8);
@@ -72,6 +94,22 @@ fn forward_traffic_is_as_planned() {
         // The rest: a word of codes and a scale for each constant, the bias, the offset.
         let rest = stats.global_loads.bytes as usize - wide;
         assert!(rest <= 8 * n * k / 64 + 2 * n * 8 + 4 * 256 * 64, "M = {m}: {rest}");
+    }
+}
+
+/// The same for the backward kernel.
+#[test]
+fn backward_traffic_is_as_planned() {
+    let (_guard, gpu) = gpu(4);
+    for m in [1, 4, 8, 16, 32, 64] {
+        let (n, k) = (512, 1024);
+        let Some(stats) = counted(&gpu, &plain(m, n, k), "gemm_skinny_backward") else { return };
+        report("backward", m, n, k, &stats);
+        let wide = 16 * stats.global_loads.of_width(16) as usize;
+        let (dy, w) = (wide - n * k / 2, n * k / 2);
+        assert!(dy.is_multiple_of(2 * m * n) && dy <= 2 * m * n * k / 64, "M = {m}: {dy} of dY, {w} of W");
+        let rest = stats.global_loads.bytes as usize - wide;
+        assert!(rest <= 8 * n * k / 64 + 4 * 256 * 64, "M = {m}: {rest}");
     }
 }
 

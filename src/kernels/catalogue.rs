@@ -10,6 +10,7 @@ use super::gemm::{GemmSpec, OperandSpec, Storage};
 use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
 use super::gemm_skinny::GemmSkinnySpec;
+use super::gemm_skinny_backward::GemmSkinnyBackwardSpec;
 use super::product::ProductSpec;
 use super::quantize::QuantizeSpec;
 use super::split_sum::SplitSumSpec;
@@ -133,6 +134,11 @@ fn of_target(target: Target) -> Vec<Entry> {
             let spec = GemmSkinnySpec { fragments, down, stages: 4, product: spec.clone() };
             add(format!("gemm_skinny_nf4_bf16_fp8_lora_{}x{down}", 8 * fragments), spec.into());
         }
+        let product = ProductSpec { bias: None, ..spec };
+        for (fragments, down) in SKINNY_BACKWARD {
+            let spec = GemmSkinnyBackwardSpec { fragments, down, stages: 4, product: product.clone() };
+            add(format!("gemm_skinny_backward_nf4_bf16_fp8_lora_{}x{down}", 8 * fragments), spec.into());
+        }
     }
     add("split_sum_bf16_bias".into(), SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false }.into());
     for (name, dtypes, layout) in
@@ -145,6 +151,8 @@ fn of_target(target: Target) -> Vec<Entry> {
 
 /// Fragments and warps down of the kernels for few rows, from the least to the most registers.
 const SKINNY: [(u32, u32); 3] = [(1, 1), (2, 2), (8, 8)];
+/// The same for the backward kernel.
+const SKINNY_BACKWARD: [(u32, u32); 3] = [(1, 8), (2, 4), (8, 2)];
 
 /// Every dtype, layout, block size, data type and kind of constants of the streaming kernels, for every target: what ptxas
 /// must accept without spills.

@@ -10,6 +10,7 @@
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
 //! | [`gemm_skinny`] | `X·Wᵀ` for few rows of X |
+//! | [`gemm_skinny_backward`] | `dY·W` for few rows of dY |
 //! | [`split_sum`] | the sum of a product's parts |
 //! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
@@ -42,6 +43,7 @@ pub mod gemm;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
 pub mod gemm_skinny;
+pub mod gemm_skinny_backward;
 pub mod mma_tile;
 pub mod pieces;
 pub mod product;
@@ -105,6 +107,8 @@ pub enum KernelSpec {
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
     /// [`gemm_skinny`].
     GemmSkinny(gemm_skinny::GemmSkinnySpec),
+    /// [`gemm_skinny_backward`].
+    GemmSkinnyBackward(gemm_skinny_backward::GemmSkinnyBackwardSpec),
     /// [`split_sum`].
     SplitSum(split_sum::SplitSumSpec),
     /// [`cast`].
@@ -143,6 +147,7 @@ any_kernel! {
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
     GemmSkinny gemm_skinny::GemmSkinnySpec;
+    GemmSkinnyBackward gemm_skinny_backward::GemmSkinnyBackwardSpec;
     SplitSum split_sum::SplitSumSpec;
     Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;

@@ -93,6 +93,9 @@ pub fn backward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
+    if let Some(plan) = skinny::takes_backward(queue, dy, w) {
+        return skinny::backward(queue, plan, dy, w, lora, dx, accumulate, workspace);
+    }
     match mma::takes_backward(queue, dy, w) {
         Some(half) => mma::backward(queue, half, dy, w, lora, dx, accumulate, workspace),
         None => simt::backward(queue, dy, w, lora, dx, accumulate, workspace),

@@ -3,14 +3,15 @@
 //! In clocks of an SM, of which a device with P of them takes the longest of
 //!
 //! - the weight's codes and constants from memory, 13 bytes a clock and SM (an H100's copy rate);
-//! - what comes from L2, 24 bytes: codes, X again for each tile of rows, partial sums there and back;
-//! - the busiest SM's decoding: shared memory's wavefronts a piece, as counted in [`crate::kernels::gemm_skinny`], or the
-//!   tensor cores', 16 a piece for each 8 rows of X;
+//! - what comes from L2, 24 bytes: codes, X or dY again for each tile, partial sums there and back;
+//! - the busiest SM's decoding: shared memory's wavefronts a piece, as counted in [`crate::kernels::gemm_skinny`] and
+//!   [`crate::kernels::gemm_skinny_backward`], or the tensor cores', 16 a piece for each 8 rows of X or dY;
 //!
 //! and on top the time to fill and drain a block's ring, and the launch that adds the parts of a split sum. Wider tiles
-//! read X less often; splitting K makes more of them. The constants are round: they order the choices, no more.
+//! read X or dY less often; splitting the sum makes more of them. The constants are round: they order the choices, no more.
 
 use crate::kernels::gemm_skinny::{GemmSkinnySpec, MOST_ROWS};
+use crate::kernels::gemm_skinny_backward::GemmSkinnyBackwardSpec;
 use crate::kernels::pieces::{COLS, ROWS, WARPS};
 
 /// Bytes a clock and SM from memory and from L2.
@@ -24,6 +25,11 @@ const LAUNCH: f64 = 2500.0;
 const RESERVED: u32 = 1024;
 /// Slots of a ring: fewer do not bring ahead enough, more bring no more.
 const STAGES: std::ops::RangeInclusive<u32> = 3..=6;
+
+/// Units that a thread brings a chunk, at most: more take the registers of sums.
+const MOST_UNITS: u32 = 4;
+/// Parts that a sum is split in.
+const SPLITS: [u64; 11] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48];
 
 /// What a device has.
 #[derive(Clone, Copy, Debug)]
@@ -43,33 +49,87 @@ pub struct Plan {
     pub down: u32,
     /// Slots of the ring.
     pub stages: u32,
-    /// Parts of K, at least 1, none of them empty.
+    /// Parts of the sum, at least 1, none of them empty.
     pub splits: u64,
-    /// Columns of 64 of a part.
+    /// The length of a part: columns of 64 forward, rows backward.
     pub per_split: u64,
     /// Blocks' worth of work: tiles times splits.
     pub items: u64,
 }
 
-/// For `Y[m, n] = X[m, k]·Wᵀ`; `None` if the kernel does not take it.
-pub fn forward(device: Device, [m, n, k]: [u64; 3]) -> Option<Plan> {
+/// Which product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Product {
+    /// `Y[m, n] = X[m, k]·Wᵀ`.
+    Forward,
+    /// `dX[m, k] = dY[m, n]·W`.
+    Backward,
+}
+
+/// What warps that stand `down` and `across` make of a product.
+struct Cut {
+    /// Tiles of the output.
+    tiles: u64,
+    /// The length of the sum, and of a chunk's part of it, in the kernel's unit.
+    inner: u64,
+    chunk: u64,
+    /// Wavefronts of shared memory a piece.
+    wavefronts: u32,
+    /// Units of 16 bytes of X or dY that a thread brings a chunk: they cost registers.
+    units: u32,
+}
+
+impl Product {
+    fn cut(self, [_, n, k]: [u64; 3], fragments: u32, down: u32) -> Cut {
+        let across = WARPS / down;
+        let (rows, cols) = (u64::from(ROWS * down), u64::from(COLS * across));
+        match self {
+            Self::Forward => Cut {
+                tiles: n.div_ceil(rows),
+                inner: k / u64::from(COLS),
+                chunk: across.into(),
+                wavefronts: 54 + 8 * fragments + 8 * fragments / down,
+                units: fragments * across / 4,
+            },
+            Self::Backward => Cut {
+                tiles: k.div_ceil(cols),
+                inner: n,
+                chunk: rows,
+                wavefronts: 62 + 4 * fragments + 4 * fragments / across,
+                units: fragments * down / 8,
+            },
+        }
+    }
+
+    fn shared_bytes(self, fragments: u32, down: u32, stages: u32) -> u32 {
+        match self {
+            Self::Forward => GemmSkinnySpec::shared_bytes(fragments, down, stages),
+            Self::Backward => GemmSkinnyBackwardSpec::shared_bytes(fragments, down, stages),
+        }
+    }
+}
+
+/// The cut of a product with a weight `[n, k]` for a device; `None` if the kernels do not take it.
+pub fn plan(device: Device, product: Product, shape: [u64; 3]) -> Option<Plan> {
+    let [m, n, k] = shape;
     if m == 0 || m > MOST_ROWS.into() || n == 0 || k == 0 {
         return None;
     }
     let fragments = (m as u32).div_ceil(8).next_power_of_two();
-    let cols = k / u64::from(COLS);
     let candidates = [1, 2, 4, 8].into_iter().filter_map(|down| {
-        let stages = stages(device, |stages| GemmSkinnySpec::shared_bytes(fragments, down, stages))?;
-        Some([1u64, 2, 3, 4, 6, 8, 12, 16, 24, 32].map(|splits| {
-            let across = u64::from(WARPS / down);
-            let per_split = cols.div_ceil(splits).next_multiple_of(across);
-            let splits = cols.div_ceil(per_split);
-            let items = n.div_ceil((ROWS * down).into()) * splits;
-            Plan { fragments, down, stages, splits, per_split, items }
-        }))
+        let cut = product.cut(shape, fragments, down);
+        let stages = stages(device, |stages| product.shared_bytes(fragments, down, stages))?;
+        (cut.units <= MOST_UNITS).then(|| {
+            SPLITS.map(|splits| {
+                let per_split = cut.inner.div_ceil(splits).next_multiple_of(cut.chunk);
+                let splits = cut.inner.div_ceil(per_split);
+                let plan = Plan { fragments, down, stages, splits, per_split, items: cut.tiles * splits };
+                (plan, clocks(device, product, shape, &cut, &plan))
+            })
+        })
     });
-    let clocks = |plan: &Plan| clocks(device, plan, [m, n, k]);
-    candidates.flatten().min_by(|a, b| clocks(a).total_cmp(&clocks(b)))
+    let best = candidates.flatten().min_by(|(_, a), (_, b)| a.total_cmp(b));
+    best.map(|(plan, _)| plan)
 }
 
 /// The slots that leave room for a second block on the SM, or for one.
@@ -81,19 +141,21 @@ fn stages(device: Device, bytes: impl Fn(u32) -> u32) -> Option<u32> {
     fitting(2).or_else(|| fitting(1))
 }
 
-fn clocks(device: Device, plan: &Plan, shape: [u64; 3]) -> f64 {
+fn clocks(device: Device, product: Product, shape: [u64; 3], cut: &Cut, plan: &Plan) -> f64 {
     let [m, n, k] = shape.map(|size| size as f64);
     let processors = device.processors as f64;
-    let (down, fragments) = (f64::from(plan.down), f64::from(plan.fragments));
+    let (inner, out) = match product {
+        Product::Forward => (k, n),
+        Product::Backward => (n, k),
+    };
     let weight = n * k / 2.0;
-    let x = 2.0 * m * k * (n / (f64::from(ROWS) * down)).ceil();
-    let partial = if plan.splits > 1 { 8.0 * plan.splits as f64 * m * n } else { 0.0 };
+    let read_again = 2.0 * m * inner * cut.tiles as f64;
+    let parts = if plan.splits > 1 { 8.0 * plan.splits as f64 * m * out } else { 0.0 };
     let memory = 1.03 * weight / MEMORY_RATE / processors;
-    let l2 = (weight + x + partial) / L2_RATE / processors;
-    let wavefronts = 54.0 + 8.0 * fragments + 8.0 * fragments / down;
-    let pieces = down * (plan.per_split as f64);
-    let of_item = pieces * wavefronts.max(16.0 * fragments);
-    let busiest = plan.items.div_ceil(device.processors) as f64 * of_item;
+    let l2 = (weight + read_again + parts) / L2_RATE / processors;
+    let pieces = plan.per_split.div_ceil(cut.chunk) * u64::from(WARPS);
+    let of_piece = f64::from(cut.wavefronts.max(16 * plan.fragments));
+    let busiest = (plan.items.div_ceil(device.processors) * pieces) as f64 * of_piece;
     memory.max(l2).max(busiest) + FILL + if plan.splits > 1 { LAUNCH } else { 0.0 }
 }
 
@@ -104,17 +166,20 @@ mod tests {
     const H100: Device = Device { processors: 132, shared: 227 << 10 };
 
     #[test]
-    fn parts_cover_k_and_none_is_empty() {
+    fn parts_cover_the_sum_and_none_is_empty() {
         for m in [1, 7, 16, 33, 64] {
-            for n in [1, 100, 4096, 28672] {
-                for cols in [1, 5, 64, 172, 1000] {
+            for n in [64, 128, 4096, 28672] {
+                for k in [64, 320, 4096, 64_000] {
                     for device in [H100, Device { processors: 2, shared: 99 << 10 }] {
-                        let plan = forward(device, [m, n, 64 * cols]).unwrap();
-                        assert!(plan.splits * plan.per_split >= cols, "{plan:?}");
-                        assert!((plan.splits - 1) * plan.per_split < cols, "{plan:?}");
-                        assert_eq!(plan.per_split % u64::from(WARPS / plan.down), 0, "{plan:?}");
-                        let bytes = GemmSkinnySpec::shared_bytes(plan.fragments, plan.down, plan.stages);
-                        assert!(bytes <= device.shared, "{plan:?}");
+                        for product in [Product::Forward, Product::Backward] {
+                            let plan = plan(device, product, [m, n, k]).unwrap();
+                            let cut = product.cut([m, n, k], plan.fragments, plan.down);
+                            assert!(plan.splits * plan.per_split >= cut.inner, "{plan:?}");
+                            assert!((plan.splits - 1) * plan.per_split < cut.inner, "{plan:?}");
+                            assert_eq!(plan.per_split % cut.chunk, 0, "{plan:?}");
+                            let bytes = product.shared_bytes(plan.fragments, plan.down, plan.stages);
+                            assert!(bytes <= device.shared, "{plan:?}");
+                        }
                     }
                 }
             }
@@ -124,13 +189,14 @@ mod tests {
     /// One row of a usual layer needs no second launch; a short, long weight is split.
     #[test]
     fn splits_where_tiles_are_few() {
-        assert_eq!(forward(H100, [1, 4096, 4096]).unwrap().splits, 1);
-        assert!(forward(H100, [16, 64, 16384]).unwrap().splits > 1);
+        assert_eq!(plan(H100, Product::Forward, [1, 4096, 4096]).unwrap().splits, 1);
+        assert!(plan(H100, Product::Forward, [16, 64, 16384]).unwrap().splits > 1);
+        assert!(plan(H100, Product::Backward, [16, 16384, 64]).unwrap().splits > 1);
     }
 
     #[test]
-    fn leaves_what_the_kernel_does_not_take() {
-        assert_eq!(forward(H100, [65, 4096, 4096]), None);
-        assert_eq!(forward(Device { processors: 40, shared: 64 << 10 }, [1, 64, 64]), None);
+    fn leaves_what_the_kernels_do_not_take() {
+        assert_eq!(plan(H100, Product::Forward, [65, 4096, 4096]), None);
+        assert_eq!(plan(Device { processors: 40, shared: 64 << 10 }, Product::Forward, [1, 64, 64]), None);
     }
 }
