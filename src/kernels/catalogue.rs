@@ -193,7 +193,31 @@ pub fn variants() -> Vec<Entry> {
             }
         }
     }
+    for entry in skinny_variants() {
+        add(Target::Sm80, entry);
+    }
     entries
+}
+
+/// The kernels for few rows, of every cut, with everything in the pass.
+fn skinny_variants() -> Vec<KernelSpec> {
+    let dynamic = || ConstantsSpec::Nested(NestedSpec::Dynamic);
+    let forward = product(Half::Bf16, dynamic(), DType::F32, Some(DType::F32), true, false);
+    let backward = product(Half::Bf16, dynamic(), DType::F32, None, true, true);
+    let mut specs = Vec::new();
+    for fragments in [1, 2, 4, 8] {
+        for down in [1, 2, 4, 8] {
+            let (stages, product) = (4, forward.clone());
+            if fragments <= 2 * down {
+                specs.push(GemmSkinnySpec { fragments, down, stages, product }.into());
+            }
+            let product = backward.clone();
+            if fragments * down <= 32 {
+                specs.push(GemmSkinnyBackwardSpec { fragments, down, stages, product }.into());
+            }
+        }
+    }
+    specs
 }
 
 /// The tiles that the kernels on tensor cores have for a target.

@@ -115,6 +115,7 @@ impl PairDecoder {
 
 /// Pairs of values by pairs of codes, in shared memory.
 pub struct PairTable {
+    table: Ptr<Shared>,
     /// This lane's copy of the first entry.
     first: Ptr<Shared>,
 }
@@ -125,16 +126,22 @@ impl PairTable {
     /// Bytes between the entries of a lane.
     const APART: u32 = 4 * 32;
 
-    /// Fills the table, by blocks of 256 threads: four lanes' copies of an entry a store, eight stores a thread; a barrier
-    /// must follow.
-    pub fn new(k: &Kernel, half: Half, values: [f32; 16], table: Array<B32>) -> Self {
+    /// In this memory, to be filled.
+    pub fn new(k: &Kernel, table: Array<B32>) -> Self {
+        let table = table.ptr(k);
+        Self { table, first: k.element(table, k.and_b32(k.tid_x(), 31), 4) }
+    }
+
+    /// Fills the table with the 16 values, rounded to `half`, by a block of 256 threads: four lanes' copies of an entry a
+    /// store, eight stores a thread; a barrier must follow.
+    pub fn fill(&self, k: &Kernel, half: Half, values: [f32; 16]) {
+        k.section("fill the table of pairs");
         let decoder = PairDecoder::new(k, half, values);
         let tid = k.tid_x();
-        let (lane, warp) = (k.and_b32(tid, 31), k.shr_u32(tid, 5));
         // A warp has 32 entries, each step four of them.
-        let entry = k.mad_lo_u32(warp, 32, k.shr_u32(lane, 3));
-        let to = k.element(table.ptr(k), entry, Self::APART);
-        let to = k.element(to, k.and_b32(lane, 7), 16);
+        let entry = k.mad_lo_u32(k.shr_u32(tid, 5), 32, k.bfe_u32(tid, 3, 2));
+        let to = k.element(self.table, entry, Self::APART);
+        let to = k.element(to, k.and_b32(tid, 7), 16);
         let entries = k.mul_lo_u32(entry, 0x0101_0101);
         for half in 0..2u32 {
             let codes = k.add_u32(entries, 0x0c08_0400 + half * 0x1010_1010);
@@ -142,7 +149,6 @@ impl PairTable {
                 k.st_shared::<[B32; 4]>(to.at((4 * i * Self::APART) as i32), [pair; 4]);
             }
         }
-        Self { first: k.element(table.ptr(k), lane, 4) }
     }
 
     /// The values of a word's eight codes, two a register: byte after byte, the high nibble in the low half.

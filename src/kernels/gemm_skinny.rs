@@ -75,6 +75,11 @@ impl GemmSkinnySpec {
     }
 }
 
+/// Blocks that an SM is to have at once: without a word on it ptxas aims at more, and spills.
+pub const fn blocks_per_processor(fragments: u32) -> u32 {
+    if fragments > 2 { 1 } else { 2 }
+}
+
 /// Bytes of a slot: W's part, and pieces of X.
 const fn slot_bytes(fragments: u32, down: u32) -> u32 {
     pieces::slot_bytes(down) + WARPS / down * 8 * fragments * X_ROW
@@ -98,6 +103,8 @@ struct Body<'k> {
     slots: Array<U8>,
     sums: Array<F32>,
     table: PairTable,
+    /// Whether the table is filled.
+    filled: Reg<B32>,
     /// Where in a slot this thread's units of X go, and where this lane's two units of a row are.
     x_to: Vec<Reg<B32>>,
     x_at: [Reg<B32>; 2],
@@ -117,13 +124,12 @@ struct Item {
 impl<'k> Body<'k> {
     fn new(k: &'k Kernel, spec: &'k GemmSkinnySpec) -> (Self, usize) {
         let GemmSkinnySpec { fragments, down, stages, .. } = *spec;
-        // Without a word on it ptxas aims at more blocks, and spills.
-        k.minnctapersm(if fragments > 4 { 1 } else { 2 });
+        k.minnctapersm(blocks_per_processor(fragments));
         let params = ProductParams::new(k, &spec.product);
         let [splits, per_split] = ["splits", "per_split"].map(|name| k.param_u32(name));
         let mut shared = k.dynamic_shared(128);
         let table = shared.array_aligned(PairTable::WORDS, 128);
-        let table = PairTable::new(k, spec.product.half, spec.product.values.map(f32::from_bits), table);
+        let table = PairTable::new(k, table);
         let sums = sums(fragments, down) as usize;
         let slots = (stages * slot_bytes(fragments, down)) as usize;
         let slots: Array<U8> = shared.array_aligned(slots.max(4 * sums), 128);
@@ -141,7 +147,24 @@ impl<'k> Body<'k> {
         let x_at = [0, 1].map(|half| x(pieces.place[1], pieces.g, k.mad_lo_u32(pieces.t, 2, half)));
         let (ring, shared) = (Ring::new(k, stages, 0), shared.bytes());
         let sums = slots.cast(sums);
-        (Self { k, spec, params, splits, per_split, ring, pieces, slots, sums, table, x_to, x_at }, shared)
+        (
+            Self {
+                k,
+                spec,
+                params,
+                splits,
+                per_split,
+                ring,
+                pieces,
+                slots,
+                sums,
+                table,
+                filled: k.mov(0),
+                x_to,
+                x_at,
+            },
+            shared,
+        )
     }
 
     fn run(&self) {
@@ -172,7 +195,15 @@ impl<'k> Body<'k> {
         let from_x = self.from_x(item);
         let zeros = || std::array::from_fn(|_| k.splat::<F32, 4>(0.0));
         let sums: Sums = (0..self.spec.fragments).map(|_| zeros()).collect();
-        self.ring.for_each(
+        // Filled once, while the first chunks come.
+        let fill = || {
+            k.if_then(k.setp_eq_u32(self.filled, 0), || {
+                self.table.fill(k, self.spec.product.half, self.spec.product.values.map(f32::from_bits));
+            });
+            k.to(self.filled).mov(1);
+        };
+        self.ring.for_each_after(
+            fill,
             self.pieces.chunks(&item.range),
             |batch, chunk, slot| {
                 let slot = self.slot(slot);

@@ -28,6 +28,7 @@
 //! M ≤ 8, of 79 in which the memory of an H100 brings a piece.
 
 use super::decode::{Half, PairTable};
+use super::gemm_skinny::blocks_per_processor;
 use super::pieces::{self, COLS, Pieces, ROW_BYTES, ROWS, Range, Sources, WARPS, Way};
 use super::product::{LowRank, ProductParams, ProductSpec, RANK};
 use super::ring::{Batch, Ring};
@@ -112,6 +113,8 @@ struct Body<'k> {
     slots: Array<U8>,
     sums: Array<F32>,
     table: PairTable,
+    /// Whether the table is filled.
+    filled: Reg<B32>,
     /// Where in a slot this thread's units of dY go, where this lane's unit of a row is, and its codes of four rows.
     dy_to: Vec<Reg<B32>>,
     dy_at: Reg<B32>,
@@ -133,13 +136,12 @@ struct Item {
 impl<'k> Body<'k> {
     fn new(k: &'k Kernel, spec: &'k GemmSkinnyBackwardSpec) -> (Self, usize) {
         let GemmSkinnyBackwardSpec { fragments, down, stages, .. } = *spec;
-        // Without a word on it ptxas aims at more blocks, and spills.
-        k.minnctapersm(if fragments > 2 { 1 } else { 2 });
+        k.minnctapersm(blocks_per_processor(fragments));
         let params = ProductParams::new(k, &spec.product);
         let [splits, per_split] = ["splits", "per_split"].map(|name| k.param_u32(name));
         let mut shared = k.dynamic_shared(128);
         let table = shared.array_aligned(PairTable::WORDS, 128);
-        let table = PairTable::new(k, Half::Bf16, spec.product.values.map(f32::from_bits), table);
+        let table = PairTable::new(k, table);
         let sums = sums(fragments) as usize;
         let slots = (stages * slot_bytes(fragments, down)) as usize;
         let slots: Array<U8> = shared.array_aligned(slots.max(4 * sums), 128);
@@ -171,6 +173,7 @@ impl<'k> Body<'k> {
             slots,
             sums,
             table,
+            filled: k.mov(0),
             dy_to,
             dy_at,
             codes_at,
@@ -206,7 +209,15 @@ impl<'k> Body<'k> {
         let from_dy = self.from_dy(item);
         let zeros = || std::array::from_fn(|_| k.splat::<F32, 4>(0.0));
         let sums: Sums = (0..self.spec.fragments).map(|_| zeros()).collect();
-        self.ring.for_each(
+        // Filled once, while the first chunks come.
+        let fill = || {
+            k.if_then(k.setp_eq_u32(self.filled, 0), || {
+                self.table.fill(k, Half::Bf16, self.spec.product.values.map(f32::from_bits));
+            });
+            k.to(self.filled).mov(1);
+        };
+        self.ring.for_each_after(
+            fill,
             self.pieces.chunks(&item.range),
             |batch, chunk, slot| {
                 let slot = self.slot(slot);
