@@ -192,7 +192,7 @@ impl<'k> Body<'k> {
     fn make(&self, item: &Item) {
         let k = self.k;
         let sources = self.pieces.sources(&self.params, &item.range);
-        let from_x = self.from_x(item);
+        let x_from = self.x_sources(item);
         let zeros = || std::array::from_fn(|_| k.splat::<F32, 4>(0.0));
         let sums: Sums = (0..self.spec.fragments).map(|_| zeros()).collect();
         // Filled once, while the first chunks come.
@@ -208,7 +208,7 @@ impl<'k> Body<'k> {
             |batch, chunk, slot| {
                 let slot = self.slot(slot);
                 self.pieces.bring(&sources, batch, chunk, slot);
-                self.bring_x(&from_x, batch, chunk, slot);
+                self.bring_x(&x_from, batch, chunk, slot);
             },
             |chunk, slot| self.multiply_chunk(&sources, chunk, self.slot(slot), &sums),
         );
@@ -223,7 +223,7 @@ impl<'k> Body<'k> {
         self.k.element(self.slots.ptr(self.k), slot, bytes)
     }
 
-    fn from_x(&self, item: &Item) -> FromX {
+    fn x_sources(&self, item: &Item) -> FromX {
         let (k, params, across) = (self.k, &self.params, self.pieces.across);
         let [first, end] = item.range.cols;
         let from = |i| {
@@ -239,11 +239,11 @@ impl<'k> Body<'k> {
     }
 
     /// Starts to bring a chunk of X; zeros where there is none, which is the same in all chunks but the last: once a slot.
-    fn bring_x(&self, from_x: &FromX, batch: &Batch<'_>, chunk: Reg<B32>, slot: Ptr<Shared>) {
+    fn bring_x(&self, x_from: &FromX, batch: &Batch<'_>, chunk: Reg<B32>, slot: Ptr<Shared>) {
         let (k, GemmSkinnySpec { fragments, down, stages, .. }) = (self.k, self.spec);
         let along = k.mul_wide_u32(chunk, X_ROW * self.pieces.across);
         let fresh = k.setp_lt_u32(chunk, *stages);
-        for (&(from, left), &to) in from_x.iter().zip(&self.x_to) {
+        for (&(from, left), &to) in x_from.iter().zip(&self.x_to) {
             let mut wanted = k.or_pred(fresh, k.setp_ne_u32(left, 0));
             if x_units(*fragments, *down) < THREADS {
                 wanted = k.and_pred(wanted, k.setp_lt_u32(self.pieces.tid, x_units(*fragments, *down)));

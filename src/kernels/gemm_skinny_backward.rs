@@ -206,7 +206,7 @@ impl<'k> Body<'k> {
     fn make(&self, item: &Item) {
         let k = self.k;
         let sources = self.pieces.sources(&self.params, &item.range);
-        let from_dy = self.from_dy(item);
+        let dy_from = self.dy_sources(item);
         let zeros = || std::array::from_fn(|_| k.splat::<F32, 4>(0.0));
         let sums: Sums = (0..self.spec.fragments).map(|_| zeros()).collect();
         // Filled once, while the first chunks come.
@@ -222,7 +222,7 @@ impl<'k> Body<'k> {
             |batch, chunk, slot| {
                 let slot = self.slot(slot);
                 self.pieces.bring(&sources, batch, chunk, slot);
-                self.bring_dy(&from_dy, batch, chunk, slot);
+                self.bring_dy(&dy_from, batch, chunk, slot);
             },
             |chunk, slot| self.multiply_chunk(&sources, chunk, self.slot(slot), &sums),
         );
@@ -237,7 +237,7 @@ impl<'k> Body<'k> {
         self.k.element(self.slots.ptr(self.k), slot, bytes)
     }
 
-    fn from_dy(&self, item: &Item) -> FromDy {
+    fn dy_sources(&self, item: &Item) -> FromDy {
         let (k, params) = (self.k, &self.params);
         let [first, end] = item.range.rows;
         let from = |i| {
@@ -253,11 +253,11 @@ impl<'k> Body<'k> {
     }
 
     /// Starts to bring a chunk of dY; zeros where there is none, which is the same in all chunks but the last: once a slot.
-    fn bring_dy(&self, from_dy: &FromDy, batch: &Batch<'_>, chunk: Reg<B32>, slot: Ptr<Shared>) {
+    fn bring_dy(&self, dy_from: &FromDy, batch: &Batch<'_>, chunk: Reg<B32>, slot: Ptr<Shared>) {
         let (k, GemmSkinnyBackwardSpec { fragments, down, stages, .. }) = (self.k, self.spec);
         let along = k.mul_wide_u32(chunk, 2 * self.pieces.rows());
         let fresh = k.setp_lt_u32(chunk, *stages);
-        for (&(from, left), &to) in from_dy.iter().zip(&self.dy_to) {
+        for (&(from, left), &to) in dy_from.iter().zip(&self.dy_to) {
             let mut wanted = k.or_pred(fresh, k.setp_ne_u32(left, 0));
             if dy_units(*fragments, *down) < THREADS {
                 wanted = k.and_pred(wanted, k.setp_lt_u32(self.pieces.tid, dy_units(*fragments, *down)));
