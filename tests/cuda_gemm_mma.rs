@@ -5,19 +5,19 @@ mod common;
 use common::device::*;
 use common::products::*;
 use proptest::prelude::*;
-use ptx_sim::{Installed, counters, reset_counters};
+use ptx_sim::{Config, Installed, counters, reset_counters};
 use qlora_kernels::{DType, QuantSpec};
 use std::sync::{Mutex, MutexGuard};
 
 const HALVES: &[DType] = &[DType::F16, DType::Bf16];
 
-/// A simulated device, one at a time: of two SMs, for which small matrices have tiles enough, even the largest ones, or of
-/// more, for which only smaller ones are.
+/// A simulated B200, which has no `wgmma`, one at a time: with two SMs, for which small matrices have tiles enough, even the
+/// largest ones, or with more, for which only smaller ones are.
 fn gpu(sm_count: u32) -> (MutexGuard<'static, ()>, Gpu) {
     static ONE: Mutex<()> = Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Installed::Simulator = ptx_sim::install() {
-        ptx_sim::configure(&ptx_sim::Config { sm_count, ..ptx_sim::config() });
+        ptx_sim::configure(&Config { compute_capability: (10, 0), sm_count, ..ptx_sim::config() });
     }
     (guard, Gpu::new())
 }

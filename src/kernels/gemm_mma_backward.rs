@@ -107,7 +107,7 @@ impl<'k> Body<'k> {
         k.bar_sync(0);
         let blocks = match spec.rows {
             32 => 2,
-            64 if k.target() >= Target::Sm80 => 2,
+            64 if spec.product.half == Half::Bf16 => 2,
             _ => 1,
         };
         let (ring, tile) = (Ring::new(k, stages, lag), MmaTile::new(k, spec.rows, blocks));

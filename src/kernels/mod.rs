@@ -12,6 +12,9 @@
 //! | [`gemm_skinny`] | `X·Wᵀ` for few rows of X |
 //! | [`gemm_skinny_backward`] | `dY·W` for few rows of dY |
 //! | [`split_sum`] | the sum of a product's parts |
+//! | [`gemm_low_rank`] | the adapter's own products on tensor cores |
+//! | [`gemm_wgmma`] | `X·Wᵀ` by the warpgroups of Hopper |
+//! | [`gemm_wgmma_backward`] | `dY·W` by the warpgroups of Hopper |
 //! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
@@ -21,6 +24,10 @@
 //! | [`pieces`] | how products with few rows cut W |
 //! | [`raw_constants`] | constants on their way through a ring |
 //! | [`ring`] | chunks in shared memory, brought ahead of their use |
+//! | [`staged`] | dense 16-bit matrices in a ring |
+//! | [`wgmma_block`] | the blocks of products by `wgmma` |
+//! | [`wgmma_pipeline`] | their roles, stages, tiles and sums |
+//! | [`wgmma_store`] | how their sums become the output |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
@@ -40,10 +47,13 @@ pub mod dense;
 pub mod dequantize;
 pub mod double_quantize;
 pub mod gemm;
+pub mod gemm_low_rank;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
 pub mod gemm_skinny;
 pub mod gemm_skinny_backward;
+pub mod gemm_wgmma;
+pub mod gemm_wgmma_backward;
 pub mod mma_tile;
 pub mod pieces;
 pub mod product;
@@ -52,9 +62,13 @@ pub mod raw_constants;
 pub mod ring;
 pub mod scale;
 pub mod split_sum;
+pub mod staged;
 pub mod table;
 pub mod tensor;
 pub mod tile;
+pub mod wgmma_block;
+pub mod wgmma_pipeline;
+pub mod wgmma_store;
 
 use ptx_asm::{Error, Module, Target};
 
@@ -74,6 +88,11 @@ pub struct Written {
 pub trait Spec {
     /// Writes the kernel for a target.
     fn write(&self, target: Target) -> Result<Written, Error>;
+
+    /// What to write it for, where `device` is what most kernels are written for: see [`target_of`].
+    fn target(&self, device: Target) -> Target {
+        device
+    }
 }
 
 /// What kernels are written for: the newest target of theirs that a device of this compute capability (major · 10 + minor)
@@ -111,6 +130,12 @@ pub enum KernelSpec {
     GemmSkinnyBackward(gemm_skinny_backward::GemmSkinnyBackwardSpec),
     /// [`split_sum`].
     SplitSum(split_sum::SplitSumSpec),
+    /// [`gemm_low_rank`].
+    GemmLowRank(gemm_low_rank::GemmLowRankSpec),
+    /// [`gemm_wgmma`].
+    GemmWgmma(gemm_wgmma::GemmWgmmaSpec),
+    /// [`gemm_wgmma_backward`].
+    GemmWgmmaBackward(gemm_wgmma_backward::GemmWgmmaBackwardSpec),
     /// [`cast`].
     Cast(cast::CastSpec),
     /// [`adamw`].
@@ -131,6 +156,12 @@ macro_rules! any_kernel {
                     $(Self::$variant(spec) => spec.write(target),)*
                 }
             }
+
+            fn target(&self, device: Target) -> Target {
+                match self {
+                    $(Self::$variant(spec) => spec.target(device),)*
+                }
+            }
         }
     };
 }
@@ -149,6 +180,9 @@ any_kernel! {
     GemmSkinny gemm_skinny::GemmSkinnySpec;
     GemmSkinnyBackward gemm_skinny_backward::GemmSkinnyBackwardSpec;
     SplitSum split_sum::SplitSumSpec;
+    GemmLowRank gemm_low_rank::GemmLowRankSpec;
+    GemmWgmma gemm_wgmma::GemmWgmmaSpec;
+    GemmWgmmaBackward gemm_wgmma_backward::GemmWgmmaBackwardSpec;
     Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;
 }

@@ -4,7 +4,7 @@
 //! A double-quantized constant is a byte, but copies have 4 bytes at least: the word that it lies in is brought, as far as
 //! the array goes. Blocks are counted from the first one of a walk, in 32 bits.
 
-use super::constants::ConstantsParam;
+use super::constants::{ConstantsParam, StoredConstant};
 use super::ring::Batch;
 use ptx_asm::{Addr, B32, B64, F32, Global, Kernel, Pred, Ptr, Reg, Shared};
 
@@ -78,13 +78,14 @@ pub fn decode(
     [from, scale_from]: [Addr<Shared>; 2],
     block: Reg<B32>,
 ) -> Reg<F32> {
-    let word = k.ld_shared::<B32>(from);
-    match constants {
-        ConstantsParam::Plain(_) => k.f32_from_bits(word),
-        ConstantsParam::Nested { offset, decoder, .. } => {
-            let scale = k.ld_shared::<F32>(scale_from);
-            let byte = k.and_b32(k.shr_u32(word, k.shl_b32(k.and_b32(block, 3), 3)), 0xff);
-            decoder.constant(k, byte, scale, *offset)
+    let stored = match constants {
+        ConstantsParam::Plain(_) => StoredConstant { code: k.mov(0), scale: k.ld_shared::<F32>(from) },
+        ConstantsParam::Nested { .. } => {
+            let word = k.ld_shared::<B32>(from);
+            let shift = k.shl_b32(k.and_b32(block, 3), 3);
+            let code = k.and_b32(k.shr_u32(word, shift), 0xff);
+            StoredConstant { code, scale: k.ld_shared::<F32>(scale_from) }
         }
-    }
+    };
+    constants.decode(k, &stored)
 }

@@ -37,39 +37,35 @@ impl SplitSumSpec {
         let bias = self.bias.map(|dtype| Dense { dtype, base: k.param_ptr("bias"), stride: k.mov(0) });
         let out = Dense { dtype: self.out, base: k.param_ptr("out"), stride: k.param_u64("out_stride") };
 
-        k.section("this block's pieces of rows");
-        let across = k.shr_u64(k.add_u64(cols, u64::from(THREADS - 1)), THREADS.trailing_zeros());
-        let total = k.mul_lo_u64(rows, across);
-        let matrix = k.shl_b64(k.mul_lo_u64(rows, cols), 2);
-        let piece = k.cvt_u64_u32(k.ctaid_x());
+        k.section("an element a thread");
+        let total = k.mul_lo_u64(rows, cols);
+        let matrix = k.shl_b64(total, 2);
+        let at = k.add_u64(k.mul_wide_u32(k.ctaid_x(), THREADS), k.cvt_u64_u32(k.tid_x()));
         k.while_(
-            || k.setp_lt_u64(piece, total),
+            || k.setp_lt_u64(at, total),
             || {
-                let row = k.div_u64(piece, across);
-                let first = k.shl_b64(k.sub_u64(piece, k.mul_lo_u64(row, across)), THREADS.trailing_zeros());
-                let col = k.add_u64(first, k.cvt_u64_u32(k.tid_x()));
-                k.if_then(k.setp_lt_u64(col, cols), || {
-                    let from = k.offset(partial, k.shl_b64(k.mad_lo_u64(row, cols, col), 2));
-                    let sum: Reg<F32> = k.ld_global::<F32>(from);
-                    k.for_range(1, splits, 1, |_| {
-                        k.advance(from, matrix);
-                        k.to(sum).add_rn_f32(sum, k.ld_global::<F32>(from));
-                    });
-                    let old = self.accumulate.then(|| out.load(k, row, col, None));
-                    let bias = bias.as_ref().map(|bias| bias.load(k, k.mov::<B64>(0), col, None));
-                    let value = bias
-                        .into_iter()
-                        .chain(old)
-                        .fold(k.mul_rn_f32(sum, scale), |sum, term| k.add_rn_f32(sum, term));
-                    out.store(k, row, col, value);
+                let row = k.div_u64(at, cols);
+                let col = k.sub_u64(at, k.mul_lo_u64(row, cols));
+                let from = k.offset(partial, k.shl_b64(at, 2));
+                let sum: Reg<F32> = k.ld_global::<F32>(from);
+                k.for_range(1, splits, 1, |_| {
+                    k.advance(from, matrix);
+                    k.to(sum).add_rn_f32(sum, k.ld_global::<F32>(from));
                 });
-                k.to(piece).add_u64(piece, k.cvt_u64_u32(k.nctaid_x()));
+                let old = self.accumulate.then(|| out.load(k, row, col, None));
+                let bias = bias.as_ref().map(|bias| bias.load(k, k.mov::<B64>(0), col, None));
+                let value = bias
+                    .into_iter()
+                    .chain(old)
+                    .fold(k.mul_rn_f32(sum, scale), |sum, term| k.add_rn_f32(sum, term));
+                out.store(k, row, col, value);
+                k.to(at).add_u64(at, k.mul_wide_u32(k.nctaid_x(), THREADS));
             },
         );
     }
 }
 
-/// Pieces of a matrix that blocks take.
+/// Tiles of a matrix: what a block makes at a time.
 pub fn tiles(rows: u64, cols: u64) -> u64 {
-    rows.saturating_mul(cols.div_ceil(THREADS.into()))
+    rows.saturating_mul(cols).div_ceil(THREADS.into())
 }

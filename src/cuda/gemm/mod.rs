@@ -5,25 +5,35 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`wgmma`] | many rows of 16-bit activations on Hopper |
 //! | [`mma`] | 16-bit activations on tensor cores |
 //! | [`skinny`] | the same for few rows |
 //! | [`skinny_plan`] | how these are cut for a device |
 //! | [`simt`] | any dtype, shape and alignment |
 //! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
+//! | [`cast`] | matrices in 16 bits |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
 
+pub mod cast;
 pub mod low_rank;
 pub mod mma;
 pub mod simt;
 pub mod skinny;
 pub mod skinny_plan;
+pub mod wgmma;
 pub mod workspace;
 
 use super::device::{Cuda, Queue};
 use super::launch::Args;
+use super::lora_gradients;
 use crate::error::Result;
 use crate::format::CodebookTable;
+use crate::kernels::constants::ConstantsSpec;
+use crate::kernels::decode::Half;
+use crate::kernels::product::ProductSpec;
+use crate::kernels::table::bits;
 use crate::view::{BufferMut, ConstantsView, Lora, Quantized, Tensor, TensorMut};
+use skinny_plan::Product;
 use workspace::Workspace;
 
 /// A quantized weight and its values.
@@ -48,10 +58,42 @@ impl Weight<'_> {
     }
 }
 
+/// What a kernel on tensor cores depends on.
+fn product(
+    half: Half,
+    w: Weight<'_>,
+    out: &TensorMut<'_>,
+    bias: Option<&Tensor<'_>>,
+    lora: Option<&Lora<'_>>,
+    accumulate: bool,
+) -> ProductSpec {
+    ProductSpec {
+        half,
+        values: bits(w.table.values),
+        block_size: w.view.spec.block_size,
+        constants: ConstantsSpec::of(&w.view.spec.constants),
+        out: out.dtype(),
+        bias: bias.map(Tensor::dtype),
+        low_rank: lora.is_some(),
+        accumulate,
+    }
+}
+
+/// Whether a matrix and its rows start at multiples of `align` bytes.
+fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
+    address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
+}
+
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
-pub fn workspace_size(device: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
-    let [low, low_half, matrix] = low_rank::bytes(shape, rank);
-    workspace::size(&[low, low_half, matrix, skinny::bytes(device.size(), shape)])
+pub fn workspace_size(cuda: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
+    let [m, n, k] = shape;
+    let size = |product, inner, outer| {
+        let mut matrices = low_rank::term_bytes(cuda, m, inner, outer, rank).to_vec();
+        matrices.push(skinny::bytes(cuda, product, shape));
+        workspace::size(&matrices)
+    };
+    let (forward, backward) = (size(Product::Forward, k, n)?, size(Product::Backward, n, k)?);
+    Some(forward.max(backward).max(lora_gradients::workspace_size(cuda, shape, rank)?))
 }
 
 /// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
@@ -71,6 +113,9 @@ pub fn forward(
     let lora = lora.filter(|lora| lora.rank() > 0);
     if let Some(how) = skinny::takes(queue, x, w) {
         return skinny::forward(queue, how, x, w, bias, lora, y, workspace);
+    }
+    if let Some(half) = wgmma::takes(queue, x, w) {
+        return wgmma::forward(queue, half, x, w, bias, lora, y, workspace);
     }
     match mma::takes(queue, x, w) {
         Some(half) => mma::forward(queue, half, x, w, bias, lora, y, workspace),
@@ -95,6 +140,9 @@ pub fn backward(
     let lora = lora.filter(|lora| lora.rank() > 0);
     if let Some(plan) = skinny::takes_backward(queue, dy, w) {
         return skinny::backward(queue, plan, dy, w, lora, dx, accumulate, workspace);
+    }
+    if let Some(half) = wgmma::takes(queue, dy, w) {
+        return wgmma::backward(queue, half, dy, w, lora, dx, accumulate, workspace);
     }
     match mma::takes_backward(queue, dy, w) {
         Some(half) => mma::backward(queue, half, dy, w, lora, dx, accumulate, workspace),

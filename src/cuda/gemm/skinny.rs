@@ -1,10 +1,10 @@
 //! Products of few rows of 16-bit activations and a quantized weight, at the pace of reading the weight.
 
 use super::low_rank::Term;
-use super::skinny_plan::{Device, Plan, Product, plan};
-use super::workspace::{Workspace, f32_bytes};
-use super::{Weight, mma};
-use crate::cuda::device::Queue;
+use super::skinny_plan::{Plan, Product, plan};
+use super::workspace::Workspace;
+use super::{Weight, mma, product};
+use crate::cuda::device::{Cuda, Queue};
 use crate::cuda::launch::{Args, Matrix};
 use crate::cuda::memory::Address;
 use crate::error::Result;
@@ -15,14 +15,16 @@ use crate::kernels::split_sum::{self, SplitSumSpec};
 use crate::view::{ConstantsView, DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
-/// Bytes of workspace that the parts of a split product take, forward or backward; `None` if they overflow.
-pub fn bytes(device: Device, shape: [usize; 3]) -> Option<usize> {
+/// Bytes of workspace that the parts of a split product take; `None` if they overflow.
+pub fn bytes(cuda: &Cuda, product: Product, shape: [usize; 3]) -> Option<usize> {
     let [m, n, k] = shape;
-    let parts = |product, cols| match plan(device, product, shape.map(|size| size as u64)) {
-        Some(plan) if plan.splits > 1 => f32_bytes(m.checked_mul(plan.splits as usize)?, cols),
+    let cols = if product == Product::Forward { n } else { k };
+    match plan(cuda.size(), product, shape.map(|size| size as u64)) {
+        Some(plan) if plan.splits > 1 => {
+            m.checked_mul(plan.splits as usize)?.checked_mul(cols)?.checked_mul(4)
+        }
         _ => Some(0),
-    };
-    Some(parts(Product::Forward, n)?.max(parts(Product::Backward, k)?))
+    }
 }
 
 /// The type to compute in and the cut, if the forward kernel takes these arguments.
@@ -72,7 +74,7 @@ pub fn forward(
     }
     let Plan { fragments, down, stages, splits, per_split, items } = plan;
     let launch = |out: &TensorMut<'_>, bias: Option<&Tensor<'_>>| {
-        let product = mma::product(half, w, out, bias, lora, false);
+        let product = product(half, w, out, bias, lora, false);
         let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
         let args = args.pointer(out).number(Matrix::row_stride(&out)).number(splits).number(per_split);
         queue.launch(GemmSkinnySpec { fragments, down, stages, product }.into(), items, args)
@@ -102,7 +104,7 @@ pub fn backward(
     }
     let Plan { fragments, down, stages, splits, per_split, items } = plan;
     let launch = |out: &TensorMut<'_>, accumulate| {
-        let product = mma::product(Half::Bf16, w, out, None, lora, accumulate);
+        let product = product(Half::Bf16, w, out, None, lora, accumulate);
         let args = args.pointer(out).number(Matrix::row_stride(&out)).number(splits).number(per_split);
         queue.launch(GemmSkinnyBackwardSpec { fragments, down, stages, product }.into(), items, args)
     };
