@@ -8,7 +8,7 @@
 //! | kernel | device | activations | M | weight |
 //! |---|---|---|---|---|
 //! | [`skinny`] | sm_80 and up | 16 bits; backward bf16 | to 64 | K a multiple of 64, blocks of 64 or more |
-//! | [`wgmma`] | sm_90 | 16 bits | from 65 | the same |
+//! | [`wgmma`] | sm_90 | 16 bits | from 128 | the same |
 //! | [`mma`] | sm_80 and up; f16 sm_75 | 16 bits | any | the same; backward also N |
 //! | [`simt`] | any | any | any | any |
 //!
