@@ -5,8 +5,8 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use qlora_kernels::{AdamW, TensorMut, ops};
 
+use crate::engine::Engine;
 use crate::host::values;
-use crate::linear::Engine;
 use crate::model::Llama;
 
 /// The paper clips the gradient's norm to 0.3 (appendix B.4).
@@ -48,7 +48,7 @@ impl Optimizer {
             let gradient = values(gradient)?;
             let gradient = qlora_kernels::Tensor::new(&gradient, rows, columns)?;
             let out = TensorMut::new(&mut parameter, rows, columns)?;
-            ops::adamw_step(&engine.context, &self.hyper, out, gradient, m.as_mut_slice(), v.as_mut_slice())?;
+            ops::adamw_step(&engine.host, &self.hyper, out, gradient, m.as_mut_slice(), v.as_mut_slice())?;
             var.set(&Tensor::from_vec(parameter, (rows, columns), var.device())?)?;
         }
         Ok(())

@@ -6,6 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`wgmma`] | many rows of 16-bit activations on Hopper |
+//! | [`wgmma_plan`] | how those are cut |
 //! | [`mma`] | 16-bit activations on tensor cores |
 //! | [`skinny`] | the same for few rows |
 //! | [`skinny_plan`] | how these are cut for a device |
@@ -21,6 +22,7 @@ pub mod simt;
 pub mod skinny;
 pub mod skinny_plan;
 pub mod wgmma;
+pub mod wgmma_plan;
 pub mod workspace;
 
 use super::device::{Cuda, Queue};
@@ -79,18 +81,13 @@ fn product(
     }
 }
 
-/// Whether a matrix and its rows start at multiples of `align` bytes.
-fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
-    address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
-}
-
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
 pub fn workspace_size(cuda: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
     let [m, n, k] = shape;
-    let size = |product, inner, outer| {
-        let mut matrices = low_rank::term_bytes(cuda, m, inner, outer, rank).to_vec();
-        matrices.push(skinny::bytes(cuda, product, shape));
-        workspace::size(&matrices)
+    let size = |product, inner, other| {
+        let term = low_rank::term_bytes(cuda, m, inner, other, rank);
+        let parts = skinny::bytes(cuda, product, shape)?.max(wgmma::bytes(cuda, shape)?);
+        workspace::size(&[term.as_slice(), &[Some(parts)]].concat())
     };
     let (forward, backward) = (size(Product::Forward, k, n)?, size(Product::Backward, n, k)?);
     Some(forward.max(backward).max(lora_gradients::workspace_size(cuda, shape, rank)?))
