@@ -38,6 +38,8 @@ const BYTES_A_WEIGHT: f64 = 0.5 + 1.0 / 64.0 + 4.0 / 256.0 / 64.0;
 pub struct Kernel {
     pub name: &'static str,
     kind: Kind,
+    /// Rows of activations that it takes at most.
+    most: usize,
     /// Of a tile of the result.
     rows: usize,
     cols: usize,
@@ -72,12 +74,52 @@ const fn mma(
     ahead: usize,
     blocks: usize,
 ) -> Kernel {
-    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], roles, ahead, blocks, tensor: MMA_SYNC }
+    Kernel {
+        name,
+        kind,
+        most: usize::MAX,
+        rows,
+        cols: 128,
+        chunk: 64,
+        splits: &[1],
+        roles,
+        ahead,
+        blocks,
+        tensor: MMA_SYNC,
+    }
 }
 
 /// `gemm_wgmma*`: 8 warps multiply, 4 bring data; the weight's codes come two chunks ahead.
 const fn wgmma(name: &'static str, kind: Kind, rows: usize, roles: &'static [Role]) -> Kernel {
-    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], roles, ahead: 2, blocks: 1, tensor: WGMMA }
+    Kernel {
+        name,
+        kind,
+        most: usize::MAX,
+        rows,
+        cols: 128,
+        chunk: 64,
+        splits: &[1],
+        roles,
+        ahead: 2,
+        blocks: 1,
+        tensor: WGMMA,
+    }
+}
+
+/// `gemm_skinny*`: 8 warps, `down` of them down the weight's rows, with a piece of 32 x 64 each; the loop is that of the kernel
+/// for as many rows of activations, however the warps stand.
+const fn skinny(
+    name: &'static str,
+    kind: Kind,
+    rows: usize,
+    down: usize,
+    roles: &'static [Role],
+    blocks: usize,
+) -> Kernel {
+    let [n, k] = [32 * down, 64 * (8 / down)];
+    let (cols, chunk) = if matches!(kind, Forward) { (n, k) } else { (k, n) };
+    let (splits, ahead) = (&[1, 2, 3, 4, 6, 8, 12, 16], 4);
+    Kernel { name, kind, most: 64, rows, cols, chunk, splits, roles, ahead, blocks, tensor: MMA_SYNC }
 }
 
 const fn role(row: &'static str, warps: usize, pass: usize) -> Role {
@@ -94,6 +136,34 @@ pub const KERNELS: &[Kernel] = &[
     mma("mma 32", Backward, 32, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_32", 8, 64)], 2, 2),
     mma("mma 64", Backward, 64, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_64", 8, 64)], 1, 2),
     mma("mma 128", Backward, 128, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_128", 8, 64)], 2, 1),
+    skinny("skinny 8x1", Forward, 8, 1, &[role("gemm_skinny_nf4_bf16_fp8_lora_8x1", 8, 512)], 2),
+    skinny("skinny 8x2", Forward, 8, 2, &[role("gemm_skinny_nf4_bf16_fp8_lora_8x1", 8, 256)], 2),
+    skinny("skinny 8x4", Forward, 8, 4, &[role("gemm_skinny_nf4_bf16_fp8_lora_8x1", 8, 128)], 2),
+    skinny("skinny 8x8", Forward, 8, 8, &[role("gemm_skinny_nf4_bf16_fp8_lora_8x1", 8, 64)], 2),
+    skinny("skinny 16x1", Forward, 16, 1, &[role("gemm_skinny_nf4_bf16_fp8_lora_16x2", 8, 512)], 2),
+    skinny("skinny 16x2", Forward, 16, 2, &[role("gemm_skinny_nf4_bf16_fp8_lora_16x2", 8, 256)], 2),
+    skinny("skinny 16x4", Forward, 16, 4, &[role("gemm_skinny_nf4_bf16_fp8_lora_16x2", 8, 128)], 2),
+    skinny("skinny 16x8", Forward, 16, 8, &[role("gemm_skinny_nf4_bf16_fp8_lora_16x2", 8, 64)], 2),
+    skinny("skinny 32x2", Forward, 32, 2, &[role("gemm_skinny_nf4_bf16_fp8_lora_32x8", 8, 256)], 1),
+    skinny("skinny 32x4", Forward, 32, 4, &[role("gemm_skinny_nf4_bf16_fp8_lora_32x8", 8, 128)], 1),
+    skinny("skinny 32x8", Forward, 32, 8, &[role("gemm_skinny_nf4_bf16_fp8_lora_32x8", 8, 64)], 1),
+    skinny("skinny 64x4", Forward, 64, 4, &[role("gemm_skinny_nf4_bf16_fp8_lora_64x8", 8, 128)], 1),
+    skinny("skinny 64x8", Forward, 64, 8, &[role("gemm_skinny_nf4_bf16_fp8_lora_64x8", 8, 64)], 1),
+    skinny("skinny 8x1", Backward, 8, 1, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_8x8", 8, 32)], 2),
+    skinny("skinny 8x2", Backward, 8, 2, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_8x8", 8, 64)], 2),
+    skinny("skinny 8x4", Backward, 8, 4, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_8x8", 8, 128)], 2),
+    skinny("skinny 8x8", Backward, 8, 8, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_8x8", 8, 256)], 2),
+    skinny("skinny 16x1", Backward, 16, 1, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_16x4", 8, 32)], 2),
+    skinny("skinny 16x2", Backward, 16, 2, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_16x4", 8, 64)], 2),
+    skinny("skinny 16x4", Backward, 16, 4, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_16x4", 8, 128)], 2),
+    skinny("skinny 16x8", Backward, 16, 8, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_16x4", 8, 256)], 2),
+    skinny("skinny 32x1", Backward, 32, 1, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_32x2", 8, 32)], 1),
+    skinny("skinny 32x2", Backward, 32, 2, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_32x2", 8, 64)], 1),
+    skinny("skinny 32x4", Backward, 32, 4, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_32x2", 8, 128)], 1),
+    skinny("skinny 32x8", Backward, 32, 8, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_32x2", 8, 256)], 1),
+    skinny("skinny 64x1", Backward, 64, 1, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_64x2", 8, 32)], 1),
+    skinny("skinny 64x2", Backward, 64, 2, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_64x2", 8, 64)], 1),
+    skinny("skinny 64x4", Backward, 64, 4, &[role("gemm_skinny_backward_nf4_bf16_fp8_lora_64x2", 8, 128)], 1),
     wgmma("wgmma 64", Forward, 64, &[role("gemm_wgmma_nf4_bf16_fp8_lora_64", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_64 producers", 4, 128)]),
     wgmma("wgmma 128", Forward, 128, &[role("gemm_wgmma_nf4_bf16_fp8_lora_128", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_128 producers", 4, 128)]),
     wgmma("wgmma 256", Forward, 256, &[role("gemm_wgmma_nf4_bf16_fp8_lora_256", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_256 producers", 4, 128)]),
@@ -139,7 +209,7 @@ pub fn cublas(kind: Kind, sizes: [usize; 3]) -> f64 {
 
 /// The product of a weight `[n, k]` with `m` rows, by the kernel that is fastest at it; `None` for the gradients.
 pub fn product(kind: Kind, sizes: [usize; 3]) -> Option<Prediction> {
-    let kernels = KERNELS.iter().filter(|kernel| kernel.kind == kind);
+    let kernels = KERNELS.iter().filter(|kernel| kernel.kind == kind && sizes[0] <= kernel.most);
     let ways = kernels.flat_map(|kernel| kernel.splits.iter().map(|&split| kernel.predict(split, sizes)));
     ways.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
 }

@@ -197,9 +197,9 @@ fn of_target(target: Target) -> Vec<Entry> {
 }
 
 /// Fragments and warps down of the kernels for few rows, from the least to the most registers.
-const SKINNY: [(u32, u32); 3] = [(1, 1), (2, 2), (8, 8)];
+const SKINNY: [(u32, u32); 4] = [(1, 1), (2, 2), (4, 8), (8, 8)];
 /// The same for the backward kernel.
-const SKINNY_BACKWARD: [(u32, u32); 3] = [(1, 8), (2, 4), (8, 2)];
+const SKINNY_BACKWARD: [(u32, u32); 4] = [(1, 8), (2, 4), (4, 2), (8, 2)];
 
 /// Every dtype, layout, block size, data type and kind of constants of the streaming kernels, for every target: what ptxas
 /// must accept without spills.

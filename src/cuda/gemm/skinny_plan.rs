@@ -8,8 +8,8 @@
 //!   [`crate::kernels::gemm_skinny_backward`], or the tensor cores', 16 a piece for each 8 rows of X or dY;
 //!
 //! and on top a tenth of what is not the longest, the time to fill and drain a block's ring, and the launch that adds the
-//! parts of a split sum. Wider tiles
-//! read X or dY less often; splitting the sum makes more of them. The constants are round: they order the choices, no more.
+//! parts of a split sum. Wider tiles read X or dY less often; splitting the sum makes more of them. The constants are round:
+//! they order the choices, no more.
 
 use crate::kernels::gemm_skinny::{GemmSkinnySpec, MOST_ROWS, blocks_per_processor};
 use crate::kernels::gemm_skinny_backward::GemmSkinnyBackwardSpec;
@@ -31,7 +31,6 @@ const NOT_HIDDEN: f64 = 0.1;
 const RESERVED: u32 = 1024;
 /// Slots of a ring: fewer do not bring ahead enough, more bring no more.
 const STAGES: std::ops::RangeInclusive<u32> = 3..=6;
-
 /// Units that a thread brings a chunk, at most: more take the registers of sums.
 const MOST_UNITS: u32 = 4;
 /// Parts that a sum is split in.
