@@ -103,6 +103,11 @@ impl Cuda {
         target_of(self.capability)
     }
 
+    /// Whether it has the instructions of [`Target::Sm90a`]: compute capability 9.0, nothing older or newer.
+    pub fn is_hopper(&self) -> bool {
+        self.capability == Target::Sm90a.sm()
+    }
+
     /// Refuses what belongs to another context than the one that operations run in.
     #[cfg(any(feature = "cudarc", feature = "cust"))]
     pub fn check_owner(&self, what: &str, context: CUcontext) -> Result<()> {
@@ -179,7 +184,7 @@ impl Queue<'_> {
 
     /// Whether the device has the instructions of [`Target::Sm90a`]: compute capability 9.0, nothing older or newer.
     pub fn is_hopper(&self) -> bool {
-        self.cuda.capability == Target::Sm90a.sm()
+        self.cuda.is_hopper()
     }
 
     /// Bytes of shared memory that a block may have.

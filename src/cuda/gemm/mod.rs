@@ -6,6 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`wgmma`] | many rows of 16-bit activations on Hopper |
+//! | [`wgmma_plan`] | how those are cut |
 //! | [`mma`] | 16-bit activations on tensor cores |
 //! | [`simt`] | any dtype, shape and alignment |
 //! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
@@ -17,6 +18,7 @@ pub mod low_rank;
 pub mod mma;
 pub mod simt;
 pub mod wgmma;
+pub mod wgmma_plan;
 pub mod workspace;
 
 use super::device::{Cuda, Queue};
@@ -74,15 +76,14 @@ fn product(
     }
 }
 
-/// Whether a matrix and its rows start at multiples of `align` bytes.
-fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
-    address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
-}
-
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
 pub fn workspace_size(cuda: &Cuda, [m, n, k]: [usize; 3], rank: usize) -> Option<usize> {
-    let forward = workspace::size(&low_rank::term_bytes(cuda, m, k, n, rank))?;
-    let backward = workspace::size(&low_rank::term_bytes(cuda, m, n, k, rank))?;
+    let parts = wgmma::bytes(cuda, [m, n, k]);
+    let product = |inner, other| {
+        let term = low_rank::term_bytes(cuda, m, inner, other, rank);
+        workspace::size(&[term.as_slice(), &[parts]].concat())
+    };
+    let (forward, backward) = (product(k, n)?, product(n, k)?);
     Some(forward.max(backward).max(lora_gradients::workspace_size(cuda, [m, n, k], rank)?))
 }
 
