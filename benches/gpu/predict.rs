@@ -38,6 +38,8 @@ const BYTES_A_WEIGHT: f64 = 0.5 + 1.0 / 64.0 + 4.0 / 256.0 / 64.0;
 pub struct Kernel {
     name: String,
     kind: Kind,
+    /// Rows of activations that it takes at most.
+    most: usize,
     /// Of a tile of the result.
     rows: usize,
     cols: usize,
@@ -78,6 +80,7 @@ fn kernels() -> Vec<Kernel> {
             all.push(Kernel {
                 name,
                 kind,
+                most: usize::MAX,
                 rows,
                 cols: 128,
                 chunk: 64,
@@ -101,6 +104,7 @@ fn kernels() -> Vec<Kernel> {
             all.push(Kernel {
                 name,
                 kind,
+                most: usize::MAX,
                 rows,
                 cols: 128,
                 chunk: 64,
@@ -112,7 +116,41 @@ fn kernels() -> Vec<Kernel> {
             });
         }
     }
+    // `gemm_skinny*`: 8 warps, `down` of them down the weight's rows, with a piece of 32 x 64 each; the loop is that of the
+    // kernel for as many rows of activations, however the warps stand.
+    for (kind, family, loops) in [
+        (Kind::Forward, "gemm_skinny", ["8x1", "16x2", "32x8", "64x8"]),
+        (Kind::Backward, "gemm_skinny_backward", ["8x8", "16x4", "32x2", "64x2"]),
+    ] {
+        for (rows, cut) in [8, 16, 32, 64].into_iter().zip(loops) {
+            for down in [1, 2, 4, 8].into_iter().filter(|down| may_stand(kind, rows, *down)) {
+                let [n, k] = [32 * down, 64 * (8 / down)];
+                let (cols, chunk) = if kind == Kind::Forward { (n, k) } else { (k, n) };
+                all.push(Kernel {
+                    name: format!("skinny {rows}x{down}"),
+                    kind,
+                    most: 64,
+                    rows,
+                    cols,
+                    chunk,
+                    splits: &[1, 2, 3, 4, 6, 8, 12, 16],
+                    roles: vec![Role { row: row(family, cut), warps: 8, pass: chunk }],
+                    ahead: 4,
+                    blocks: if rows > 16 { 1 } else { 2 },
+                    tensor: MMA_SYNC,
+                });
+            }
+        }
+    }
     all
+}
+
+/// Whether a thread has the registers to bring its part of a chunk of so many rows.
+fn may_stand(kind: Kind, rows: usize, down: usize) -> bool {
+    match kind {
+        Kind::Forward => rows * (8 / down) <= 128,
+        _ => rows * down <= 256,
+    }
 }
 
 /// How long, by which kernel, and because of what.
@@ -152,7 +190,7 @@ pub fn cublas(kind: Kind, sizes: [usize; 3]) -> f64 {
 
 /// The product of a weight `[n, k]` with `m` rows, by the kernel that is fastest at it; `None` for the gradients.
 pub fn product(kind: Kind, sizes: [usize; 3]) -> Option<Prediction> {
-    let kernels = kernels().into_iter().filter(|kernel| kernel.kind == kind);
+    let kernels = kernels().into_iter().filter(|kernel| kernel.kind == kind && sizes[0] <= kernel.most);
     let ways =
         |kernel: Kernel| kernel.splits.iter().map(|&split| kernel.predict(split, sizes)).collect::<Vec<_>>();
     kernels.flat_map(ways).min_by(|a, b| a.seconds.total_cmp(&b.seconds))
