@@ -3,6 +3,18 @@
 //! - forward `Y[M, N] = X·Wᵀ + bias + T·Bᵀ` with `T[M, r] = s·X·Aᵀ`;
 //! - backward `dX[M, K] = dY·W + U·A` with `U[M, r] = s·dY·B`.
 //!
+//! A product is made by the first of these kernels that takes it; all take W's constants plain or double-quantized:
+//!
+//! | kernel | device | activations | M | weight |
+//! |---|---|---|---|---|
+//! | [`skinny`] | sm_80 and up | 16 bits; backward bf16 | to 64 | K a multiple of 64, blocks of 64 or more |
+//! | [`wgmma`] | sm_90 | 16 bits | from 128 | the same |
+//! | [`mma`] | sm_80 and up; f16 sm_75 | 16 bits | any | the same; backward also N |
+//! | [`simt`] | any | any | any | any |
+//!
+//! What else they ask for, alignment above all, their `takes` say; an adapter may have any type and rank. Which tiles they
+//! use and how they split sums depends on the shape and the device alone, so that results repeat bit for bit.
+//!
 //! | file | what |
 //! |---|---|
 //! | [`wgmma`] | many rows of 16-bit activations on Hopper |
@@ -84,10 +96,10 @@ fn product(
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
 pub fn workspace_size(cuda: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
     let [m, n, k] = shape;
-    let size = |product, inner, other| {
-        let term = low_rank::term_bytes(cuda, m, inner, other, rank);
+    let size = |product, inner, outer| {
+        // A product is one kernel's, which may split its sum.
         let parts = skinny::bytes(cuda, product, shape)?.max(wgmma::bytes(cuda, shape)?);
-        workspace::size(&[term.as_slice(), &[Some(parts)]].concat())
+        workspace::size(&[&low_rank::term_bytes(cuda, m, inner, outer, rank)[..], &[Some(parts)]].concat())
     };
     let (forward, backward) = (size(Product::Forward, k, n)?, size(Product::Backward, n, k)?);
     Some(forward.max(backward).max(lora_gradients::workspace_size(cuda, shape, rank)?))
