@@ -75,9 +75,20 @@ const fn mma(
     Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], roles, ahead, blocks, tensor: MMA_SYNC }
 }
 
-/// `gemm_wgmma*`: 8 warps multiply, 4 bring data; the weight's codes come two chunks ahead.
+/// `gemm_wgmma*`: 8 warps multiply, 4 bring data; the weight's codes come four chunks ahead.
 const fn wgmma(name: &'static str, kind: Kind, rows: usize, roles: &'static [Role]) -> Kernel {
-    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], roles, ahead: 2, blocks: 1, tensor: WGMMA }
+    Kernel {
+        name,
+        kind,
+        rows,
+        cols: 128,
+        chunk: 64,
+        splits: &[1, 2, 3, 4, 6, 8],
+        roles,
+        ahead: 4,
+        blocks: 1,
+        tensor: WGMMA,
+    }
 }
 
 const fn role(row: &'static str, warps: usize, pass: usize) -> Role {
@@ -94,12 +105,12 @@ pub const KERNELS: &[Kernel] = &[
     mma("mma 32", Backward, 32, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_32", 8, 64)], 2, 2),
     mma("mma 64", Backward, 64, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_64", 8, 64)], 1, 2),
     mma("mma 128", Backward, 128, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_128", 8, 64)], 2, 1),
-    wgmma("wgmma 64", Forward, 64, &[role("gemm_wgmma_nf4_bf16_fp8_lora_64", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_64 producers", 4, 128)]),
-    wgmma("wgmma 128", Forward, 128, &[role("gemm_wgmma_nf4_bf16_fp8_lora_128", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_128 producers", 4, 128)]),
-    wgmma("wgmma 256", Forward, 256, &[role("gemm_wgmma_nf4_bf16_fp8_lora_256", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_256 producers", 4, 128)]),
-    wgmma("wgmma 64", Backward, 64, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_64", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_64 producers", 4, 128)]),
-    wgmma("wgmma 128", Backward, 128, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_128", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_128 producers", 4, 128)]),
-    wgmma("wgmma 256", Backward, 256, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_256", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_256 producers", 4, 128)]),
+    wgmma("wgmma 64", Forward, 64, &[role("gemm_wgmma_nf4_bf16_fp8_lora_64", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_64 producers", 4, 256)]),
+    wgmma("wgmma 128", Forward, 128, &[role("gemm_wgmma_nf4_bf16_fp8_lora_128", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_128 producers", 4, 256)]),
+    wgmma("wgmma 256", Forward, 256, &[role("gemm_wgmma_nf4_bf16_fp8_lora_256", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_256 producers", 4, 256)]),
+    wgmma("wgmma 64", Backward, 64, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_64", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_64 producers", 4, 256)]),
+    wgmma("wgmma 128", Backward, 128, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_128", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_128 producers", 4, 256)]),
+    wgmma("wgmma 256", Backward, 256, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_256", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_256 producers", 4, 256)]),
 ];
 
 /// How long, by which kernel, and because of what.

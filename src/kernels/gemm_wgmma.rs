@@ -72,8 +72,6 @@ struct Forward;
 impl Roles for Forward {
     const FEATURES: usize = 1;
     const WEIGHTS: u32 = WEIGHTS;
-    // Beside the sums, two sets of fragments and two tables.
-    const CONSUMER_REGISTERS: u32 = 224;
     type Right = Right;
 
     fn right(k: &Kernel) -> Right {
@@ -129,7 +127,7 @@ impl Roles for Forward {
             sums.clear();
             pipeline.wait(&at);
             decode(block, row, at.stage, &sets[0]);
-            in_turns(k, item.chunks, |chunk, copy| {
+            in_turns(k, 2, item.chunks, |chunk, copy| {
                 let stage = k.mov(at.stage);
                 multiply(block, &sums, &sets[copy], stage);
                 pipeline.advance(&at);

@@ -67,8 +67,6 @@ struct Backward;
 impl Roles for Backward {
     const FEATURES: usize = 2;
     const WEIGHTS: u32 = WEIGHTS;
-    // The sums, and few beside them: the producers can use the rest.
-    const CONSUMER_REGISTERS: u32 = 208;
     type Right = TensorMap;
 
     fn right(k: &Kernel) -> TensorMap {

@@ -11,6 +11,11 @@ use ptx_asm::{Array, B32, B64, F32, Global, Kernel, Ptr, Reg, TensorMap, U8};
 
 /// Registers of a thread at launch, as many as three warpgroups can have.
 const REGISTERS: u32 = 65536 / THREADS / 8 * 8;
+/// Of a consuming one: beside up to 128 sums, two sets of fragments and two tables. The producing ones have what is left.
+const CONSUMER_REGISTERS: u32 = 208;
+
+/// Chunks of W that are on their way to a producing thread: 1.4 thousand clocks of latency are no more than 350 a chunk.
+const AHEAD: usize = 4;
 
 /// What every thread knows. `R` is the right side of the low-rank term.
 pub struct Block<'k, R> {
@@ -55,8 +60,6 @@ pub trait Roles {
     const FEATURES: usize;
     /// Bytes of W's side of a stage.
     const WEIGHTS: u32;
-    /// Registers of a consuming thread; the producing ones have what is left.
-    const CONSUMER_REGISTERS: u32;
     /// The right side of the low-rank term.
     type Right;
 
@@ -127,12 +130,12 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
     k.if_else(
         k.setp_lt_u32(tid, WARPGROUP),
         || {
-            k.setmaxnreg_dec(3 * REGISTERS - 2 * R::CONSUMER_REGISTERS);
+            k.setmaxnreg_dec(3 * REGISTERS - 2 * CONSUMER_REGISTERS);
             k.section("produce");
             R::produce(&block);
         },
         || {
-            k.setmaxnreg_inc(R::CONSUMER_REGISTERS);
+            k.setmaxnreg_inc(CONSUMER_REGISTERS);
             k.section("consume");
             // The same in all lanes, as ptxas must know for descriptors that depend on it.
             let warp = k.shfl_idx_b32(k.shr_u32(k.sub_u32(tid, WARPGROUP), 5), 0, 31, u32::MAX);
@@ -159,7 +162,7 @@ impl<R> Block<'_, R> {
     }
 
     /// A producing thread's walk over a tile's chunks: `source` says where its part of one comes from, `work` puts it into a
-    /// stage. It is loaded two chunks ahead, which hides the latency of memory.
+    /// stage. It is loaded [`AHEAD`] chunks ahead, which hides the latency of memory.
     pub fn for_each_piece(
         &self,
         item: &Item,
@@ -168,7 +171,7 @@ impl<R> Block<'_, R> {
     ) {
         let k = self.k;
         let pieces =
-            [(); 2].map(|()| Piece { codes: [k.regs(), k.regs()], constant: StoredConstant::new(k) });
+            [(); AHEAD].map(|()| Piece { codes: [k.regs(), k.regs()], constant: StoredConstant::new(k) });
         let fetch = |chunk: Reg<B32>, to: &Piece| {
             k.if_then(k.setp_lt_u32(chunk, item.chunks), || {
                 let Source { codes, scaled } = source(k.add_u32(item.first, chunk));
@@ -182,9 +185,9 @@ impl<R> Block<'_, R> {
         for (chunk, piece) in (0..).zip(&pieces) {
             fetch(k.mov(chunk), piece);
         }
-        in_turns(k, item.chunks, |chunk, copy| {
+        in_turns(k, AHEAD, item.chunks, |chunk, copy| {
             work(k.add_u32(item.first, chunk), &pieces[copy]);
-            fetch(k.add_u32(chunk, 2), &pieces[copy]);
+            fetch(k.add_u32(chunk, AHEAD as u32), &pieces[copy]);
         });
     }
 

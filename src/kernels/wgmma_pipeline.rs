@@ -44,12 +44,12 @@ const STATIC: u32 = 1 << 10;
 /// Stages of a ring at most: more hide nothing.
 const MOST_STAGES: u32 = 8;
 
-/// Emits `body` twice, to run for each index below `count` in turn, with the number of the copy: for registers that one
-/// step fills while another uses the other set.
-pub fn in_turns(k: &Kernel, count: Reg<B32>, body: impl Fn(Reg<B32>, usize)) {
+/// Emits `body` so many times, to run for each index below `count` in turn, with the number of the copy: for registers that
+/// one step fills while others use other sets.
+pub fn in_turns(k: &Kernel, copies: usize, count: Reg<B32>, body: impl Fn(Reg<B32>, usize)) {
     let index = k.var_u32(0);
     k.loop_(|l| {
-        for copy in 0..2 {
+        for copy in 0..copies {
             l.break_if(k.setp_ge_u32(index, count));
             body(index, copy);
             k.to(index).add_u32(index, 1);
