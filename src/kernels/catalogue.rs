@@ -58,8 +58,8 @@ fn of_hopper() -> Vec<Entry> {
     };
     let kernels = |tokens| {
         let (forward, backward) = (forward.clone(), backward.clone());
-        let forward = GemmWgmmaSpec { tokens, product: forward }.into();
-        let backward = GemmWgmmaBackwardSpec { tokens, product: backward }.into();
+        let forward = GemmWgmmaSpec { tokens, cluster: 2, product: forward }.into();
+        let backward = GemmWgmmaBackwardSpec { tokens, cluster: 2, product: backward }.into();
         [entry("gemm_wgmma", tokens, forward), entry("gemm_wgmma_backward", tokens, backward)]
     };
     WGMMA_TOKENS.into_iter().flat_map(kernels).collect()
@@ -208,8 +208,8 @@ pub fn variants() -> Vec<Entry> {
             let accumulate = product.bias.is_some();
             let product = ProductSpec { accumulate, ..product.clone() };
             let backward = ProductSpec { bias: None, ..product.clone() };
-            add(Target::Sm90a, GemmWgmmaSpec { tokens, product }.into());
-            add(Target::Sm90a, GemmWgmmaBackwardSpec { tokens, product: backward }.into());
+            add(Target::Sm90a, GemmWgmmaSpec { tokens, cluster: 1, product }.into());
+            add(Target::Sm90a, GemmWgmmaBackwardSpec { tokens, cluster: 1, product: backward }.into());
         }
     }
     for target in TARGETS {

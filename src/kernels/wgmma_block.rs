@@ -98,11 +98,12 @@ pub struct Piece {
     constant: StoredConstant,
 }
 
-/// Emits a kernel of tiles of `tokens` rows of activations. Its parameters: a tensor map of the activations; codes and constants;
+/// Emits a kernel of tiles of `tokens` rows of activations for clusters of so many blocks; the boxes of the maps of activations
+/// and of the low-rank term's left side have `tokens / cluster` rows. Its parameters: a map of the activations; codes and constants;
 /// M, N, K (u64); with a low-rank term a map of its left side, the right side, the rank (u32); the bias if there is one; the
 /// output and its row stride (u64); parts that the inner dimension is split in, and chunks of 64 in each (u32), of which no part
 /// is without. The output has M rows for each part. Returns the bytes of dynamic shared memory.
-pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
+pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32, cluster: u32) -> usize {
     k.maxnreg(REGISTERS);
     let (activations, codes) = (k.param_tensor_map("activations"), k.param_ptr("codes"));
     let constants = ConstantsParam::of_block(k, &product.constants, THREADS);
@@ -116,12 +117,13 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
     let out = Dense { dtype: product.out, base: k.param_ptr("out"), stride: k.param_u64("out_stride") };
     let [splits, per_split] = ["splits", "per_split"].map(|name| k.param_u32(name));
     let mut shared = k.dynamic_shared(1024);
-    let pipeline = Pipeline::new(k, &mut shared, tokens, R::WEIGHTS, wgmma_store::SHARED);
+    let cut = (tokens, cluster);
+    let pipeline = Pipeline::new(k, &mut shared, cut, R::WEIGHTS, wgmma_store::SHARED);
     let weights = shared.array_aligned((pipeline.stages * R::WEIGHTS) as usize, 1024);
     let turned = shared.array_aligned::<U8>(wgmma_store::SHARED as usize, 128);
-    k.bar_sync(0);
+    pipeline.meet();
     let size = [shape[R::FEATURES], shape[0]];
-    let (tiles, tid) = (Tiles::new(k, size, tokens, splits), k.tid_x());
+    let (tiles, tid) = (Tiles::new(k, size, cut, splits), k.tid_x());
     let lane = k.and_b32(tid, 31);
     #[rustfmt::skip]
     let block = Block {
@@ -133,6 +135,7 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
             k.setmaxnreg_dec(3 * REGISTERS - 2 * CONSUMER_REGISTERS);
             k.section("produce");
             R::produce(&block);
+            block.pipeline.leave();
         },
         || {
             k.setmaxnreg_inc(CONSUMER_REGISTERS);
@@ -141,6 +144,7 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
             let warp = k.shfl_idx_b32(k.shr_u32(k.sub_u32(tid, WARPGROUP), 5), 0, 31, u32::MAX);
             let store = Store::new(k, turned.ptr(k), [warp, lane], out, bias, product.accumulate, size);
             R::consume(&block, warp, &store);
+            block.pipeline.leave();
         },
     );
     shared.bytes()

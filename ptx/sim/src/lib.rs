@@ -67,13 +67,14 @@
 //! A cluster is simulated as one block with the warps and the shared memory of all of its blocks; what it can reach of a block
 //! that has ended is a fault.
 //!
-//! Coarser than the manual, on the side of silence: within a cluster block scope serves; a strong read is held to see all earlier releases of its location; a warp
-//! acquires for all of its lanes; relaxed `mbarrier` operations count as release and acquire; of two warps of different blocks
-//! that read a byte one may be forgotten (each has one of 32 places, which its block's and its own number give); the source in
-//! global memory of `cp.async` and bulk loads is read when they are issued, and free from then on; whether fences separate the
-//! async proxy from ordinary accesses to global memory, or from ordinary reads of shared memory, is not looked at; that the four
-//! warps of a warpgroup execute the same `wgmma` is not, either. `mbarrier.test_wait` tells the truth at once, so that a missing
-//! loop around it may not show (`try_wait` fails the first time).
+//! Coarser than the manual, on the side of silence: within a cluster block scope serves; a strong read is held to see all
+//! earlier releases of its location; a warp acquires for all of its lanes; relaxed `mbarrier` operations count as release and
+//! acquire; of two warps of different blocks that read a byte one may be forgotten (each has one of 32 places, which its
+//! block's and its own number give); the source in global memory of `cp.async` and bulk loads is read when they are issued, and
+//! free from then on; whether fences separate the async proxy from ordinary accesses to global memory, or from ordinary reads
+//! of shared memory, is not looked at; that the four warps of a warpgroup execute the same `wgmma` is not, either.
+//! `mbarrier.test_wait` tells the truth at once, so that a missing loop around it may not show (`try_wait` fails the first
+//! time).
 //!
 //! Memory registered by `cuMemHostRegister` is not looked at at all, and page-locked and managed memory counts as written.
 //! Registers that are read before they are written hold a conspicuous value; that is no fault by itself.
@@ -94,13 +95,13 @@
 //!
 //! # What is not there
 //!
-//! Clusters of more than 1024 threads or along y and z, their size as a launch attribute, generic addresses of other blocks' shared
-//! memory, functions (`.func`, `call`), textures and surfaces, `wmma`, sparse products, f64 matrix
-//! products, `mma` of 4-bit and 1-bit integers, `tcgen05`, `multimem`, bulk reductions, interleaved and im2col tensor maps; in the
-//! driver, everything but memory, modules, launches, streams, events, captured graphs and tensor maps. Such instructions are
-//! refused, such functions answer NOT_SUPPORTED. Peer access is one of them, so a kernel reaches no other device's memory. Bank
-//! conflicts of shared atomics are not counted. Time is not simulated, and nobody checks that a module's `.target` and `.version`
-//! have the instructions that it uses: that is for ptxas.
+//! Clusters of more than 1024 threads or along y and z, their size as a launch attribute, generic addresses of other blocks'
+//! shared memory, functions (`.func`, `call`), textures and surfaces, `wmma`, sparse products, f64 matrix products, `mma` of
+//! 4-bit and 1-bit integers, `tcgen05`, `multimem`, bulk reductions, interleaved and im2col tensor maps; in the driver,
+//! everything but memory, modules, launches, streams, events, captured graphs and tensor maps. Such instructions are refused,
+//! such functions answer NOT_SUPPORTED. Peer access is one of them, so a kernel reaches no other device's memory. Bank
+//! conflicts of shared atomics are not counted. Time is not simulated, and nobody checks that a module's `.target` and
+//! `.version` have the instructions that it uses: that is for ptxas.
 
 #![warn(missing_docs)]
 
