@@ -392,7 +392,9 @@ qlk_status qlk_gemm_workspace_size(const qlk_context *context,
 // context.
 //
 // On a GPU, tensor cores multiply 16-bit x: w's values, s * x * A^T, and B if it is of another type, are first rounded
-// to x's type, as automatic mixed precision does; f16 ends at 65504.
+// to x's type, as automatic mixed precision does; f16 ends at 65504. Of w it is the codebook's values that are rounded,
+// and the constants stay in f32; but on Hopper with many rows it is the dequantized weight: in f16, weights beyond 65504
+// become infinite and those below 2^-14 lose precision.
 qlk_status qlk_gemm_forward(const qlk_context *context,
                             const qlk_tensor *x,
                             const qlk_quantized *w,
@@ -407,8 +409,10 @@ qlk_status qlk_gemm_forward(const qlk_context *context,
 // `accumulate` 1 it is added to dx, in f32 before the one rounding, with 0 it replaces it. Types, workspace and the rest
 // as there.
 //
-// On a GPU, tensor cores multiply 16-bit dy: w's values, s * dy * B, and A if it is of another type, are first rounded to
-// dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants.
+// On a GPU, tensor cores multiply 16-bit dy: w, dequantized, s * dy * B, and A if it is of another type, are first rounded
+// to dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants. In f16, w is kept inside the
+// type's range by powers of two, and rounded to within 2^-25 of the largest constant around; but not on Hopper with many
+// rows, where weights beyond 65504 become infinite.
 qlk_status qlk_gemm_backward(const qlk_context *context,
                              const qlk_tensor *dy,
                              const qlk_quantized *w,
@@ -424,7 +428,7 @@ qlk_status qlk_gemm_backward(const qlk_context *context,
 // workspace and the rest as there.
 //
 // On a GPU, tensor cores multiply 16-bit x and dy: what is f32 beside them, s * dy * B and s * x * A^T included, is
-// taken as the sum of two bf16 numbers, which leaves each product within 2^-15.
+// taken as the sum of two bf16 numbers, which leaves each product within 2^-15; infinities among them become NaN.
 qlk_status qlk_lora_gradients(const qlk_context *context,
                               const qlk_tensor *x,
                               const qlk_tensor *dy,
