@@ -12,6 +12,7 @@ pub mod double_quantize;
 pub mod float_environment;
 pub mod gemm;
 pub mod lora_gradients;
+pub mod optimizer;
 pub mod quantize;
 pub mod simd;
 pub mod threads;

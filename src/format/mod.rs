@@ -15,6 +15,7 @@
 //! | [`double_quant`] | double quantization of the block constants |
 //! | [`sum`] | the one order in which constants are summed |
 //! | [`adamw`] | one AdamW step on one element |
+//! | [`optimizer`] | what optimizers compute: rules, norms, 8-bit states, stochastic rounding |
 
 pub mod adamw;
 pub mod blockwise4;
@@ -24,6 +25,7 @@ pub mod double_quant;
 pub mod dynamic;
 pub mod fp8;
 pub mod nf4;
+pub mod optimizer;
 pub mod spec;
 pub mod sum;
 

@@ -1,8 +1,9 @@
 //! The inner loops for AVX2 with FMA and F16C.
 
-use super::{Simd, Tile, portable};
-use crate::format::CodebookTable;
+use super::{Simd, States, Step, Tile, portable};
 use crate::format::adamw::AdamWScalars;
+use crate::format::optimizer::stochastic::{self, Key};
+use crate::format::{CodebookTable, Map256};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -19,6 +20,11 @@ pub static SIMD: Simd = Simd {
     decode4,
     transpose,
     adamw,
+    decode8,
+    encode8,
+    optimizer,
+    norm_terms,
+    round_at_random,
 };
 
 #[target_feature(enable = "avx2,f16c")]
@@ -253,4 +259,29 @@ unsafe fn tile<const ROWS: usize>(
 #[target_feature(enable = "avx2")]
 fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
     portable::adamw(s, param, grad, m, v);
+}
+
+#[target_feature(enable = "avx2")]
+fn decode8(values: &[f32; 256], codes: &[u8], scale: f32, out: &mut [f32]) {
+    portable::decode8(values, codes, scale, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn encode8(map: &Map256, x: &[f32], inverse: f32, codes: &mut [u8]) {
+    portable::encode8(map, x, inverse, codes);
+}
+
+#[target_feature(enable = "avx2")]
+fn optimizer(step: &Step, param: &mut [f32], grad: &[f32], states: States<'_>) -> usize {
+    portable::optimizer(step, param, grad, states)
+}
+
+#[target_feature(enable = "avx2")]
+fn norm_terms(step: &Step, param: &[f32], grad: &[f32], states: States<'_>, terms: [&mut [f32]; 2]) {
+    portable::norm_terms(step, param, grad, states, terms);
+}
+
+#[target_feature(enable = "avx2")]
+fn round_at_random(key: &Key, first: usize, values: &mut [f32]) {
+    stochastic::round_all(key, first, values);
 }
