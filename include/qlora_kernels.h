@@ -376,7 +376,7 @@ qlk_status qlk_dequantize_8bit(const qlk_context *context,
 
 // Writes to `*size` how many bytes of workspace qlk_gemm_forward, qlk_gemm_backward and qlk_lora_gradients need, at any
 // alignment, for `m` rows of input, a weight [n, k] and an adapter of rank `rank` (0 without). It depends on the
-// context's number of threads.
+// context: its number of threads, or its device.
 qlk_status qlk_gemm_workspace_size(const qlk_context *context,
                                    uint64_t m,
                                    uint64_t n,
@@ -419,6 +419,9 @@ qlk_status qlk_gemm_backward(const qlk_context *context,
 // da[rank, K] = s * (dy * B)^T * x and db[N, rank] = s * dy^T * (x * A^T), for x[M, K] and dy[M, N]: the gradients of
 // qlk_gemm_forward in A and B. With `accumulate` 1 they are added to da and db, with 0 they replace them. Types,
 // workspace and the rest as there.
+//
+// On a GPU, tensor cores multiply 16-bit x and dy: what is f32 beside them, s * dy * B and s * x * A^T included, is
+// taken as the sum of two bf16 numbers, which leaves each product within 2^-15.
 qlk_status qlk_lora_gradients(const qlk_context *context,
                               const qlk_tensor *x,
                               const qlk_tensor *dy,

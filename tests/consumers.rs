@@ -165,11 +165,24 @@ fn python_on_cuda() {
     run_python(On::Cuda);
 }
 
+/// The calls that the comparison with bitsandbytes makes; its own part needs PyTorch and a GPU, and is only compiled.
+#[test]
+fn the_peers_calls_on_cuda() {
+    run_script("peers", "benches/peers/ours.py", On::Cuda);
+    let scripts = ["cpu", "gpu"].map(|of| root().join(format!("benches/peers/bitsandbytes_{of}.py")));
+    let compile = "import sys; [compile(open(path).read(), path, 'exec') for path in sys.argv[1:]]";
+    run(Command::new("python3").args(["-c", compile]).args(scripts));
+}
+
 fn run_python(on: On) {
-    let dir = scratch(&format!("python-{}", on.name()));
+    run_script("python", "tests/python/consumer.py", on);
+}
+
+fn run_script(name: &str, script: &str, on: On) {
+    let dir = scratch(&format!("{name}-{}", on.name()));
     let out = run(on
         .command("python3", &dir)
-        .arg(root().join("tests/python/consumer.py"))
+        .arg(root().join(script))
         .arg(dir.join("libqlora_kernels.so.0"))
         .arg(on.name())
         .env("PYTHONDONTWRITEBYTECODE", "1")

@@ -5,15 +5,15 @@ mod common;
 use common::device::*;
 use common::products::*;
 use proptest::prelude::*;
-use ptx_sim::{Installed, counters, reset_counters};
+use ptx_sim::{Config, Installed, counters, reset_counters};
 use qlora_kernels::{DType, QuantSpec};
 
 const HALVES: &[DType] = &[DType::F16, DType::Bf16];
 
-/// A simulated device with so few SMs that small matrices have tiles for all of them, even the largest tiles.
+/// A simulated B200, which has no `wgmma`, but with so few SMs that small matrices have tiles for all of them, even the largest tiles.
 fn gpu() -> Gpu {
     if let Installed::Simulator = ptx_sim::install() {
-        ptx_sim::configure(&ptx_sim::Config { sm_count: 2, ..ptx_sim::config() });
+        ptx_sim::configure(&Config { compute_capability: (10, 0), sm_count: 2, ..ptx_sim::config() });
     }
     Gpu::new()
 }

@@ -7,16 +7,31 @@ mod program;
 
 use clap::Parser;
 use program::cases::{SMALL, Shape, select};
+use program::cublas::Cublas;
 use program::data::Noise;
 use program::device::Gpu;
 use program::options::Options;
+use program::products::bench::Bench;
+use program::products::exact::Exact;
+use program::products::operands::Operands;
+use program::products::{self, Benches, Figures, Kind, Product};
 use program::reference::{Problem, by_cpu, by_format};
 use program::report::{self, Report};
-use program::{Work, check, check_and_time, copy, launch, optimizer, products};
+use program::{Tally, Work, check, check_and_time, copy, goals, launch, optimizer, predict};
+use qlora_kernels::{Constants, DType};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn gpu() -> Gpu {
     ptx_sim::install();
     Gpu::open(0).unwrap()
+}
+
+/// With so small a cache that one set of buffers passes it: the simulator takes its time over each.
+fn gpu_without_cache() -> Gpu {
+    let mut gpu = gpu();
+    gpu.facts.l2_bytes = 0;
+    gpu
 }
 
 #[test]
@@ -25,7 +40,7 @@ fn everything_is_right() {
     assert!(work.cases.len() > 80);
     assert_eq!(work.products[0].len(), 3 * (5 + 5 + 3));
     assert_eq!(work.steps.len(), 3);
-    assert_eq!(work.check_small(&gpu()), 0);
+    assert_eq!(work.check_small(&gpu()), Tally::default());
 }
 
 /// The program as it is called, with `--simulate` from the command line on.
@@ -44,15 +59,152 @@ fn the_program_runs() {
 fn a_wrong_product_is_found() {
     let gpu = gpu();
     for product in products::small(Some("f32 f32, M 3")) {
-        let right = products::Operands::new(&product).unwrap();
-        let mut wrong = products::Operands::new(&product).unwrap();
+        let right = Operands::new(&product).unwrap();
+        let mut wrong = Operands::new(&product).unwrap();
         wrong.weight.inputs[0][1000] ^= 8;
-        let call = products::Call::new(&gpu, &product, &wrong).unwrap();
-        let message = product.compare(&gpu, &right, &call).expect_err("a wrong code").to_string();
+        let right = Exact::new(&product, &right).all_samples();
+        let bench = Bench::new(&gpu, &product, wrong, None).unwrap();
+        let message =
+            bench.compare(&product, &right).expect_err(&format!("{product}: a wrong code")).to_string();
         assert!(message.starts_with("output 0, row 0, column "), "{message}");
-        product.compare(&gpu, &wrong, &call).expect_err("values that are not the codes'");
+        bench.check(&product).expect_err("values that are not the codes'");
         product.check(&gpu).unwrap();
     }
+}
+
+/// The stand-in for cuBLAS, compiled with a flag.
+fn stand_in(name: &str, flag: &str) -> PathBuf {
+    let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/cublas.c");
+    let status = Command::new("cc")
+        .args(["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", flag, "-o"])
+        .args([&library, &source])
+        .arg("-ldl")
+        .status();
+    assert!(status.unwrap().success());
+    library
+}
+
+/// The products by cuBLAS are those that ours are: every kind, odd sizes, with and without an adapter.
+#[test]
+fn products_are_compared_with_cublas() {
+    let gpu = gpu_without_cache();
+    let cublas = Cublas::find(&gpu, Some(&stand_in("libcublas.so.13", "-DRIGHT"))).unwrap().unwrap();
+    assert!(cublas.description.ends_with("libcublas.so.13, version 1"), "{}", cublas.description);
+    let mut report = Report::new(&gpu, Shape::of(4096));
+    report.copies = copy::rates(&gpu, copy::GRANULE).unwrap();
+    report.cublas = Some(cublas.description.clone());
+    for pattern in ["f32 bf16, M 3 ", "fp8 bf16, M 70 ", "f32 f32, M 1 "] {
+        for product in products::small(Some(pattern)) {
+            let operands = Operands::new(&product).unwrap();
+            let bench = Bench::new(&gpu, &product, operands, Some(&cublas)).unwrap();
+            report.products.push(bench.check_and_time(&product, 2).unwrap());
+        }
+    }
+    assert_eq!(report.products.len(), 2 + 3 + 3);
+    let [first, second, ..] = &mut report.products[..] else { unreachable!() };
+    assert_eq!((first.kind, first.m, first.goal), (Kind::Forward, 3, Some(3.2)));
+    let seconds = |figures: &mut Figures, ours, theirs| {
+        figures.times.median = ours;
+        figures.cublas.as_mut().unwrap().median = theirs;
+    };
+    seconds(first, 1e-3, 3.3e-3);
+    seconds(second, 2e-3, 1e-3);
+    let table = report.markdown();
+    for row in
+        ["| 3.3000 | 3.30 | 3.20 | yes |", "| 1.0000 | 0.50 | 3.20 | NO |", "libcublas.so.13, version 1.\n"]
+    {
+        assert!(table.contains(row), "{table}");
+    }
+    assert!(!table.contains("nan") && !table.contains("NaN"), "{table}");
+}
+
+/// A product that is not the same one is found out, and so is a library that is not there or that refuses.
+#[test]
+fn a_wrong_cublas_is_found() {
+    let gpu = gpu_without_cache();
+    let cublas = Cublas::find(&gpu, Some(&stand_in("libcublas_wrong.so", "-DWRONG"))).unwrap().unwrap();
+    let timed = |product: &Product| {
+        let bench = Bench::new(&gpu, product, Operands::new(product)?, Some(&cublas))?;
+        bench.check_and_time(product, 2)
+    };
+    let constants = Constants::F32;
+    let square = Product { kind: Kind::Forward, constants, dtype: DType::Bf16, m: 64, n: 64, k: 64, rank: 0 };
+    timed(&Product { kind: Kind::Backward, ..square.clone() }).unwrap(); // dX = dY·W transposes nothing
+    for product in [Product { kind: Kind::Gradients, rank: 64, ..square.clone() }, square] {
+        let message = timed(&product).unwrap_err().to_string();
+        assert!(message.starts_with("cuBLAS's output 0 is off by "), "{product}: {message}");
+    }
+    let message = timed(&products::small(Some("f16, M 3 ")).remove(0)).unwrap_err().to_string();
+    assert_eq!(message, "cublasGemmEx: status 15");
+
+    let options = ["gpu", "--simulate", "--only", "adamw f32", "--cublas", "/no/such/libcublas.so.13"];
+    let message = program::run(&Options::parse_from(options)).unwrap_err().to_string();
+    assert!(message.starts_with("--cublas: /no/such/libcublas.so.13"), "{message}");
+}
+
+/// Products of one weight share memory: fewer rows are the first ones, and what comes after a result is left alone.
+#[test]
+fn products_share_their_weight() {
+    let gpu = gpu_without_cache();
+    let mut all = Vec::new();
+    for (k, m) in [(128, 5), (128, 70), (128, 1), (64, 33)] {
+        for (kind, rank) in [(Kind::Forward, 0), (Kind::Backward, 16), (Kind::Gradients, 16)] {
+            let (constants, dtype) = (Constants::Fp8, DType::Bf16);
+            all.push(Product { kind, constants, dtype, m, n: 192, k, rank });
+        }
+    }
+    let mut benches = Benches::new(&gpu, None, &all);
+    for product in &all {
+        let compared =
+            benches.of(product).unwrap().check(product).unwrap_or_else(|e| panic!("{product}: {e}"));
+        assert!(compared >= product.m.min(16) * 48, "{product}: {compared}");
+    }
+}
+
+/// The goal's shapes and rows are timed, forward, backward and gradients, products of a weight one after the other.
+#[test]
+fn the_goals_are_timed() {
+    let all = products::large(false, Some(" bf16,"));
+    assert_eq!(all.len(), goals::SHAPES.len() * goals::ROWS.len() * 5);
+    assert!(all.chunk_by(|a, b| (a.n, a.k) == (b.n, b.k)).count() == goals::SHAPES.len());
+    assert!(all.iter().all(|p| p.kind == Kind::Gradients || [0, 64].contains(&p.rank)));
+    assert!(products::large(true, None).iter().all(|p| all.contains(p)));
+}
+
+/// Without a GPU: every kernel's main loop is in the table, no product beats its floor, and something is the reason.
+#[test]
+fn the_goals_are_predicted() {
+    for kind in [Kind::Forward, Kind::Backward] {
+        for (m, [n, k]) in goals::ROWS.into_iter().flat_map(|m| goals::SHAPES.map(|shape| (m, shape))) {
+            let (prediction, floor) =
+                (predict::product(kind, [m, n, k]).unwrap(), predict::floor(kind, [m, n, k]));
+            assert!(prediction.seconds > floor && floor > 0.0, "{kind:?} M {m} N {n} K {k}: {prediction:?}");
+        }
+    }
+    assert!(predict::product(Kind::Gradients, [1, 4096, 4096]).is_none());
+    // 8.6 MB of weight by 3 TB/s; 2.2 Tflop by 790 Tflop/s.
+    let floors = [1, 65536].map(|m| predict::floor(Kind::Forward, [m, 4096, 4096]));
+    assert!(
+        (floors[0] / 2.89e-6 - 1.0).abs() < 0.01 && (floors[1] / 2.78e-3 - 1.0).abs() < 0.01,
+        "{floors:?}"
+    );
+    assert!(program::run(&Options::parse_from(["gpu", "--predict"])).unwrap());
+}
+
+/// After the time is over nothing more begins.
+#[test]
+fn a_budget_is_kept() {
+    let work = Work::select(&Options::parse_from(["gpu", "--only", "adamw"]));
+    let options = Options::parse_from(["gpu", "--budget", "1", "--quick", "--only", "adamw"]);
+    assert!(options.deadline().unwrap() <= std::time::Instant::now() + std::time::Duration::from_secs(1));
+    assert!(Options::parse_from(["gpu", "--budget", "0"]).deadline().is_none());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("budget");
+    let options = Options { out: folder.clone(), ..options };
+    let now = Some(std::time::Instant::now());
+    let tally = work.measure(&gpu_without_cache(), None, &options, Shape::of(4096), now).unwrap();
+    assert_eq!(tally, Tally { failed: 0, left_out: 3 });
+    assert!(std::fs::read_to_string(folder.join("gpu.json")).unwrap().contains("\"left_out\": 3"));
 }
 
 /// One flipped bit in any part of what a case must write is found.
@@ -89,15 +241,19 @@ fn the_references_agree() {
 /// What else a GPU gets. The times mean nothing here; the calls and what they leave behind do.
 #[test]
 fn a_run_is_timed_and_reported() {
-    let gpu = gpu();
+    let mut gpu = gpu_without_cache();
+    gpu.facts.l2_bytes = 1 << 16; // a few sets of buffers take turns
     let shape = Shape::of(16 * 4096);
     let mut report = Report::new(&gpu, shape);
     report.copies = copy::rates(&gpu, 2 * shape.elements()).unwrap();
     for case in select(true, Some("bf16")) {
         report.cases.push(check_and_time(&gpu, &case, shape, 2).unwrap());
     }
+    assert!(report.cases.iter().all(|case| case.times.sets > 1));
+    gpu.facts.l2_bytes = 0;
     for product in products::small(Some("f32 f32, M 1 ")) {
-        report.products.push(product.check_and_time(&gpu, 2).unwrap());
+        let bench = Bench::new(&gpu, &product, Operands::new(&product).unwrap(), None).unwrap();
+        report.products.push(bench.check_and_time(&product, 2).unwrap());
     }
     assert_eq!(report.products.len(), 3);
     for step in optimizer::select(Some("bf16")) {

@@ -60,13 +60,14 @@ pub struct Part {
     pub payload: usize,
 }
 
-/// The cases: with `quick` the main ones; `only` those whose name holds it.
+/// The cases, the main ones first: with `quick` only these; `only` those whose name holds it.
 pub fn select(quick: bool, only: Option<&str>) -> Vec<Case> {
     let mut cases = all();
     if quick {
         cases.retain(Case::is_main);
     }
     cases.retain(|case| only.is_none_or(|pattern| case.to_string().contains(pattern)));
+    cases.sort_by_key(|case| !case.is_main());
     cases
 }
 

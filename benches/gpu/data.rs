@@ -27,11 +27,6 @@ impl Bytes {
         bytes.copy_from_slice(bytemuck::cast_slice(values));
         bytes
     }
-
-    pub fn truncate(&mut self, len: usize) {
-        assert!(len <= self.len);
-        self.len = len;
-    }
 }
 
 impl Deref for Bytes {

@@ -94,13 +94,25 @@ impl Gpu {
 
     /// Waits, and reads. Fails if what lies behind the memory has been written to.
     pub fn download(&self, memory: &Memory) -> Result<Bytes> {
-        let mut bytes = Bytes::new(memory.len + FENCE);
-        self.stream.memcpy_dtoh(&memory.slice, &mut bytes[..])?;
-        self.stream.synchronize()?;
-        if bytes[memory.len..].iter().any(|&byte| byte != GUARD) {
-            return Err("memory behind an output was written to".into());
+        self.check_untouched(memory, memory.len)?;
+        self.read(memory, 0, memory.len)
+    }
+
+    /// Fails if what comes after the first `len` bytes has been written to.
+    pub fn check_untouched(&self, memory: &Memory, len: usize) -> Result<()> {
+        match self.read(memory, len, FENCE)?.iter().all(|&byte| byte == GUARD) {
+            true => Ok(()),
+            false => Err("memory behind an output was written to".into()),
         }
-        bytes.truncate(memory.len);
+    }
+
+    /// Waits, and reads `len` bytes from `start` on.
+    pub fn read(&self, memory: &Memory, start: usize, len: usize) -> Result<Bytes> {
+        let mut bytes = Bytes::new(len);
+        if len > 0 {
+            self.stream.memcpy_dtoh(&memory.slice.slice(start..start + len), &mut bytes[..])?;
+            self.stream.synchronize()?;
+        }
         Ok(bytes)
     }
 }

@@ -1,4 +1,5 @@
-//! The GPU program: checks the kernels against the reference, then times them against a device copy of the same run.
+//! The GPU program: checks the kernels against the reference, then times them against a device copy and cuBLAS in the same
+//! run.
 //! How to build it and run it on another machine: benches/README.md.
 //!
 //! | file | what |
@@ -12,7 +13,10 @@
 //! | [`check`] | results against the reference, bit for bit |
 //! | [`timing`] | seconds by events |
 //! | [`copy`] | the roofline: device copies |
-//! | [`products`] | the matrix products: against f64, as operations a second |
+//! | [`products`] | the matrix products: against f64, as operations a second, beside cuBLAS |
+//! | [`goals`] | what they are to reach, and the shapes that this is for |
+//! | [`cublas`] | cuBLAS, found at run time |
+//! | [`predict`] | how long the products should take on an H100 |
 //! | [`optimizer`] | the AdamW step |
 //! | [`launch`] | calls too small to fill the device: the cost of a launch, with and without a graph |
 //! | [`report`] | figures as a table and as JSON |
@@ -22,12 +26,15 @@ pub mod call;
 pub mod cases;
 pub mod check;
 pub mod copy;
+pub mod cublas;
 pub mod data;
 pub mod device;
+pub mod goals;
 pub mod launch;
 pub mod optimizer;
 pub mod options;
 pub mod plot;
+pub mod predict;
 pub mod products;
 pub mod reference;
 pub mod report;
@@ -35,14 +42,18 @@ pub mod timing;
 
 use cases::{Case, Shape};
 use clap::Parser;
+use cublas::Cublas;
 use device::Gpu;
 use optimizer::Step;
 use options::Options;
-use products::Product;
+use products::{Benches, Product};
 use qlora_kernels::Status;
 use report::{Figures, Report};
+use serde::Serialize;
 use std::fmt::Display;
+use std::ops::{Add, AddAssign};
 use std::process::ExitCode;
+use std::time::Instant;
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -78,6 +89,10 @@ fn main() -> ExitCode {
 
 /// Does what the command line says; whether all results were right.
 pub fn run(options: &Options) -> Result<bool> {
+    if options.predict {
+        println!("{}", predict::markdown());
+        return Ok(true);
+    }
     let simulated = options.simulate && ptx_sim::install() == ptx_sim::Installed::Simulator;
     let gpu = Gpu::open(options.device)?;
     let work = Work::select(options);
@@ -85,18 +100,39 @@ pub fn run(options: &Options) -> Result<bool> {
         return Err(format!("no case's name holds {:?}", options.only.as_deref().unwrap_or_default()).into());
     }
     println!("{}{}", gpu.facts.name, if simulated { ": checks at small sizes" } else { "" });
+    let deadline = options.deadline();
+    let cublas = match simulated && options.cublas.is_none() {
+        true => None,
+        false => find_cublas(&gpu, options)?,
+    };
     copy::check(&gpu, SMALL_COPY)?;
-    let mut failed = work.check_small(&gpu);
+    let mut tally = work.check_small(&gpu);
     if !simulated {
         let elements = options.elements.map_or_else(|| gpu.default_elements(), Ok)?;
         let shape = Shape::of(elements);
-        failed += match options.check_only {
+        tally += match options.check_only {
             true => work.check_large(&gpu, shape),
-            false => work.measure(&gpu, options, shape)?,
+            false => work.measure(&gpu, cublas.as_ref(), options, shape, deadline)?,
         };
     }
-    println!("{} cases, {failed} with a wrong result or a failed call", work.count());
-    Ok(failed == 0)
+    println!("{} cases, {} with a wrong result or a failed call", work.count(), tally.failed);
+    Ok(tally.failed == 0)
+}
+
+/// cuBLAS, if it is there; an error if it is not where the command line says.
+fn find_cublas(gpu: &Gpu, options: &Options) -> Result<Option<Cublas>> {
+    let found = match Cublas::find(gpu, options.cublas.as_deref()) {
+        Err(error) if options.cublas.is_none() => {
+            println!("cuBLAS does not work here: {error}");
+            None
+        }
+        found => found?,
+    };
+    match &found {
+        Some(cublas) => println!("cuBLAS: {}", cublas.description),
+        None => println!("cuBLAS was not found: no comparison with it (--cublas says where it is)"),
+    }
+    Ok(found)
 }
 
 /// What the command line asks for.
@@ -121,63 +157,106 @@ impl Work {
         self.cases.len() + self.products.iter().map(Vec::len).sum::<usize>() + self.steps.len()
     }
 
-    /// Checks all at the small shapes; how many were wrong.
-    pub fn check_small(&self, gpu: &Gpu) -> usize {
-        let shapes = cases::SMALL.len();
-        each(&self.cases, |case| Ok(format!("{} bytes at {shapes} shapes", check_by_format(gpu, case)?)))
-            + each(&self.products[0], |product| Ok(format!("{} elements", product.check(gpu)?)))
-            + each(&self.steps, |step| Ok(format!("{} bytes", step.check(gpu, SMALL_STEP)?)))
+    /// Checks all at the small shapes.
+    pub fn check_small(&self, gpu: &Gpu) -> Tally {
+        let (shapes, each) = (cases::SMALL.len(), Each { deadline: None });
+        each.of(&self.cases, |case| Ok(format!("{} bytes at {shapes} shapes", check_by_format(gpu, case)?)))
+            + each.of(&self.products[0], |product| Ok(format!("{} elements", product.check(gpu)?)))
+            + each.of(&self.steps, |step| Ok(format!("{} bytes", step.check(gpu, SMALL_STEP)?)))
     }
 
-    /// Checks all at the sizes that are timed; how many were wrong.
-    fn check_large(&self, gpu: &Gpu, shape: Shape) -> usize {
-        each(&self.cases, |case| check_large(gpu, case, shape).and(Ok(shape)))
-            + each(&self.products[1], |product| Ok(format!("{} elements", product.check(gpu)?)))
-            + each(&self.steps, |step| Ok(format!("{} bytes", step.check(gpu, step_len(shape))?)))
+    /// Checks all at the sizes that are timed.
+    fn check_large(&self, gpu: &Gpu, shape: Shape) -> Tally {
+        let each = Each { deadline: None };
+        let mut benches = Benches::new(gpu, None, &self.products[1]);
+        each.of(&self.cases, |case| check_large(gpu, case, shape).and(Ok(shape)))
+            + each.of(&self.products[1], |p| Ok(format!("{} elements", benches.of(p)?.check(p)?)))
+            + each.of(&self.steps, |step| Ok(format!("{} bytes", step.check(gpu, step_len(shape))?)))
     }
 
-    /// Checks and times all and writes the report; how many failed.
-    fn measure(&self, gpu: &Gpu, options: &Options, shape: Shape) -> Result<usize> {
-        let repetitions = options.repetitions();
+    /// Checks and times all and writes the report. What the time may not suffice for comes last.
+    pub fn measure(
+        &self,
+        gpu: &Gpu,
+        cublas: Option<&Cublas>,
+        options: &Options,
+        shape: Shape,
+        deadline: Option<Instant>,
+    ) -> Result<Tally> {
+        let (repetitions, each) = (options.repetitions(), Each { deadline });
         let mut report = Report::new(gpu, shape);
+        report.cublas = cublas.map(|cublas| cublas.description.clone());
         report.copies = copy::rates(gpu, shape.elements() * 2)?;
-        let mut failed = each(&self.cases, |case| {
-            report.cases.push(check_and_time(gpu, case, shape, repetitions)?);
-            Ok(shape)
-        });
-        failed += each(&self.steps, |step| {
-            report.cases.push(step.check_and_time(gpu, step_len(shape), repetitions)?);
-            Ok(format!("{} parameters", step_len(shape)))
-        });
-        failed += each(&self.products[1], |product| {
-            report.products.push(product.check_and_time(gpu, repetitions)?);
-            Ok("timed")
-        });
-        let small = launch::cases(options.only.as_deref());
-        failed += each(&small, |case| {
+        let mut tally = each.of(&launch::cases(options.only.as_deref()), |case| {
             report.launches.push(launch::figure(gpu, case, launch::SHAPE, repetitions)?);
             Ok(launch::SHAPE)
         });
-        report.failed = failed;
+        let mut benches = Benches::new(gpu, cublas, &self.products[1]);
+        tally += each.of(&self.products[1], |product| {
+            report.products.push(benches.of(product)?.check_and_time(product, repetitions)?);
+            Ok("timed")
+        });
+        drop(benches);
+        tally += each.of(&self.steps, |step| {
+            report.cases.push(step.check_and_time(gpu, step_len(shape), repetitions)?);
+            Ok(format!("{} parameters", step_len(shape)))
+        });
+        tally += each.of(&self.cases, |case| {
+            report.cases.push(check_and_time(gpu, case, shape, repetitions)?);
+            Ok(shape)
+        });
+        report.tally = tally;
         println!("\n{}", report.markdown());
         report.write(&options.out)?;
-        Ok(failed)
+        Ok(tally)
     }
 }
 
-/// Does something with each item and says how it went; how many failed.
-fn each<T: Display, D: Display>(items: &[T], mut run: impl FnMut(&T) -> Result<D>) -> usize {
-    let mut failed = 0;
-    for item in items {
-        match run(item) {
-            Ok(detail) => println!("right  {item}: {detail}"),
-            Err(error) => {
-                println!("WRONG  {item}: {error}");
-                failed += 1;
+/// How it went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Tally {
+    /// Wrong results and failed calls; they have no figures.
+    pub failed: usize,
+    /// For want of time.
+    pub left_out: usize,
+}
+
+impl Add for Tally {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { failed: self.failed + other.failed, left_out: self.left_out + other.left_out }
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+/// Does something with each item and says how it went, until it is late.
+struct Each {
+    deadline: Option<Instant>,
+}
+
+impl Each {
+    fn of<T: Display, D: Display>(&self, items: &[T], mut run: impl FnMut(&T) -> Result<D>) -> Tally {
+        let mut tally = Tally::default();
+        for (at, item) in items.iter().enumerate() {
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                tally.left_out = items.len() - at;
+                break;
+            }
+            match run(item) {
+                Ok(detail) => println!("right  {item}: {detail}"),
+                Err(error) => {
+                    println!("WRONG  {item}: {error}");
+                    tally.failed += 1;
+                }
             }
         }
+        tally
     }
-    failed
 }
 
 /// Parameters of an optimizer step, whose state is several times as large as a matrix of as many elements.

@@ -2,8 +2,9 @@
 
 use clap::Parser;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-/// Checks the GPU kernels against the reference and times them against a device copy.
+/// Checks the GPU kernels against the reference and times them against a device copy and cuBLAS.
 ///
 /// Exit status: 0, all results right; 1, a wrong result or a failed call; 2, a wrong command line; 3, no GPU or no driver.
 #[derive(Parser, Clone, Debug)]
@@ -25,12 +26,22 @@ pub struct Options {
     /// Where gpu.json and gpu.svg go
     #[arg(long, value_name = "DIR", default_value = "target/gpu")]
     pub out: PathBuf,
+    /// Start nothing more after so many seconds; the report says how much was left out. 0: no end [default: 300, or 60 with
+    /// --quick]
+    #[arg(long, value_name = "SECONDS")]
+    pub budget: Option<u64>,
+    /// cuBLAS, or the folder of it [default: looked for where the system, CUDA and Python's packages keep it]
+    #[arg(long, value_name = "PATH")]
+    pub cublas: Option<PathBuf>,
     /// Which GPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub device: u32,
     /// Check on the simulated GPU, at small sizes; needs libptx_sim.so beside the program, where cargo puts it
     #[arg(long)]
     pub simulate: bool,
+    /// Only say how long the products should take on an H100, by counting; needs no GPU
+    #[arg(long)]
+    pub predict: bool,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     pub bench: bool,
@@ -43,6 +54,12 @@ impl Options {
     /// Timed runs a case.
     pub fn repetitions(&self) -> usize {
         if self.quick { 10 } else { 30 }
+    }
+
+    /// When no more is started, if it is timed.
+    pub fn deadline(&self) -> Option<Instant> {
+        let seconds = self.budget.unwrap_or(if self.quick { 60 } else { 300 });
+        (seconds > 0).then(|| Instant::now() + Duration::from_secs(seconds))
     }
 }
 

@@ -5,7 +5,7 @@ use super::copy::Copy;
 use super::device::{Facts, Gpu};
 use super::launch::Launch;
 use super::timing::Times;
-use super::{Result, plot, products};
+use super::{Result, Tally, plot, products};
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
@@ -20,8 +20,9 @@ pub struct Report {
     pub command: Vec<String>,
     pub device: Facts,
     pub elements: usize,
-    /// Cases with wrong results; they have no figures.
-    pub failed: usize,
+    pub tally: Tally,
+    /// Where it was found, and its version.
+    pub cublas: Option<String>,
     pub copies: Vec<Copy>,
     pub cases: Vec<Figures>,
     pub products: Vec<products::Figures>,
@@ -58,7 +59,8 @@ impl Report {
             command: std::env::args().collect(),
             device: gpu.facts.clone(),
             elements: shape.elements(),
-            failed: 0,
+            tally: Tally::default(),
+            cublas: None,
             copies: Vec::new(),
             cases: Vec::new(),
             products: Vec::new(),
@@ -95,22 +97,41 @@ impl Report {
                 copy.bytes_per_second / 1e9
             ));
         }
-        line(format_args!("\n| {} elements | ms | GB/s | share of copy | goal |", self.elements));
-        line(format_args!("|---|---|---|---|---|"));
+        line(format_args!("\n| {} elements | ms | GB/s | share of copy | goal | met |", self.elements));
+        line(format_args!("|---|---|---|---|---|---|"));
         for case in &self.cases {
             let (ms, gb) = (case.times.median * 1e3, case.bytes_per_second / 1e9);
             let share = case.bytes_per_second / self.copy_rate();
-            let goal = case.goal.map_or("-".into(), |goal| format!("{goal:.2}"));
-            line(format_args!("| {} | {ms:.3} | {gb:.0} | {share:.2} | {goal} |", case.name));
+            let (goal, met) = (ratio(case.goal), yes(case.goal.map(|goal| share >= goal)));
+            line(format_args!("| {} | {ms:.3} | {gb:.0} | {share:.2} | {goal} | {met} |", case.name));
         }
-        line(format_args!("\n| products | ms | TFLOP/s | GB/s | share of copy |"));
-        line(format_args!("|---|---|---|---|---|"));
+        match &self.cublas {
+            Some(cublas) => line(format_args!("\ncuBLAS: {cublas}.")),
+            None => line(format_args!("\ncuBLAS was not found.")),
+        }
+        line(format_args!(
+            "\n| products | ms | TFLOP/s | GB/s | share of copy | cuBLAS, ms | times faster | goal | met | predicted, ms |"
+        ));
+        line(format_args!("|---|---|---|---|---|---|---|---|---|---|"));
         for product in &self.products {
             let seconds = product.times.median;
             let (name, ms, tera) = (&product.name, seconds * 1e3, product.operations / seconds / 1e12);
             let rate = product.bytes as f64 / seconds;
             let (gb, share) = (rate / 1e9, rate / self.copy_rate());
-            line(format_args!("| {name} | {ms:.3} | {tera:.1} | {gb:.0} | {share:.2} |"));
+            let theirs = product.cublas.map_or("-".into(), |times| format!("{:.4}", times.median * 1e3));
+            let predicted = product.predicted.map_or("-".into(), |seconds| format!("{:.4}", seconds * 1e3));
+            let (faster, goal, met) = (ratio(product.ratio()), ratio(product.goal), yes(product.is_met()));
+            line(format_args!(
+                "| {name} | {ms:.4} | {tera:.1} | {gb:.0} | {share:.2} | {theirs} | {faster} | {goal} | {met} | {predicted} |"
+            ));
+        }
+        let met = |wanted| self.products.iter().filter(|p| p.is_met() == Some(wanted)).count();
+        line(format_args!("\n{} of {} goals of products are met.", met(true), met(true) + met(false)));
+        if self.tally.left_out > 0 {
+            line(format_args!(
+                "\n{} cases were left out: the time was over (--budget).",
+                self.tally.left_out
+            ));
         }
         line(format_args!("\n| small calls, µs each | elements | host | in a stream | in a graph |"));
         line(format_args!("|---|---|---|---|---|"));
@@ -133,6 +154,19 @@ impl Report {
         plot::shares(&image, self).map_err(|e| error(&image, &e))?;
         println!("{} and {} are written", json.display(), image.display());
         Ok(())
+    }
+}
+
+/// A number of the table, if there is one.
+fn ratio(ratio: Option<f64>) -> String {
+    ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"))
+}
+
+fn yes(is_so: Option<bool>) -> &'static str {
+    match is_so {
+        Some(true) => "yes",
+        Some(false) => "NO",
+        None => "-",
     }
 }
 

@@ -15,7 +15,7 @@ const CACHES: usize = 4;
 /// The most sets of buffers.
 const MAX_SETS: usize = 32;
 /// Untimed calls are repeated for this long first: an idle GPU runs at low clocks.
-const WARM_UP: Duration = Duration::from_millis(300);
+const WARM_UP: Duration = Duration::from_millis(100);
 /// Seconds between two events, at least.
 const SPAN: f64 = 2e-3;
 /// The most calls in a graph.

@@ -67,7 +67,7 @@ impl Queue<'_> {
         if let Some(function) = &*slot {
             return Ok(function.clone());
         }
-        let written = spec.write(self.target());
+        let written = spec.write(spec.target(self.target()));
         let written = written.map_err(|error| Error::new(Status::Internal, format!("{spec:?}: {error}")))?;
         let function = Arc::new(load(&written, &self.cuda.name)?);
         *slot = Some(function.clone());

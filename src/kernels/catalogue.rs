@@ -2,15 +2,20 @@
 
 use super::adamw::AdamWSpec;
 use super::blockwise8::{Dequantize8Spec, Quantize8Spec};
+use super::cast::CastSpec;
 use super::constants::{ConstantsSpec, NestedSpec};
 use super::decode::Half;
 use super::dequantize::DequantizeSpec;
 use super::double_quantize::{DoubleDequantizeSpec, DoubleQuantizeSpec, SumSpec};
 use super::gemm::{GemmSpec, OperandSpec, Storage};
+use super::gemm_low_rank::{AdapterMatrix, GemmLowRankSpec};
 use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
+use super::gemm_wgmma::GemmWgmmaSpec;
+use super::gemm_wgmma_backward::GemmWgmmaBackwardSpec;
 use super::product::ProductSpec;
 use super::quantize::QuantizeSpec;
+use super::split_sum::SplitSumSpec;
 use super::table;
 use super::tensor::Layout;
 use super::{KernelSpec, Spec, Written};
@@ -39,8 +44,29 @@ impl Entry {
 
 /// The whole catalogue.
 pub fn catalogue() -> Vec<Entry> {
-    TARGETS.into_iter().flat_map(of_target).collect()
+    TARGETS.into_iter().flat_map(of_target).chain(of_hopper()).collect()
 }
+
+/// The kernels that only Hopper runs.
+fn of_hopper() -> Vec<Entry> {
+    let constants = ConstantsSpec::Nested(NestedSpec::Fp8);
+    let forward = product(Half::Bf16, constants, DType::Bf16, Some(DType::Bf16), true, false);
+    let backward = ProductSpec { bias: None, ..forward.clone() };
+    let entry = |name: &str, tokens: u32, spec: KernelSpec| {
+        let file = format!("{name}_nf4_bf16_fp8_lora_{tokens}");
+        Entry { target: Target::Sm90a, file, spec }
+    };
+    let kernels = |tokens| {
+        let (forward, backward) = (forward.clone(), backward.clone());
+        let forward = GemmWgmmaSpec { tokens, product: forward }.into();
+        let backward = GemmWgmmaBackwardSpec { tokens, product: backward }.into();
+        [entry("gemm_wgmma", tokens, forward), entry("gemm_wgmma_backward", tokens, backward)]
+    };
+    WGMMA_TOKENS.into_iter().flat_map(kernels).collect()
+}
+
+/// The tiles that the kernels by `wgmma` have.
+const WGMMA_TOKENS: [u32; 3] = [64, 128, 256];
 
 fn of_target(target: Target) -> Vec<Entry> {
     let mut entries = Vec::new();
@@ -125,6 +151,29 @@ fn of_target(target: Target) -> Vec<Entry> {
             add(format!("gemm_mma_backward_nf4_{name}_fp8_lora_{rows}"), spec.into());
         }
     }
+    add("split_sum_bf16_bias".into(), SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false }.into());
+    let low_rank = |matrix, [long, narrow]: [Half; 2], parts| {
+        KernelSpec::from(GemmLowRankSpec::new(matrix, long, narrow, parts, 64))
+    };
+    if target >= Target::Sm80 {
+        let bf16 = [Half::Bf16; 2];
+        for (name, matrix, parts) in [
+            ("t", AdapterMatrix::T, 1),
+            ("u", AdapterMatrix::U, 1),
+            ("da", AdapterMatrix::GradientA, 2),
+            ("db", AdapterMatrix::GradientB, 2),
+        ] {
+            add(format!("gemm_low_rank_{name}_bf16_64"), low_rank(matrix, bf16, parts));
+        }
+        // f16 beside an adapter in f32.
+        let mixed = [Half::F16, Half::Bf16];
+        add("gemm_low_rank_t_f16_f32_64".into(), low_rank(AdapterMatrix::T, mixed, 2));
+        add("cast_f32_bf16".into(), CastSpec { from: f32, to: Half::Bf16, parts: 1 }.into());
+        add("cast_f32_bf16_parts".into(), CastSpec { from: f32, to: Half::Bf16, parts: 2 }.into());
+    } else {
+        add("gemm_low_rank_t_f16_64".into(), low_rank(AdapterMatrix::T, [Half::F16; 2], 1));
+        add("cast_f32_f16".into(), CastSpec { from: f32, to: Half::F16, parts: 1 }.into());
+    }
     for (name, dtypes, layout) in
         [("bf16", [bf16; 2], Layout::Elements), ("f32_strided", [f32; 2], Layout::Strided)]
     {
@@ -154,7 +203,24 @@ pub fn variants() -> Vec<Entry> {
     let mut add = |target, spec: KernelSpec| {
         entries.push(Entry { target, file: format!("{spec:?}"), spec });
     };
+    for product in products() {
+        for tokens in WGMMA_TOKENS {
+            let accumulate = product.bias.is_some();
+            let product = ProductSpec { accumulate, ..product.clone() };
+            let backward = ProductSpec { bias: None, ..product.clone() };
+            add(Target::Sm90a, GemmWgmmaSpec { tokens, product }.into());
+            add(Target::Sm90a, GemmWgmmaBackwardSpec { tokens, product: backward }.into());
+        }
+    }
     for target in TARGETS {
+        for out in [DType::F32, DType::F16, DType::Bf16] {
+            for (bias, accumulate) in [(None, true), (Some(DType::F16), false)] {
+                add(target, SplitSumSpec { out, bias, accumulate }.into());
+            }
+        }
+        for spec in low_rank(target) {
+            add(target, spec);
+        }
         for product in products() {
             if product.half == Half::Bf16 && target < Target::Sm80 {
                 continue;
@@ -201,6 +267,28 @@ fn products() -> Vec<ProductSpec> {
         }
     }
     products
+}
+
+/// The adapter's own products, of every pair of types, rank narrow or wide, even or odd; and what is cast for them.
+fn low_rank(target: Target) -> Vec<KernelSpec> {
+    use AdapterMatrix::*;
+    let (f16, bf16) = (Half::F16, Half::Bf16);
+    let all = [[f16, f16], [f16, bf16], [bf16, bf16]];
+    let pairs = if target >= Target::Sm80 { all.as_slice() } else { &all[..1] };
+    let mut specs = Vec::new();
+    for &[long, narrow] in pairs {
+        for parts in if narrow == f16 { 1..=1 } else { 1..=2 } {
+            for from in [DType::F32, DType::F16, DType::Bf16] {
+                specs.push(CastSpec { from, to: narrow, parts }.into());
+            }
+            for matrix in [T, U, GradientA, GradientB] {
+                for rank in [9, 64] {
+                    specs.push(GemmLowRankSpec::new(matrix, long, narrow, parts, rank).into());
+                }
+            }
+        }
+    }
+    specs
 }
 
 fn streaming(dtype: DType, layout: Layout, block_size: u32) -> Vec<KernelSpec> {

@@ -51,6 +51,19 @@ impl NestedSpec {
     }
 }
 
+/// A constant as it is stored, in registers: the constant itself, or its code and that code's scale.
+pub struct StoredConstant {
+    code: Reg<B32>,
+    scale: Reg<F32>,
+}
+
+impl StoredConstant {
+    /// Room for one.
+    pub fn new(k: &Kernel) -> Self {
+        Self { code: k.reg(), scale: k.reg() }
+    }
+}
+
 /// The parameters, ready to be read.
 pub enum ConstantsParam {
     /// The f32 constants.
@@ -78,10 +91,10 @@ pub enum NestedDecoder {
 
 impl NestedDecoder {
     /// Brings a map to shared memory; a barrier must follow.
-    fn new(k: &Kernel, spec: &NestedSpec) -> Self {
+    fn new(k: &Kernel, spec: &NestedSpec, threads: u32) -> Self {
         match spec.encoding() {
             Encoding::Fp8 => Self::Fp8,
-            Encoding::Map(map) => Self::Map(table::share(k, "constants", &table::bits(map.values), THREADS)),
+            Encoding::Map(map) => Self::Map(table::share(k, "constants", &table::bits(map.values), threads)),
         }
     }
 
@@ -107,12 +120,17 @@ impl ConstantsParam {
     /// Declares the parameters, absmax or absmax_codes, absmax_scales, absmax_offset, and brings the table to shared
     /// memory; a barrier must follow.
     pub fn new(k: &Kernel, spec: &ConstantsSpec) -> Self {
+        Self::of_block(k, spec, THREADS)
+    }
+
+    /// The same in a block of this many threads.
+    pub fn of_block(k: &Kernel, spec: &ConstantsSpec, threads: u32) -> Self {
         match spec {
             ConstantsSpec::Plain => Self::Plain(k.param_ptr("absmax")),
             ConstantsSpec::Nested(nested) => {
                 let [codes, scales, offset] =
                     ["absmax_codes", "absmax_scales", "absmax_offset"].map(|name| k.param_ptr(name));
-                let decoder = NestedDecoder::new(k, nested);
+                let decoder = NestedDecoder::new(k, nested, threads);
                 Self::Nested { codes, scales, offset: k.ld_global::<F32>(offset), decoder }
             }
         }
@@ -120,14 +138,31 @@ impl ConstantsParam {
 
     /// The constant of a block; it must exist.
     pub fn load(&self, k: &Kernel, block: Reg<B64>) -> Reg<F32> {
+        let stored = StoredConstant::new(k);
+        self.fetch(k, block, &stored);
+        self.decode(k, &stored)
+    }
+
+    /// Begins to load the constant of a block, which must exist.
+    pub fn fetch(&self, k: &Kernel, block: Reg<B64>, to: &StoredConstant) {
+        let word = |base: Ptr<Global>, index: Reg<B64>| k.offset(base, k.shl_b64(index, 2));
         match self {
-            Self::Plain(absmax) => k.ld_global_nc::<F32>(k.offset(*absmax, k.shl_b64(block, 2))),
-            Self::Nested { codes, scales, offset, decoder } => {
-                let code = k.ld_global_nc::<U8>(k.offset(*codes, block));
-                let scale = k.ld_global_nc::<F32>(k.offset(*scales, k.shl_b64(k.shr_u64(block, 8), 2)));
-                let value = decoder.decode(k, code);
+            Self::Plain(absmax) => k.to(to.scale).ld_global_nc::<F32>(word(*absmax, block)),
+            Self::Nested { codes, scales, .. } => {
+                k.to(to.code).ld_global_nc::<U8>(k.offset(*codes, block));
+                k.to(to.scale).ld_global_nc::<F32>(word(*scales, k.shr_u64(block, 8)));
+            }
+        }
+    }
+
+    /// The value of a constant that was loaded.
+    pub fn decode(&self, k: &Kernel, stored: &StoredConstant) -> Reg<F32> {
+        match self {
+            Self::Plain(_) => stored.scale,
+            Self::Nested { offset, decoder, .. } => {
+                let value = decoder.decode(k, stored.code);
                 // Product and sum each rounded, as the format says.
-                k.add_rn_f32(k.mul_rn_f32(value, scale), *offset)
+                k.add_rn_f32(k.mul_rn_f32(value, stored.scale), *offset)
             }
         }
     }

@@ -1,11 +1,11 @@
-//! 4-bit codes to pairs of 16-bit values in registers, for tensor cores: no memory, no conflicts, about 3 instructions a
-//! value.
+//! 4-bit codes to pairs of 16-bit values in registers, for tensor cores: no memory, no conflicts, 2.6 instructions a value.
 //!
 //! The 16 values' low bytes lie in four registers and their high bytes in four more. `prmt` picks four bytes by the lower
-//! three bits of four codes, once from the lower half of the table and once from the upper; the codes' upper bits, made a
-//! mask of bytes, choose between the two.
+//! three bits of four codes, once from the lower half of the table and once from the upper; another `prmt`, its selector
+//! made of the codes' upper bits, chooses between the two.
 
-use super::tensor::{narrow_pair_bf16, narrow_pair_f16};
+use super::table;
+use super::tensor::{narrow_pair_bf16, narrow_pair_f16, widen_pair_bf16, widen_pair_f16};
 use crate::view::DType;
 use half::{bf16, f16};
 use ptx_asm::{B32, F32, Kernel, Reg, Target, lut};
@@ -45,12 +45,29 @@ impl Half {
         }
     }
 
-    /// Two values, rounded to nearest even.
+    /// Two values rounded to the type, to nearest even, the first in the low half.
     pub fn pack(self, k: &Kernel, low: Reg<F32>, high: Reg<F32>) -> Reg<B32> {
         match self {
             Half::F16 => narrow_pair_f16(k, low, high),
             Half::Bf16 => narrow_pair_bf16(k, low, high),
         }
+    }
+
+    /// The same two values, exact.
+    pub fn unpack(self, k: &Kernel, pair: Reg<B32>) -> [Reg<F32>; 2] {
+        match self {
+            Half::F16 => widen_pair_f16(k, pair),
+            Half::Bf16 => widen_pair_bf16(k, pair),
+        }
+    }
+
+    /// Two values as sums of two of this type each, within the square of its unit roundoff: the values rounded, and what
+    /// that leaves of them, rounded. Infinities become NaN.
+    pub fn split(self, k: &Kernel, values: [Reg<F32>; 2]) -> [Reg<B32>; 2] {
+        let first = self.pack(k, values[0], values[1]);
+        let rounded = self.unpack(k, first);
+        let [low, high] = [0, 1].map(|i| k.sub_rn_f32(values[i], rounded[i]));
+        [first, self.pack(k, low, high)]
     }
 
     /// `A[16, 16]·B[16, 8] + C` by a warp, fragments as in PTX ISA §9.7.14.5.8.
@@ -70,42 +87,77 @@ impl Half {
     }
 }
 
-/// A codebook as bytes in registers.
+/// A table of 16 values as bytes in registers.
 pub struct PairDecoder {
-    low: [Reg<B32>; 4],
-    high: [Reg<B32>; 4],
+    /// The low bytes, four a register.
+    pub low: [Reg<B32>; 4],
+    /// The high bytes.
+    pub high: [Reg<B32>; 4],
 }
 
 impl PairDecoder {
+    /// The 16 values, rounded to `half`, as words.
+    fn words(half: Half, values: [f32; 16]) -> [u32; 8] {
+        let bits = values.map(|value| half.round(value));
+        std::array::from_fn(|word| {
+            let byte = |i: usize| (bits[4 * (word % 4) + i] >> (8 * (word / 4))) as u8;
+            u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+        })
+    }
+
     /// The 16 values, rounded to `half`.
     pub fn new(k: &Kernel, half: Half, values: [f32; 16]) -> Self {
-        let bits = values.map(|value| half.round(value));
-        let bytes = |register: usize, shift: u32| {
-            let byte = |i: usize| (bits[4 * register + i] >> shift) as u8;
-            k.mov::<B32>(u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)]))
-        };
-        Self { low: std::array::from_fn(|r| bytes(r, 0)), high: std::array::from_fn(|r| bytes(r, 8)) }
+        let words = Self::words(half, values).map(|word| k.mov::<B32>(word));
+        Self { low: std::array::from_fn(|r| words[r]), high: std::array::from_fn(|r| words[4 + r]) }
+    }
+
+    /// The same for use over and over: by way of shared memory, or ptxas, which would know the words, moves them to registers
+    /// again for every use. All of a block's `threads` take part.
+    pub fn in_registers(k: &Kernel, half: Half, values: [f32; 16], threads: u32) -> Self {
+        let table = table::share(k, "pairs", &Self::words(half, values), threads).ptr(k);
+        k.bar_sync(0);
+        let [low, high] = [0, 16].map(|at| k.ld_shared::<[B32; 4]>(table.at(at)));
+        Self { low, high }
+    }
+
+    /// The 16 values times `scale`, each rounded once, to `half`.
+    pub fn scaled(k: &Kernel, half: Half, values: [f32; 16], scale: Reg<F32>) -> Self {
+        let pairs: [_; 8] = std::array::from_fn(|i| {
+            let [low, high] = [0, 1].map(|odd| k.mul_rn_f32(scale, values[2 * i + odd]));
+            half.pack(k, low, high)
+        });
+        let bytes =
+            |selector: u32| std::array::from_fn(|r| k.prmt_b32(pairs[2 * r], pairs[2 * r + 1], selector));
+        Self { low: bytes(0x6420), high: bytes(0x7531) }
     }
 
     /// The values of a word's eight codes, two a register, the earlier one in the low half.
     pub fn pairs(&self, k: &Kernel, word: Reg<B32>) -> [Reg<B32>; 4] {
-        let [first, second] = self.two_pairs(k, word);
-        let [third, fourth] = self.two_pairs(k, k.shr_u32(word, 16));
-        [first, second, third, fourth]
+        let to = k.regs();
+        self.pairs_to(k, word, to);
+        to
     }
 
-    /// The values of the four codes in the low half of a word.
-    fn two_pairs(&self, k: &Kernel, codes: Reg<B32>) -> [Reg<B32>; 2] {
-        let index = k.and_b32(codes, 0x7777);
-        // Byte 1 of the constant, all ones, where a code has its upper bit set, else byte 0.
-        let upper = k.prmt_b32(0xff00, 0, k.and_b32(k.shr_u32(codes, 3), 0x1111));
+    /// The same, in these registers.
+    pub fn pairs_to(&self, k: &Kernel, word: Reg<B32>, to: [Reg<B32>; 4]) {
+        let index = k.and_b32(word, 0x7777_7777u32);
+        // Nibble i of each half is i, where a code has its upper bit set i + 4.
+        let chosen =
+            k.lop3_b32(k.shr_u32(word, 1), 0x4444_4444u32, 0x3210_3210u32, lut(|a, b, c| (a & b) | c));
+        self.two_pairs_to(k, index, chosen, [to[0], to[1]]);
+        self.two_pairs_to(k, k.shr_u32(index, 16), k.shr_u32(chosen, 16), [to[2], to[3]]);
+    }
+
+    /// The values of four codes; of both selectors the low halves count.
+    fn two_pairs_to(&self, k: &Kernel, index: Reg<B32>, chosen: Reg<B32>, to: [Reg<B32>; 2]) {
         let look_up = |table: &[Reg<B32>; 4]| {
             let from_lower = k.prmt_b32(table[0], table[1], index);
             let from_upper = k.prmt_b32(table[2], table[3], index);
-            k.lop3_b32(upper, from_upper, from_lower, lut(|mask, a, b| (mask & a) | (!mask & b)))
+            k.prmt_b32(from_lower, from_upper, chosen)
         };
         let (low, high) = (look_up(&self.low), look_up(&self.high));
         // A byte's high nibble is the earlier code, but its low nibble came first here.
-        [k.prmt_b32(low, high, 0x4051), k.prmt_b32(low, high, 0x6273)]
+        k.to(to[0]).prmt_b32(low, high, 0x4051);
+        k.to(to[1]).prmt_b32(low, high, 0x6273);
     }
 }

@@ -15,7 +15,8 @@ pub struct Dense {
 }
 
 impl Dense {
-    fn address(&self, k: &Kernel, row: Reg<B64>, col: Reg<B64>) -> Ptr<Global> {
+    /// The address of an element.
+    pub fn address(&self, k: &Kernel, row: Reg<B64>, col: Reg<B64>) -> Ptr<Global> {
         let element = k.mad_lo_u64(row, self.stride, col);
         k.offset(self.base, k.shl_b64(element, self.dtype.size().trailing_zeros()))
     }

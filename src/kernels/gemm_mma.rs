@@ -4,9 +4,10 @@
 //! in shared memory: X as it is, W as packed codes. Each warp decodes the codes of its 32 columns of Y in registers and
 //! uses them for all its rows.
 //!
-//! **Order of k.** A sum does not care for the order of its terms, so both operands use the same permutation of a chunk:
-//! lane `t` of four takes the codes `16t … 16t + 15`, which are 8 consecutive bytes of a row of W, of them `4s … 4s + 3` in
-//! step s of four. Its fragments then hold neighbours, and X is read from shared memory 16 bytes at a time.
+//! **Fragments.** `ldmatrix` brings X's in the order of registers that `mma` wants them in. Lane `t` of four then needs of a row
+//! of W the codes of the elements `2t` and `2t + 1` of every eight: byte t of each of the row's words, which all four lanes
+//! read and of which `prmt` takes the byte. (The other way, lanes with codes that are neighbours and X in that order, costs
+//! more: 16-byte loads of X give registers in an order that takes a move for each.)
 //!
 //! **Scale.** The codebook's 16 values are rounded to X's type; the products of a chunk are summed by themselves and then
 //! multiplied by the constant, in f32: no rounding of value times constant.
@@ -57,6 +58,8 @@ struct Body<'k> {
     ring: Ring<'k>,
     pieces: Pieces,
     decoder: PairDecoder,
+    /// Selects byte t of each of two words.
+    byte: Reg<B32>,
     tile: MmaTile<'k>,
 }
 
@@ -94,11 +97,12 @@ impl<'k> Body<'k> {
             w: shared.array_aligned((stages * COLS * W_ROW) as usize, 128),
             scales: shared.array((stages * COLS) as usize),
         };
-        let decoder = PairDecoder::new(k, spec.product.half, spec.product.values.map(f32::from_bits));
-        k.bar_sync(0);
+        let values = spec.product.values.map(f32::from_bits);
+        let decoder = PairDecoder::in_registers(k, spec.product.half, values, THREADS);
         let (ring, tile) =
             (Ring::new(k, stages, 0), MmaTile::new(k, spec.rows, if spec.rows > 32 { 1 } else { 2 }));
-        (Self { k, spec, params, ring, pieces, decoder, tile }, shared.bytes())
+        let byte = k.mad_lo_u32(tile.t, 0x11, 0x40);
+        (Self { k, spec, params, ring, pieces, decoder, byte, tile }, shared.bytes())
     }
 
     fn run(&self) {
@@ -164,42 +168,55 @@ impl<'k> Body<'k> {
 
     /// Adds the products of a chunk.
     fn multiply_chunk(&self, slot: Reg<B32>, sums: &[Sums]) {
-        let (k, [row, col], half) = (self.k, self.tile.corner, self.spec.product.half);
-        k.comment("X: two rows of each fragment, 16 neighbours a lane");
-        let rows = k.element(self.pieces.x.ptr(k), slot, self.spec.rows * X_ROW);
-        let rows = k.element(rows, k.add_u32(row, self.tile.g), X_ROW);
-        let a: Vec<[[[Reg<B32>; 4]; 2]; 2]> = (0..self.tile.down())
-            .map(|i| {
-                std::array::from_fn(|lower| {
-                    std::array::from_fn(|h| {
-                        let unit = k.xor_b32(k.mad_lo_u32(self.tile.t, 2, h as u32), self.tile.g);
-                        let from = k.element(rows, unit, 16);
-                        k.ld_shared::<[B32; 4]>(from.at(((16 * i + 8 * lower as u32) * X_ROW) as i32))
-                    })
-                })
-            })
-            .collect();
+        let (k, tile, [row, col], half) = (self.k, &self.tile, self.tile.corner, self.spec.product.half);
+        // Lanes 8i to 8i + 7 give the rows of matrix i of four: 8 rows further down, or 8 elements of K on.
+        let (below, right) = (k.and_b32(tile.lane, 15), k.shr_u32(tile.lane, 4));
+        let x = k.element(self.pieces.x.ptr(k), slot, self.spec.rows * X_ROW);
+        let x = k.element(x, k.add_u32(row, below), X_ROW);
+        let x_place = k.xor_b32(right, k.and_b32(below, 7));
         let codes = k.element(self.pieces.w.ptr(k), slot, COLS * W_ROW);
-        let codes = k.element(k.element(codes, k.add_u32(col, self.tile.g), W_ROW), self.tile.t, 8);
-        let scales = k.element(self.pieces.scales.ptr(k), slot, 4 * COLS);
-        let scales = k.element(k.element(scales, col, 4), self.tile.t, 8);
-        let zeros = k.splat::<F32, 4>(0.0);
-        for j in 0..ACROSS {
-            k.comment("decode eight columns, multiply, scale");
-            let words = k.ld_shared::<[B32; 2]>(codes.at((8 * j * W_ROW) as i32));
-            let b: Vec<_> = words.into_iter().flat_map(|word| self.decoder.pairs(k, word)).collect();
-            let scale = k.ld_shared::<[F32; 2]>(scales.at((8 * j * 4) as i32));
-            for (i, a) in (0..).zip(&a) {
-                let product = (0..4usize).fold(zeros, |sum, step| {
-                    let (h, at) = (step / 2, 2 * (step % 2));
-                    let fragment = [a[0][h][at], a[1][h][at], a[0][h][at + 1], a[1][h][at + 1]];
-                    half.multiply(k, fragment, [b[2 * step], b[2 * step + 1]], sum)
-                });
-                for (q, sum) in sums[(i * ACROSS + j) as usize].into_iter().enumerate() {
-                    k.to(sum).fma_rn_f32(product[q], scale[q % 2], sum);
+        let codes = k.element(codes, k.add_u32(col, tile.g), W_ROW);
+        let mut products = vec![k.splat::<F32, 4>(0.0); (tile.down() * ACROSS) as usize];
+        for half_chunk in 0..2 {
+            k.comment("decode half of the chunk");
+            let b: Vec<[Reg<B32>; 4]> = (0..ACROSS)
+                .map(|j| {
+                    let words = k.ld_shared::<[B32; 4]>(codes.at((8 * j * W_ROW + 16 * half_chunk) as i32));
+                    self.decoder.pairs(k, self.bytes_of_lane(words))
+                })
+                .collect();
+            for step in 0..2 {
+                k.comment("multiply sixteen elements of K");
+                let from = k.element(x, k.xor_b32(x_place, 2 * (2 * half_chunk + step)), 16);
+                for i in 0..tile.down() {
+                    let a = k.ldmatrix_x4(from.at((16 * i * X_ROW) as i32));
+                    for (j, b) in (0..).zip(&b) {
+                        let product = &mut products[(i * ACROSS + j) as usize];
+                        let at = 2 * step as usize;
+                        *product = half.multiply(k, a, [b[at], b[at + 1]], *product);
+                    }
                 }
             }
         }
+        k.comment("scale");
+        let scales = k.element(self.pieces.scales.ptr(k), slot, 4 * COLS);
+        let scales = k.element(k.element(scales, col, 4), tile.t, 8);
+        for j in 0..ACROSS {
+            let scale = k.ld_shared::<[F32; 2]>(scales.at((8 * j * 4) as i32));
+            for i in 0..tile.down() {
+                let at = (i * ACROSS + j) as usize;
+                for (q, sum) in sums[at].into_iter().enumerate() {
+                    k.to(sum).fma_rn_f32(products[at][q], scale[q % 2], sum);
+                }
+            }
+        }
+    }
+
+    /// Byte t of each of four words.
+    fn bytes_of_lane(&self, words: [Reg<B32>; 4]) -> Reg<B32> {
+        let (k, [a, b, c, d]) = (self.k, words);
+        let [first, second] = [(a, b), (c, d)].map(|(a, b)| k.prmt_b32(a, b, self.byte));
+        k.prmt_b32(first, second, 0x5410)
     }
 
     /// Adds `T·Bᵀ`, straight from global memory: it is little and read once a tile.

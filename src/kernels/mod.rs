@@ -9,6 +9,10 @@
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
+//! | [`split_sum`] | the sum of a product's parts |
+//! | [`gemm_low_rank`] | the adapter's own products on tensor cores |
+//! | [`gemm_wgmma`] | `X·Wᵀ` by the warpgroups of Hopper |
+//! | [`gemm_wgmma_backward`] | `dY·W` by the warpgroups of Hopper |
 //! | [`cast`] | a matrix in 16 bits, padded |
 //! | [`adamw`] | the AdamW step |
 //! | [`tile`] | how the streaming kernels cut their work |
@@ -16,6 +20,10 @@
 //! | [`product`] | spec and parameters of products on tensor cores |
 //! | [`mma_tile`] | their tiles |
 //! | [`ring`] | chunks in shared memory, brought ahead of their use |
+//! | [`staged`] | dense 16-bit matrices in a ring |
+//! | [`wgmma_block`] | the blocks of products by `wgmma` |
+//! | [`wgmma_pipeline`] | their roles, stages, tiles and sums |
+//! | [`wgmma_store`] | how their sums become the output |
 //! | [`decode`] | 4-bit codes to pairs of 16-bit values in registers |
 //! | [`dense`] | a matrix element by element |
 //! | [`scale`] | the absmax of a block across lanes and warps |
@@ -35,16 +43,24 @@ pub mod dense;
 pub mod dequantize;
 pub mod double_quantize;
 pub mod gemm;
+pub mod gemm_low_rank;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
+pub mod gemm_wgmma;
+pub mod gemm_wgmma_backward;
 pub mod mma_tile;
 pub mod product;
 pub mod quantize;
 pub mod ring;
 pub mod scale;
+pub mod split_sum;
+pub mod staged;
 pub mod table;
 pub mod tensor;
 pub mod tile;
+pub mod wgmma_block;
+pub mod wgmma_pipeline;
+pub mod wgmma_store;
 
 use ptx_asm::{Error, Module, Target};
 
@@ -64,6 +80,11 @@ pub struct Written {
 pub trait Spec {
     /// Writes the kernel for a target.
     fn write(&self, target: Target) -> Result<Written, Error>;
+
+    /// What to write it for, where `device` is what most kernels are written for: see [`target_of`].
+    fn target(&self, device: Target) -> Target {
+        device
+    }
 }
 
 /// What kernels are written for: the newest target of theirs that a device of this compute capability (major · 10 + minor)
@@ -95,6 +116,14 @@ pub enum KernelSpec {
     GemmMma(gemm_mma::GemmMmaSpec),
     /// [`gemm_mma_backward`].
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
+    /// [`split_sum`].
+    SplitSum(split_sum::SplitSumSpec),
+    /// [`gemm_low_rank`].
+    GemmLowRank(gemm_low_rank::GemmLowRankSpec),
+    /// [`gemm_wgmma`].
+    GemmWgmma(gemm_wgmma::GemmWgmmaSpec),
+    /// [`gemm_wgmma_backward`].
+    GemmWgmmaBackward(gemm_wgmma_backward::GemmWgmmaBackwardSpec),
     /// [`cast`].
     Cast(cast::CastSpec),
     /// [`adamw`].
@@ -115,6 +144,12 @@ macro_rules! any_kernel {
                     $(Self::$variant(spec) => spec.write(target),)*
                 }
             }
+
+            fn target(&self, device: Target) -> Target {
+                match self {
+                    $(Self::$variant(spec) => spec.target(device),)*
+                }
+            }
         }
     };
 }
@@ -130,6 +165,10 @@ any_kernel! {
     Gemm gemm::GemmSpec;
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
+    SplitSum split_sum::SplitSumSpec;
+    GemmLowRank gemm_low_rank::GemmLowRankSpec;
+    GemmWgmma gemm_wgmma::GemmWgmmaSpec;
+    GemmWgmmaBackward gemm_wgmma_backward::GemmWgmmaBackwardSpec;
     Cast cast::CastSpec;
     AdamW adamw::AdamWSpec;
 }

@@ -163,13 +163,20 @@ pub fn widen(k: &Kernel, dtype: DType, words: [Reg<B32>; 4]) -> Vec<Reg<F32>> {
         .into_iter()
         .flat_map(|word| match dtype {
             DType::F32 => vec![k.f32_from_bits(word)],
-            DType::F16 => k.unpack_f16x2(word.as_f16x2()).map(|half| k.cvt_f32_f16(half)).to_vec(),
-            // bf16 is the high half of an f32.
-            DType::Bf16 => {
-                vec![k.f32_from_bits(k.shl_b32(word, 16)), k.f32_from_bits(k.and_b32(word, 0xffff_0000u32))]
-            }
+            DType::F16 => widen_pair_f16(k, word).to_vec(),
+            DType::Bf16 => widen_pair_bf16(k, word).to_vec(),
         })
         .collect()
+}
+
+/// The low half's value and the high half's.
+pub fn widen_pair_f16(k: &Kernel, word: Reg<B32>) -> [Reg<F32>; 2] {
+    k.unpack_f16x2(word.as_f16x2()).map(|half| k.cvt_f32_f16(half))
+}
+
+/// The low half's value and the high half's: bf16 is the high half of an f32.
+pub fn widen_pair_bf16(k: &Kernel, word: Reg<B32>) -> [Reg<F32>; 2] {
+    [k.f32_from_bits(k.shl_b32(word, 16)), k.f32_from_bits(k.and_b32(word, 0xffff_0000u32))]
 }
 
 /// f32 values as a vector of `dtype`, rounded to nearest even.

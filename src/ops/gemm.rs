@@ -22,8 +22,8 @@ pub(super) fn check_lora(lora: &Lora<'_>, n: usize, k: usize) -> Result<()> {
 }
 
 /// Bytes of workspace that [`gemm_forward`], [`gemm_backward`] and [`super::lora_gradients`] need, at any alignment,
-/// for `m` rows of input, a weight `[n, k]` and an adapter of rank `rank` (0 without). It depends on the context's
-/// number of threads.
+/// for `m` rows of input, a weight `[n, k]` and an adapter of rank `rank` (0 without). It depends on the context:
+/// its number of threads, or its device.
 pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank: usize) -> Result<usize> {
     let too_large =
         || Error::too_large(format!("m {m}, n {n}, k {k} with rank {rank} do not fit the address space"));

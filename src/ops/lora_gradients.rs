@@ -10,6 +10,9 @@ use crate::{cpu, cuda};
 /// `dA[r, K] = s·(dY·B)ᵀ·X` and `dB[N, r] = s·dYᵀ·(X·Aᵀ)`, for `X[M, K]` and `dY[M, N]`; added to what is there if
 /// `accumulate`. All are f32, f16 or bf16, independently; sums are f32. The workspace is that of
 /// [`super::gemm_workspace_size`].
+///
+/// On a GPU, tensor cores multiply 16-bit X and dY: what is f32 beside them, `s·dY·B` and `s·X·Aᵀ` included, is taken as the
+/// sum of two bf16 numbers, which leaves each product within 2⁻¹⁵.
 pub fn lora_gradients<'w>(
     context: &Context,
     x: Tensor<'_>,

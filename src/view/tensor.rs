@@ -256,6 +256,12 @@ impl<'a> Tensor<'a> {
 
     shape_accessors!();
 
+    /// The rows before `rows`.
+    pub(crate) fn first_rows(self, rows: usize) -> Self {
+        debug_assert!(rows <= self.layout.rows);
+        Self { layout: Layout { rows, ..self.layout }, ..self }
+    }
+
     /// Row `row` from column `col` on: a pointer to at least `cols - col` elements.
     pub(crate) fn at(&self, row: usize, col: usize) -> *const u8 {
         debug_assert!(row < self.layout.rows && col <= self.layout.cols);

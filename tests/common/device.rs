@@ -256,19 +256,37 @@ pub fn check(
 impl Products for Gpu {
     /// Tensor cores multiply 16-bit operands: W's values are rounded to X's type, and T, and B if it is of another type.
     /// What they add they may truncate (PTX ISA §9.7.14.5 leaves it open): up to two of f32's unit roundoffs an addition.
+    /// `wgmma` takes values times constants: in f16, those below 2⁻¹⁴ are rounded as subnormals are.
     fn forward_allowance(&self, case: &Case) -> Allowance {
-        let [x, _, _, _, b] = case.dtypes;
-        if case.tensor_cores() { rounded_to(x, b) } else { Allowance::NONE }
+        let [x, _, _, a, b] = case.dtypes;
+        let base_floor = if x == DType::F16 && case.m >= 128 { 2f64.powi(-14) } else { 0.0 };
+        let allowance = after(if case.is_long(0) { parts(x, a) } else { 0.0 }, rounded_to(x, b));
+        let allowance = Allowance { base_floor, ..allowance };
+        if case.tensor_cores() { allowance } else { Allowance::NONE }
     }
 
     /// W's values and U are rounded to dY's type, likewise, and A if it is of another type. In f16, W is divided by a power
     /// of two no larger than the largest constant, and rounded: below 2⁻¹⁴ as subnormals are. Constants are 1 at most, or
     /// 17/16 when they are rounded to FP8 themselves.
     fn backward_allowance(&self, case: &Case) -> Allowance {
-        let [_, dy, _, a, _] = case.dtypes;
+        let [_, dy, _, a, b] = case.dtypes;
         let base_floor = if dy == DType::F16 { 17.0 / 16.0 * 2f64.powi(-14) } else { 0.0 };
-        let allowance = Allowance { base_floor, ..rounded_to(dy, a) };
+        let allowance = after(if case.is_long(1) { parts(dy, b) } else { 0.0 }, rounded_to(dy, a));
+        let allowance = Allowance { base_floor, ..allowance };
         if case.tensor_cores_backward() { allowance } else { Allowance::NONE }
+    }
+
+    /// U is multiplied by X, T by dY, and both are f32.
+    fn gradient_allowance(&self, case: &Case) -> [Allowance; 2] {
+        let [x, dy, _, a, b] = case.dtypes;
+        let gradient = |long: usize, low: usize, narrow| {
+            let dtypes = [x, dy];
+            let before = if case.is_long(low) { parts(dtypes[low], narrow) } else { 0.0 };
+            let rounded =
+                Allowance { adapter: parts(dtypes[long], DType::F32), additions: 2, ..Allowance::NONE };
+            if case.is_long(long) { after(before, rounded) } else { Allowance::NONE }
+        };
+        [gradient(0, 1, b), gradient(1, 0, a)]
     }
 
     fn forward(
@@ -331,6 +349,21 @@ fn rounded_to(to: DType, matrix: DType) -> Allowance {
     let adapter_floor = if to == DType::F16 { 2f64.powi(-14) } else { 2f64.powi(-126) };
     let adapter = if matrix == to { u } else { 2.0 * u + u * u };
     Allowance { base: u, base_floor: 0.0, adapter, adapter_floor, additions: 2 }
+}
+
+/// What the products of a long matrix and a narrow one leave out, relative to their magnitude.
+fn parts(long: DType, narrow: DType) -> f64 {
+    let u = unit_roundoff(DType::Bf16).0;
+    match (narrow, long) {
+        (DType::F32, DType::F16) => u * u + u * u * (1.0 + u),
+        (DType::F32, _) => u * u,
+        _ => 0.0,
+    }
+}
+
+/// An allowance for what is computed from a T or U that was off before.
+fn after(before: f64, allowance: Allowance) -> Allowance {
+    Allowance { adapter: (1.0 + before) * (1.0 + allowance.adapter) - 1.0, ..allowance }
 }
 
 /// An adapter in device memory, and a workspace.

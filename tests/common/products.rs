@@ -17,6 +17,10 @@
 //! Where operands are rounded to 16 bits before they are multiplied, an [`Allowance`] comes on top. Rounding to a type of
 //! unit roundoff u and smallest normal number f is off by at most `u·(|v| + f)`, subnormals included. So with B and T
 //! rounded their term is off by at most `(|T| + f)·(|B| + f)ᵀ` times `u` for one of them, `2u + u²` for both.
+//!
+//! In T, U and the gradients, f32 is taken as the sum of two bf16 numbers: the second leaves out at most u of what the first
+//! does, which is at most u of the whole, where `u = 2⁻⁸`. If the other matrix is f16, it is such a sum, too, exact; but the
+//! product of both second ones, at most `u·u(1+u)` of the whole, is left out.
 
 use super::*;
 use qlora_kernels::{Context, Lora, QuantizedMatrix, ops};
@@ -54,6 +58,10 @@ pub trait Products {
     /// For the backward product.
     fn backward_allowance(&self, _case: &Case) -> Allowance {
         Allowance::NONE
+    }
+    /// For dA and dB.
+    fn gradient_allowance(&self, _case: &Case) -> [Allowance; 2] {
+        [Allowance::NONE; 2]
     }
     fn forward(
         &self,
@@ -261,22 +269,36 @@ impl Case {
         self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
-    /// Whether the backward product is one: 16-bit dY, whole chunks of N, rows of W in whole spans, blocks no shorter.
+    /// Whether the backward product is one: 16-bit dY, whole chunks of N, of 128 rows or more whole vectors, rows of W in whole
+    /// spans, blocks no shorter.
     pub fn tensor_cores_backward(&self) -> bool {
         self.dtypes[1] != DType::F32
-            && [self.n, self.k].iter().all(|size| size.is_multiple_of(64))
+            && self.n.is_multiple_of(if self.m < 128 { 64 } else { 8 })
+            && self.k.is_multiple_of(64)
             && self.spec.block_size >= 64
     }
 
-    fn matrix(&self, which: usize, rows: usize, cols: usize) -> Matrix {
+    /// Whether X (0) or dY (1) is one for tensor cores in the adapter's own products: 16 bits, rows of whole 16-byte pieces.
+    pub fn is_long(&self, which: usize) -> bool {
+        let cols = [self.k, self.n][which];
+        self.dtypes[which] != DType::F32 && [cols, self.gap].iter().all(|size| size.is_multiple_of(8))
+    }
+
+    pub fn matrix(&self, which: usize, rows: usize, cols: usize) -> Matrix {
         let values = numbers(rows * cols, self.seed.wrapping_add(which as u64 * 977), &[]);
         Matrix::new(self.dtypes[which % 5], &values, rows, cols, self.gap)
     }
 
     /// Forward, backward and gradients.
     pub fn check(&self, device: &impl Products) -> Result<(), TestCaseError> {
+        self.check_products(device)?;
+        self.check_gradients(device)
+    }
+
+    /// Forward and backward.
+    fn check_products(&self, device: &impl Products) -> Result<(), TestCaseError> {
         let Case { m, n, k, .. } = *self;
-        let (rank, scale) = (self.rank.unwrap_or(0), 0.37f32);
+        let (rank, scale) = (self.rank.unwrap_or(0), SCALE);
         let cpu = Context::cpu();
         let weight = numbers(n * k, self.seed ^ 5, &[]);
         let q = QuantizedMatrix::quantize(&cpu, Tensor::new(&weight, n, k).unwrap(), &self.spec).unwrap();
@@ -286,11 +308,9 @@ impl Case {
         let (x, dy, bias) = (self.matrix(0, m, k), self.matrix(1, m, n), self.matrix(2, 1, n));
         let (a, b) = (self.matrix(3, rank, k), self.matrix(4, n, rank));
         let (x64, dy64, a64, b64) = (M64::of(&x), M64::of(&dy), M64::of(&a), M64::of(&b));
-        let s = f64::from(scale);
         let adapter = self.rank.map(|_| (&a, &b, scale));
         let ones = M64 { rows: m, cols: 1, data: vec![1.0; m] };
         let depth = |inner: usize| inner + if rank > 0 { inner + rank + 4 } else { 4 };
-
         let rounding = |allowance: Allowance, base: &M64, left: &M64, right: &M64| {
             let [left, right] = [left, right].map(|m| m.map(|v| v.abs() + allowance.adapter_floor));
             let adapter = left.mul(&right).map(|v| v * allowance.adapter);
@@ -299,17 +319,15 @@ impl Case {
 
         let mut y = Matrix::zeros(self.dtypes[2], m, n, self.gap);
         device.forward(&x, &q, &bias, adapter, &mut y);
-        let low = x64.mul(&a64.t()).map(|v| v * s);
+        let (low, low_abs) = low_rank(&x64, &a64.t());
         let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(&bias)));
-        let low_abs = x64.abs().mul(&a64.abs().t()).map(|v| v * s);
-        let base = x64.abs().mul(&w.abs().t());
-        let terms = base.add(&low_abs.mul(&b64.abs().t())).add(&ones.mul(&M64::of(&bias).abs()));
         let allowance = device.forward_allowance(self);
+        let base = x64.abs().mul(&w.map(|v| v.abs() + allowance.base_floor).t());
+        let terms = base.add(&low_abs.mul(&b64.abs().t())).add(&ones.mul(&M64::of(&bias).abs()));
         let rounding_y = rounding(allowance, &base, &low_abs, &b64.t());
         within(&y, &exact, &terms, allowance.additions * depth(k), &rounding_y)?;
 
-        let up = dy64.mul(&b64).map(|v| v * s);
-        let up_abs = dy64.abs().mul(&b64.abs()).map(|v| v * s);
+        let (up, up_abs) = low_rank(&dy64, &b64);
         let exact = dy64.mul(&w).add(&up.mul(&a64));
         let allowance = device.backward_allowance(self);
         let base = dy64.abs().mul(&w.map(|v| v.abs() + allowance.base_floor));
@@ -322,20 +340,42 @@ impl Case {
             let (exact, magnitude) = (exact.add(&old), magnitude.add(&old.abs()));
             within(&dx, &exact, &magnitude, allowance.additions * depth(n), &rounding_dx)?;
         }
+        Ok(())
+    }
 
-        let Some(adapter) = adapter else { return Ok(()) };
+    /// The adapter's gradients, if there is one.
+    pub fn check_gradients(&self, device: &impl Products) -> Result<(), TestCaseError> {
+        let Case { m, n, k, .. } = *self;
+        let Some(rank) = self.rank else { return Ok(()) };
+        let (x, dy) = (self.matrix(0, m, k), self.matrix(1, m, n));
+        let (a, b) = (self.matrix(3, rank, k), self.matrix(4, n, rank));
+        let (x64, dy64) = (M64::of(&x), M64::of(&dy));
+        let (low, low_abs) = low_rank(&x64, &M64::of(&a).t());
+        let (up, up_abs) = low_rank(&dy64, &M64::of(&b));
+        let exact = [up.t().mul(&x64), dy64.t().mul(&low)];
+        let magnitudes = [up_abs.t().mul(&x64.abs()), dy64.abs().t().mul(&low_abs)];
+        let allowances = device.gradient_allowance(self);
         for accumulate in [false, true] {
-            let (mut da, mut db) = (self.matrix(4, rank, k), self.matrix(0, n, rank));
-            let old = if accumulate { 1.0 } else { 0.0 };
-            let (old_a, old_b) = (M64::of(&da).map(|v| v * old), M64::of(&db).map(|v| v * old));
-            device.gradients(&x, &dy, adapter, [&mut da, &mut db], accumulate);
-            let magnitude = up_abs.t().mul(&x64.abs()).add(&old_a.abs());
-            let none = magnitude.map(|_| 0.0);
-            within(&da, &up.t().mul(&x64).add(&old_a), &magnitude, n + m + 4, &none)?;
-            let magnitude = dy64.abs().t().mul(&low_abs).add(&old_b.abs());
-            let none = magnitude.map(|_| 0.0);
-            within(&db, &dy64.t().mul(&low).add(&old_b), &magnitude, k + m + 4, &none)?;
+            let mut out = [self.matrix(4, rank, k), self.matrix(0, n, rank)];
+            let old = out.each_ref().map(|m| M64::of(m).map(|v| if accumulate { v } else { 0.0 }));
+            device.gradients(&x, &dy, (&a, &b, SCALE), out.each_mut(), accumulate);
+            for i in 0..2 {
+                let Allowance { adapter, additions, .. } = allowances[i];
+                let (exact, magnitude) = (exact[i].add(&old[i]), magnitudes[i].add(&old[i].abs()));
+                let depth = [n, k][i] + m + 4;
+                let rounding = magnitudes[i].map(|v| v * adapter);
+                within(&out[i], &exact, &magnitude, additions * depth, &rounding)?;
+            }
         }
         Ok(())
     }
+}
+
+/// The scale of the adapters.
+const SCALE: f32 = 0.37;
+
+/// T or U, and a bound of its magnitude.
+fn low_rank(long: &M64, narrow: &M64) -> (M64, M64) {
+    let scale = |m: M64| m.map(|v| v * f64::from(SCALE));
+    (scale(long.mul(narrow)), scale(long.abs().mul(&narrow.abs())))
 }

@@ -1,27 +1,47 @@
-//! The low-rank matrices of an adapter: `T[M, r] = s·X·Aᵀ` and `U[M, r] = s·dY·B`; and the term of a fused product that
-//! they are part of, `T·Bᵀ` or `U·A`.
+//! The low-rank matrices of an adapter, `T[M, r] = s·X·Aᵀ` and `U[M, r] = s·dY·B`; the term of a fused product that they are
+//! part of, `T·Bᵀ` or `U·A`; and the adapter's gradients, which are products of them. On tensor cores where the long matrix,
+//! X or dY, allows it.
 
+use super::cast::{Parts, Slices, cast, parts_bytes};
+use super::mma::half;
 use super::simt::{Operand, Output, multiply};
-use super::workspace::{self, Workspace};
-use crate::cuda::device::Queue;
+use super::workspace::{Workspace, bytes};
+use crate::cuda::device::{Cuda, Queue};
 use crate::cuda::launch::{Args, Matrix};
-use crate::cuda::memory::Address;
 use crate::error::Result;
-use crate::kernels::cast::{CastSpec, tiles};
 use crate::kernels::decode::Half;
+use crate::kernels::gemm_low_rank::{self as kernel, AdapterMatrix, GemmLowRankSpec};
 use crate::kernels::product;
-use crate::view::{DType, Lora, Tensor};
+use crate::kernels::split_sum::{SplitSumSpec, tiles};
+use crate::view::{DType, Lora, Tensor, TensorMut};
+use ptx_asm::Target;
 
 /// Fused kernels take whole steps of this many ranks.
-const RANK_STEP: usize = product::RANK as usize;
+const RANK: usize = product::RANK as usize;
 
-/// Alignment of the matrices of a [`Term`] and of their rows, in bytes: what tensor maps and the widest copies ask for.
-const ALIGN: u64 = 16;
+/// Bytes of workspace that a [`Term`] takes at most: T of `m` rows from sums of `inner` terms, B with `other` rows; or U and A.
+pub fn term_bytes(cuda: &Cuda, m: usize, inner: usize, other: usize, rank: usize) -> [Option<usize>; 4] {
+    let [parts, sums] = low_bytes(cuda, m, inner, rank);
+    let padded = rank.checked_next_multiple_of(RANK);
+    [parts, sums, parts_bytes(Some(m), padded, 1), parts_bytes(Some(other), padded, 1)]
+}
 
-/// Bytes of workspace that a [`Term`] of a weight `[n, k]` takes at most, or T or U alone.
-pub fn bytes([m, n, k]: [usize; 3], rank: usize) -> [Option<usize>; 3] {
-    let half = |rows: usize| rows.checked_mul(rank.checked_next_multiple_of(RANK_STEP)?)?.checked_mul(2);
-    [workspace::f32_bytes(m, rank), half(m), half(n.max(k))]
+/// Bytes of workspace for the gradient of an adapter's matrix that has `long` columns or rows: by U or T, as there.
+pub fn gradient_bytes(cuda: &Cuda, m: usize, inner: usize, long: usize, rank: usize) -> [Option<usize>; 4] {
+    let [parts, sums] = low_bytes(cuda, m, inner, rank);
+    let padded = rank.checked_next_multiple_of(RANK);
+    [parts, sums, parts_bytes(Some(m), padded, 2), slices_bytes(cuda, long, m, rank)]
+}
+
+/// Of T or U: the adapter's matrix in parts, and the slices.
+fn low_bytes(cuda: &Cuda, m: usize, inner: usize, rank: usize) -> [Option<usize>; 2] {
+    let padded = rank.checked_next_multiple_of(RANK);
+    [parts_bytes(Some(inner), padded, 2), slices_bytes(cuda, m, inner, rank)]
+}
+
+fn slices_bytes(cuda: &Cuda, outer: usize, inner: usize, rank: usize) -> Option<usize> {
+    let slices = kernel::Slices::new(outer as u64, inner as u64, rank as u64, cuda.processors.into());
+    bytes(outer.checked_mul(usize::try_from(slices.count).ok()?)?, rank, DType::F32)
 }
 
 /// The low-rank term of a fused product, in the type that its kernel multiplies, the rank in whole steps of 16: beyond the
@@ -42,12 +62,12 @@ impl<'a> Term<'a> {
         half: Half,
         workspace: &mut Workspace<'w>,
     ) -> Result<Self> {
-        let rank = lora.rank().next_multiple_of(RANK_STEP);
-        let t = down_projection(queue, x, lora, workspace)?;
-        Ok(Self {
-            low: in_half(queue, &t, half, [x.rows(), rank], workspace)?,
-            matrix: in_half(queue, &lora.b, half, [lora.b.rows(), rank], workspace)?,
-        })
+        let (rank, rows) = (lora.rank().next_multiple_of(RANK), lora.b.rows());
+        let t = match TensorCores::take(queue, x, lora.a.dtype()) {
+            Some(cores) => cores.t(x, lora, workspace)?,
+            None => down_projection(queue, x, lora, workspace)?.into(),
+        };
+        Self::of(queue, t, (lora.b, [rows, rank]), half, rank, workspace)
     }
 
     /// Enqueues what `U·A` needs.
@@ -58,11 +78,26 @@ impl<'a> Term<'a> {
         half: Half,
         workspace: &mut Workspace<'w>,
     ) -> Result<Self> {
-        let rank = lora.rank().next_multiple_of(RANK_STEP);
-        let u = up_projection(queue, dy, lora, workspace)?;
+        let (rank, cols) = (lora.rank().next_multiple_of(RANK), lora.a.cols());
+        let u = match TensorCores::take(queue, dy, lora.b.dtype()) {
+            Some(cores) => cores.u(dy, lora, workspace)?,
+            None => up_projection(queue, dy, lora, workspace)?.into(),
+        };
+        Self::of(queue, u, (lora.a, [rank, cols]), half, rank, workspace)
+    }
+
+    fn of<'w: 'a>(
+        queue: &Queue<'_>,
+        low: Slices<'a>,
+        (matrix, shape): (Tensor<'a>, [usize; 2]),
+        half: Half,
+        rank: usize,
+        workspace: &mut Workspace<'w>,
+    ) -> Result<Self> {
+        let low_shape = [low.first.rows(), rank];
         Ok(Self {
-            low: in_half(queue, &u, half, [dy.rows(), rank], workspace)?,
-            matrix: in_half(queue, &lora.a, half, [rank, lora.a.cols()], workspace)?,
+            low: cast(queue, &low, (half, 1), low_shape, workspace)?.first,
+            matrix: cast(queue, &matrix.into(), (half, 1), shape, workspace)?.first,
         })
     }
 
@@ -78,31 +113,7 @@ impl<'a> Term<'a> {
     }
 }
 
-/// A matrix in a 16-bit type and of a shape that may be larger, by zeros; aligned. As it lies if it is all of that, else a
-/// copy in the workspace, rounded to nearest: beyond f16's range that is infinite.
-fn in_half<'a, 'w: 'a>(
-    queue: &Queue<'_>,
-    matrix: &Tensor<'a>,
-    half: Half,
-    [rows, cols]: [usize; 2],
-    workspace: &mut Workspace<'w>,
-) -> Result<Tensor<'a>> {
-    let row_bytes = (matrix.row_stride() * matrix.dtype().size()) as u64;
-    let aligned = matrix.address().is_multiple_of(ALIGN) && row_bytes.is_multiple_of(ALIGN);
-    if matrix.dtype() == half.dtype() && [matrix.rows(), matrix.cols()] == [rows, cols] && aligned {
-        return Ok(*matrix);
-    }
-    let copy = workspace.matrix(half.dtype(), rows, cols)?;
-    let sizes = [matrix.rows(), matrix.cols()].map(|size| size as u64);
-    let args = Args::new().pointer(matrix).number(Matrix::row_stride(&matrix));
-    let args = args.number(sizes[0]).number(sizes[1]);
-    let args = args.pointer(&copy).number(rows as u64).number(cols as u64);
-    let spec = CastSpec { from: matrix.dtype(), to: half };
-    queue.launch(spec.into(), tiles(rows as u64, cols as u64), args)?;
-    Ok(copy.into_tensor())
-}
-
-/// Enqueues `T = s·X·Aᵀ`, into the workspace, in f32.
+/// Enqueues `T = s·X·Aᵀ` of any kind, into the workspace, in f32.
 pub fn down_projection<'w>(
     queue: &Queue<'_>,
     x: &Tensor<'_>,
@@ -115,7 +126,7 @@ pub fn down_projection<'w>(
     Ok(t.into_tensor())
 }
 
-/// Enqueues `U = s·dY·B`, into the workspace, in f32.
+/// Enqueues `U = s·dY·B` of any kind, into the workspace, in f32.
 pub fn up_projection<'w>(
     queue: &Queue<'_>,
     dy: &Tensor<'_>,
@@ -126,4 +137,108 @@ pub fn up_projection<'w>(
     let product = (Operand::along(dy), Operand::along(&lora.b).across(), dy.cols());
     multiply(queue, &[product], Output { scale: lora.scale, ..Output::new(&u) })?;
     Ok(u.into_tensor())
+}
+
+/// The products of a long matrix on tensor cores.
+pub struct TensorCores<'q, 'd> {
+    queue: &'q Queue<'d>,
+    /// The type of the long matrix.
+    long: Half,
+}
+
+impl<'q, 'd> TensorCores<'q, 'd> {
+    /// Whether they take a long matrix, multiplied by a narrow one of a type: 16 bits in whole 16-byte pieces. Turing has f16
+    /// only, and no parts of anything else.
+    pub fn take(queue: &'q Queue<'d>, long: &Tensor<'_>, narrow: DType) -> Option<Self> {
+        let fits = !long.is_empty() && long.cols().is_multiple_of(8);
+        let narrow_fits = queue.target() >= Target::Sm80 || narrow == DType::F16;
+        let long = half(queue, long).filter(|_| fits && narrow_fits)?;
+        Some(Self { queue, long })
+    }
+
+    /// Enqueues `T = s·X·Aᵀ`, but for the sum of its slices.
+    pub fn t<'w>(
+        &self,
+        x: &Tensor<'_>,
+        lora: &Lora<'_>,
+        workspace: &mut Workspace<'w>,
+    ) -> Result<Slices<'w>> {
+        let a = self.narrow(&lora.a.into(), [lora.a.rows(), lora.a.cols()], workspace)?;
+        let sums = self.product(AdapterMatrix::T, x, &a, lora.rank(), workspace)?;
+        Ok(Slices { scale: lora.scale, ..sums })
+    }
+
+    /// Enqueues `U = s·dY·B`, but for the sum of its slices.
+    pub fn u<'w>(
+        &self,
+        dy: &Tensor<'_>,
+        lora: &Lora<'_>,
+        workspace: &mut Workspace<'w>,
+    ) -> Result<Slices<'w>> {
+        let b = self.narrow(&lora.b.into(), [lora.b.rows(), lora.rank().next_multiple_of(8)], workspace)?;
+        let sums = self.product(AdapterMatrix::U, dy, &b, lora.rank(), workspace)?;
+        Ok(Slices { scale: lora.scale, ..sums })
+    }
+
+    /// Enqueues `dA = Uᵀ·X` or `dB = dYᵀ·T`.
+    pub fn gradient(
+        &self,
+        matrix: AdapterMatrix,
+        long: &Tensor<'_>,
+        low: &Slices<'_>,
+        out: &TensorMut<'_>,
+        accumulate: bool,
+        workspace: &mut Workspace<'_>,
+    ) -> Result<()> {
+        let rank = low.first.cols();
+        let low = self.narrow(low, [low.first.rows(), rank.next_multiple_of(8)], workspace)?;
+        let sums = self.product(matrix, long, &low, rank, workspace)?;
+        let (rows, cols) = (out.rows() as u64, out.cols() as u64);
+        let args = Args::new().pointer(&sums.first).number(sums.count).number(sums.scale.to_bits().into());
+        let args = args.number(rows).number(cols).pointer(out).number(Matrix::row_stride(&out));
+        let spec = SplitSumSpec { out: out.dtype(), bias: None, accumulate };
+        self.queue.launch(spec.into(), tiles(rows, cols), args)
+    }
+
+    /// A narrow matrix in as many parts as it needs to be multiplied by the long one.
+    fn narrow<'a, 'w: 'a>(
+        &self,
+        matrix: &Slices<'a>,
+        shape: [usize; 2],
+        workspace: &mut Workspace<'w>,
+    ) -> Result<Parts<'a>> {
+        let dtype = matrix.first.dtype();
+        let half = if dtype == self.long.dtype() { self.long } else { Half::Bf16 };
+        let count = if dtype == half.dtype() { 1 } else { 2 };
+        cast(self.queue, matrix, (half, count), shape, workspace)
+    }
+
+    /// Enqueues a product, but for the sum of its slices.
+    fn product<'w>(
+        &self,
+        matrix: AdapterMatrix,
+        long: &Tensor<'_>,
+        narrow: &Parts<'_>,
+        rank: usize,
+        workspace: &mut Workspace<'w>,
+    ) -> Result<Slices<'w>> {
+        let (outer, inner) =
+            if matrix.is_along() { (long.rows(), long.cols()) } else { (long.cols(), long.rows()) };
+        let [rows, cols] = if matrix == AdapterMatrix::GradientA { [rank, outer] } else { [outer, rank] };
+        let sizes = [outer, inner, rank].map(|size| size as u64);
+        let slices = kernel::Slices::new(sizes[0], sizes[1], sizes[2], self.queue.processors());
+        let out = workspace.matrix(DType::F32, slices.count as usize * rows, cols)?;
+        let args = Args::new().pointer(long).number(Matrix::row_stride(&long));
+        let stride = Matrix::row_stride(&&narrow.first);
+        let args = args.pointer(&narrow.first).number(stride);
+        let args = match narrow.count {
+            1 => args,
+            _ => args.number(narrow.first.rows() as u64 * stride),
+        };
+        let args = sizes.into_iter().fold(args, Args::number);
+        let args = args.number(slices.count).number(slices.each).pointer(&out);
+        let spec = GemmLowRankSpec::new(matrix, self.long, narrow.half, narrow.count, sizes[2]);
+        self.queue.launch(spec.into(), slices.blocks, args)?;
+        Ok(Slices { first: out.into_tensor().first_rows(rows), count: slices.count, scale: 1.0 })
+    }
 }

@@ -1,35 +1,28 @@
 //! The products of 16-bit activations and a quantized weight on tensor cores.
 
-use super::Weight;
+use super::cast::aligned;
 use super::low_rank::Term;
 use super::workspace::Workspace;
+use super::{Weight, product};
 use crate::cuda::device::Queue;
 use crate::cuda::launch::{Args, Matrix};
 use crate::cuda::memory::Address;
 use crate::error::Result;
-use crate::kernels::constants::ConstantsSpec;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_mma::{CHUNK, GemmMmaSpec};
 use crate::kernels::gemm_mma_backward::{self, GemmMmaBackwardSpec};
 use crate::kernels::mma_tile::tiles;
-use crate::kernels::product::ProductSpec;
-use crate::kernels::table::bits;
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
 /// The type to compute in, if tensor cores take these activations: 16 bits, in whole 16-byte pieces. Turing has none for bf16.
-fn half(queue: &Queue<'_>, activations: &Tensor<'_>) -> Option<Half> {
+pub fn half(queue: &Queue<'_>, activations: &Tensor<'_>) -> Option<Half> {
     let half = match activations.dtype() {
         DType::F16 => Half::F16,
         DType::Bf16 if queue.target() >= Target::Sm80 => Half::Bf16,
         DType::F32 | DType::Bf16 => return None,
     };
-    whole(activations.address(), 2 * activations.row_stride(), 16).then_some(half)
-}
-
-/// Whether a matrix and its rows start at multiples of `align` bytes.
-fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
-    address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
+    aligned(activations).then_some(half)
 }
 
 /// Whether the type holds the codebook's values to its precision: none overflows or is subnormal.
@@ -116,26 +109,6 @@ pub fn backward(
     let rows = tile_rows(queue, m, k);
     let product = product(half, w, dx, None, lora, accumulate);
     queue.launch(GemmMmaBackwardSpec { rows, product }.into(), tiles(m, k, rows), args)
-}
-
-fn product(
-    half: Half,
-    w: Weight<'_>,
-    out: &TensorMut<'_>,
-    bias: Option<&Tensor<'_>>,
-    lora: Option<&Lora<'_>>,
-    accumulate: bool,
-) -> ProductSpec {
-    ProductSpec {
-        half,
-        values: bits(w.table.values),
-        block_size: w.view.spec.block_size,
-        constants: ConstantsSpec::of(&w.view.spec.constants),
-        out: out.dtype(),
-        bias: bias.map(Tensor::dtype),
-        low_rank: lora.is_some(),
-        accumulate,
-    }
 }
 
 /// The activations, the weight, M, N and K.

@@ -5,20 +5,29 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`wgmma`] | many rows of 16-bit activations on Hopper |
 //! | [`mma`] | 16-bit activations on tensor cores |
 //! | [`simt`] | any dtype, shape and alignment |
 //! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
+//! | [`cast`] | matrices in 16 bits |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
 
+pub mod cast;
 pub mod low_rank;
 pub mod mma;
 pub mod simt;
+pub mod wgmma;
 pub mod workspace;
 
 use super::device::{Cuda, Queue};
 use super::launch::Args;
+use super::lora_gradients;
 use crate::error::Result;
 use crate::format::CodebookTable;
+use crate::kernels::constants::ConstantsSpec;
+use crate::kernels::decode::Half;
+use crate::kernels::product::ProductSpec;
+use crate::kernels::table::bits;
 use crate::view::{BufferMut, ConstantsView, Lora, Quantized, Tensor, TensorMut};
 use workspace::Workspace;
 
@@ -44,9 +53,37 @@ impl Weight<'_> {
     }
 }
 
+/// What a kernel on tensor cores depends on.
+fn product(
+    half: Half,
+    w: Weight<'_>,
+    out: &TensorMut<'_>,
+    bias: Option<&Tensor<'_>>,
+    lora: Option<&Lora<'_>>,
+    accumulate: bool,
+) -> ProductSpec {
+    ProductSpec {
+        half,
+        values: bits(w.table.values),
+        block_size: w.view.spec.block_size,
+        constants: ConstantsSpec::of(&w.view.spec.constants),
+        out: out.dtype(),
+        bias: bias.map(Tensor::dtype),
+        low_rank: lora.is_some(),
+        accumulate,
+    }
+}
+
+/// Whether a matrix and its rows start at multiples of `align` bytes.
+fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
+    address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
+}
+
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
-pub fn workspace_size(_device: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
-    workspace::size(&low_rank::bytes(shape, rank))
+pub fn workspace_size(cuda: &Cuda, [m, n, k]: [usize; 3], rank: usize) -> Option<usize> {
+    let forward = workspace::size(&low_rank::term_bytes(cuda, m, k, n, rank))?;
+    let backward = workspace::size(&low_rank::term_bytes(cuda, m, n, k, rank))?;
+    Some(forward.max(backward).max(lora_gradients::workspace_size(cuda, [m, n, k], rank)?))
 }
 
 /// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
@@ -64,6 +101,9 @@ pub fn forward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
+    if let Some(half) = wgmma::takes(queue, x, w) {
+        return wgmma::forward(queue, half, x, w, bias, lora, y, workspace);
+    }
     match mma::takes(queue, x, w) {
         Some(half) => mma::forward(queue, half, x, w, bias, lora, y, workspace),
         None => simt::forward(queue, x, w, bias, lora, y, workspace),
@@ -85,6 +125,9 @@ pub fn backward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
+    if let Some(half) = wgmma::takes(queue, dy, w) {
+        return wgmma::backward(queue, half, dy, w, lora, dx, accumulate, workspace);
+    }
     match mma::takes_backward(queue, dy, w) {
         Some(half) => mma::backward(queue, half, dy, w, lora, dx, accumulate, workspace),
         None => simt::backward(queue, dy, w, lora, dx, accumulate, workspace),

@@ -15,9 +15,9 @@ pub fn size(matrices: &[Option<usize>]) -> Option<usize> {
     if sum == 0 { Some(0) } else { sum.checked_add(ALIGN) }
 }
 
-/// Bytes of a matrix of f32; `None` if they overflow.
-pub fn f32_bytes(rows: usize, cols: usize) -> Option<usize> {
-    rows.checked_mul(cols)?.checked_mul(size_of::<f32>())
+/// Bytes of a matrix; `None` if they overflow.
+pub fn bytes(rows: usize, cols: usize, dtype: DType) -> Option<usize> {
+    rows.checked_mul(cols)?.checked_mul(dtype.size())
 }
 
 /// What is left of a workspace. Kernels of one stream use it one after the other.

@@ -1,0 +1,244 @@
+//! How long the products should take on an H100 (SXM), before one is at hand: as long as the part of it that has the most to
+//! do, and a launch.
+//!
+//! | part | what it has to do | how fast |
+//! |---|---|---|
+//! | memory | weight, activations and result, each once | 3.0 TB/s, a device copy |
+//! | cache | the same, each as often as tiles read it | 5.5 TB/s |
+//! | tensor | the products of whole tiles, on the SM that has most of them | 790 TFLOP/s by `wgmma`, 0.62 · 989 by `mma.sync` |
+//! | issue | the main loop's instructions | 4 a clock and SM |
+//! | logic, multiply | of these, integer, moves and conversions | 64 lanes a clock and SM, of each kind |
+//! | float | of these, floating point | 128 lanes |
+//! | shared | of these, accesses to shared memory | 128 bytes |
+//! | latency | each chunk of the inner dimension waits for its data, asked for some chunks ahead | 0.8 µs |
+//!
+//! The main loops are those of `ptx/generated/SASS.md`. What this leaves out: the beginning and end of tiles but for one latency
+//! each, bank conflicts (there are none), how well parts overlap, lower clocks under load, an adapter's products.
+
+use super::goals;
+use super::products::Kind;
+use std::fmt::Write;
+
+const SMS: f64 = 132.0;
+/// Clocks a second.
+const CLOCK: f64 = 1.75e9;
+/// Bytes a second.
+const MEMORY: f64 = 3.0e12;
+const CACHE: f64 = 5.5e12;
+/// Operations a second.
+const WGMMA: f64 = 790e12;
+const MMA_SYNC: f64 = 0.62 * 989e12;
+/// Seconds from a load to its data, and from one small kernel to the next in a graph.
+const LATENCY: f64 = 0.8e-6;
+const LAUNCH: f64 = 2e-6;
+/// Codes, a constant's code for 64 of them, an f32 for 256 constants.
+const BYTES_A_WEIGHT: f64 = 0.5 + 1.0 / 64.0 + 4.0 / 256.0 / 64.0;
+
+/// A kernel: how it cuts the work.
+pub struct Kernel {
+    pub name: &'static str,
+    kind: Kind,
+    /// Of a tile of the result.
+    rows: usize,
+    cols: usize,
+    /// Of the inner dimension, brought at a time.
+    chunk: usize,
+    /// Into how many parts a tile's inner dimension can be cut; from 2 on their sums are added by a second launch.
+    splits: &'static [usize],
+    /// The warps of a block, by what they do.
+    roles: &'static [Role],
+    /// Chunks that are asked for before they are needed.
+    ahead: usize,
+    /// Blocks on an SM at once.
+    blocks: usize,
+    tensor: f64,
+}
+
+/// Warps that run the same loop.
+pub struct Role {
+    /// Its row of SASS.md.
+    row: &'static str,
+    warps: usize,
+    /// Of the inner dimension, in a pass.
+    pass: usize,
+}
+
+/// `gemm_mma*`: 8 warps.
+const fn mma(
+    name: &'static str,
+    kind: Kind,
+    rows: usize,
+    roles: &'static [Role],
+    ahead: usize,
+    blocks: usize,
+) -> Kernel {
+    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], roles, ahead, blocks, tensor: MMA_SYNC }
+}
+
+/// `gemm_wgmma*`: 8 warps multiply, 4 bring data; the weight's codes come two chunks ahead.
+const fn wgmma(name: &'static str, kind: Kind, rows: usize, roles: &'static [Role]) -> Kernel {
+    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], roles, ahead: 2, blocks: 1, tensor: WGMMA }
+}
+
+const fn role(row: &'static str, warps: usize, pass: usize) -> Role {
+    Role { row, warps, pass }
+}
+
+use Kind::{Backward, Forward};
+/// One kernel a line.
+#[rustfmt::skip]
+pub const KERNELS: &[Kernel] = &[
+    mma("mma 32", Forward, 32, &[role("gemm_mma_nf4_bf16_fp8_lora_32", 8, 64)], 2, 2),
+    mma("mma 64", Forward, 64, &[role("gemm_mma_nf4_bf16_fp8_lora_64", 8, 64)], 3, 1),
+    mma("mma 128", Forward, 128, &[role("gemm_mma_nf4_bf16_fp8_lora_128", 8, 64)], 3, 1),
+    mma("mma 32", Backward, 32, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_32", 8, 64)], 2, 2),
+    mma("mma 64", Backward, 64, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_64", 8, 64)], 1, 2),
+    mma("mma 128", Backward, 128, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_128", 8, 64)], 2, 1),
+    wgmma("wgmma 64", Forward, 64, &[role("gemm_wgmma_nf4_bf16_fp8_lora_64", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_64 producers", 4, 128)]),
+    wgmma("wgmma 128", Forward, 128, &[role("gemm_wgmma_nf4_bf16_fp8_lora_128", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_128 producers", 4, 128)]),
+    wgmma("wgmma 256", Forward, 256, &[role("gemm_wgmma_nf4_bf16_fp8_lora_256", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_256 producers", 4, 128)]),
+    wgmma("wgmma 64", Backward, 64, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_64", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_64 producers", 4, 128)]),
+    wgmma("wgmma 128", Backward, 128, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_128", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_128 producers", 4, 128)]),
+    wgmma("wgmma 256", Backward, 256, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_256", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_256 producers", 4, 128)]),
+];
+
+/// How long, by which kernel, and because of what.
+#[derive(Clone, Copy, Debug)]
+pub struct Prediction {
+    pub seconds: f64,
+    pub kernel: &'static str,
+    pub part: &'static str,
+}
+
+/// Rows and columns of the result, and the inner length.
+fn shape(kind: Kind, [m, n, k]: [usize; 3]) -> [usize; 3] {
+    if kind == Backward { [m, k, n] } else { [m, n, k] }
+}
+
+/// Bytes of activations, weight and result.
+fn bytes(kind: Kind, sizes: [usize; 3], a_weight: f64) -> [f64; 3] {
+    let [rows, cols, inner] = shape(kind, sizes).map(|size| size as f64);
+    [2.0 * rows * inner, a_weight * cols * inner, 2.0 * rows * cols]
+}
+
+fn operations([m, n, k]: [usize; 3]) -> f64 {
+    2.0 * m as f64 * n as f64 * k as f64
+}
+
+/// No kernel can be faster.
+pub fn floor(kind: Kind, sizes: [usize; 3]) -> f64 {
+    let bytes: f64 = bytes(kind, sizes, BYTES_A_WEIGHT).iter().sum();
+    (bytes / MEMORY).max(operations(sizes) / WGMMA)
+}
+
+/// cuBLAS on a 16-bit weight, as fast as it can be.
+pub fn cublas(kind: Kind, sizes: [usize; 3]) -> f64 {
+    let bytes: f64 = bytes(kind, sizes, 2.0).iter().sum();
+    (bytes / MEMORY).max(operations(sizes) / WGMMA) + LAUNCH
+}
+
+/// The product of a weight `[n, k]` with `m` rows, by the kernel that is fastest at it; `None` for the gradients.
+pub fn product(kind: Kind, sizes: [usize; 3]) -> Option<Prediction> {
+    let kernels = KERNELS.iter().filter(|kernel| kernel.kind == kind);
+    let ways = kernels.flat_map(|kernel| kernel.splits.iter().map(|&split| kernel.predict(split, sizes)));
+    ways.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+}
+
+impl Kernel {
+    fn predict(&self, split: usize, sizes: [usize; 3]) -> Prediction {
+        let [rows, cols, inner] = shape(self.kind, sizes);
+        let [down, across] = [rows.div_ceil(self.rows), cols.div_ceil(self.cols)];
+        let passes = inner.div_ceil(self.chunk).div_ceil(split) as f64;
+        // Of the SM that has most.
+        let tiles = (down * across * split).div_ceil(SMS as usize);
+        let rounds = tiles.div_ceil(self.blocks) as f64;
+        let work = tiles as f64 * passes;
+        let [activations, weight, result] = bytes(self.kind, sizes, BYTES_A_WEIGHT);
+        // Partial sums are f32, written and read.
+        let (partial, launches) = if split > 1 { (4.0 * split as f64 * result, 2.0) } else { (0.0, 1.0) };
+        let traffic = activations * across as f64 + weight * down as f64 + result + partial;
+        let mut parts = vec![
+            ("memory", (activations + weight + result) / MEMORY),
+            ("cache", traffic / CACHE),
+            ("tensor", work * operations([self.rows, self.cols, self.chunk]) * SMS / self.tensor),
+            ("latency", rounds * passes * LATENCY / self.ahead as f64),
+        ];
+        let clocks = |of: fn(&Loop) -> f64| -> f64 {
+            let passes = |role: &Role| (role.warps * self.chunk) as f64 / role.pass as f64;
+            self.roles.iter().map(|role| passes(role) * of(&Loop::of(role.row))).sum()
+        };
+        let mut add = |part, of: fn(&Loop) -> f64| parts.push((part, work * clocks(of) / CLOCK));
+        add("issue", |of| of.count("all") / 4.0);
+        add("logic", |of| of.count("logic") / 2.0);
+        add("multiply", |of| of.count("multiply") / 2.0);
+        add("float", |of| of.count("float") / 4.0);
+        add("shared", Loop::shared_clocks);
+        let (part, seconds) = parts.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are parts");
+        Prediction { seconds: seconds + launches * LAUNCH + rounds * LATENCY, kernel: self.name, part }
+    }
+}
+
+/// A row of the table of main loops.
+struct Loop {
+    cells: Vec<(&'static str, &'static str)>,
+}
+
+impl Loop {
+    /// For the H100.
+    fn of(kernel: &str) -> Self {
+        const TABLE: &str = include_str!("../../ptx/generated/SASS.md");
+        let cells = |line: &'static str| line.trim_matches('|').split('|').map(str::trim);
+        let mut lines = TABLE.lines().filter(|line| line.starts_with('|'));
+        let head = lines.next().expect("a table");
+        let row = lines
+            .find(|line| {
+                cells(line).next() == Some(kernel)
+                    && cells(line).nth(1).is_some_and(|gpu| gpu.starts_with("sm_90"))
+            })
+            .unwrap_or_else(|| panic!("ptx/generated/SASS.md has no row for {kernel}"));
+        Self { cells: cells(head).zip(cells(row)).collect() }
+    }
+
+    fn cell(&self, column: &str) -> &'static str {
+        self.cells.iter().find(|(head, _)| *head == column).expect("a column of SASS.md").1
+    }
+
+    fn count(&self, column: &str) -> f64 {
+        self.cell(column).parse().expect("a number")
+    }
+
+    /// Accesses as `8 LDS.64, 1 STS.32`: 32 lanes of so many bits.
+    fn shared_clocks(&self) -> f64 {
+        let clocks = |access: &str| -> Option<f64> {
+            let (count, form) = access.trim().split_once(' ')?;
+            let (kind, bits) = form.split_once('.')?;
+            let is_shared = ["LDS", "LDSM", "STS", "STSM", "LDGSTS"].contains(&kind);
+            is_shared.then_some(count.parse::<f64>().ok()? * (bits.parse::<f64>().ok()? / 32.0).max(1.0))
+        };
+        self.cell("accesses").split(',').filter_map(clocks).sum()
+    }
+}
+
+/// The shapes of the goals, for benches/RESULTS.md.
+pub fn markdown() -> String {
+    let mut text = "µs (floor) times faster than cuBLAS: kernel, what it waits for.\n".to_owned();
+    let mut line =
+        |cells: Vec<String>| writeln!(text, "| {} |", cells.join(" | ")).expect("writing to a string");
+    let shapes = goals::SHAPES.map(|[n, k]| format!("N {n} K {k}"));
+    for (kind, name) in [(Forward, "forward"), (Backward, "backward")] {
+        line([[name.into(), "goal".into()].to_vec(), shapes.to_vec()].concat());
+        line(vec!["---".into(); 2 + shapes.len()]);
+        for m in goals::ROWS {
+            let cell = |[n, k]: [usize; 2]| {
+                let sizes = [m, n, k];
+                let Prediction { seconds, kernel, part } =
+                    product(kind, sizes).expect("a kernel of this kind");
+                let (floor, faster) = (floor(kind, sizes) * 1e6, cublas(kind, sizes) / seconds);
+                format!("{:.1} ({floor:.1}) {faster:.2}: {kernel}, {part}", seconds * 1e6)
+            };
+            let head = [format!("M {m}"), format!("{:.1}", goals::against_cublas(m))];
+            line([head.to_vec(), goals::SHAPES.map(cell).to_vec()].concat());
+        }
+    }
+    text.replace("\n| forward", "\n\n| forward").replace("\n| backward", "\n\n| backward")
+}

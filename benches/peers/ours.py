@@ -1,0 +1,118 @@
+"""This library by ctypes as the comparisons use it: weights in bitsandbytes' format, calls on addresses.
+
+    python3 benches/peers/ours.py target/release/libqlora_kernels.so
+
+checks these calls against numpy on device 0, a GPU or the simulator's; it needs no PyTorch.
+"""
+
+import ctypes as c
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tests" / "python"))
+import qlk  # noqa: E402
+
+BLOCK, CONSTANT_BLOCK = 64, 256
+CODEBOOKS = {"nf4": 0, "fp4": 3}  # QLK_CODEBOOK_NF4, QLK_CODEBOOK_FP4_BNB
+PLAIN, DYNAMIC = 0, 2  # QLK_CONSTANTS_F32, QLK_CONSTANTS_MAP: the signed dynamic map
+CUDA = 1  # QLK_DEVICE_CUDA
+
+
+class Weight:
+    """A quantized matrix [n, k] at these addresses: codes, then absmax, or its codes, scales and offset."""
+
+    def __init__(self, codebook, constants, n, k, codes, *parts):
+        self.spec = qlk.Spec(c.sizeof(qlk.Spec), codebook, BLOCK, constants, None, None)
+        parts = parts + (None,) * 3 if constants == PLAIN else (None,) + parts
+        self.q = qlk.Quantized(c.sizeof(qlk.Quantized), 0, c.pointer(self.spec), n, k, codes, *parts)
+
+
+class Ours:
+    """This library's calls. Matrices are qlk.Tensor, workspaces an address and a size, streams an address."""
+
+    def __init__(self, library, kind=CUDA):
+        qlk.load(library)
+        self.context = c.c_void_p()
+        qlk.call("qlk_context_create", kind, 0, c.byref(self.context))
+
+    def close(self):
+        qlk.call("qlk_context_destroy", self.context)
+
+    def size(self, name, *args):
+        size = c.c_uint64()
+        args = [c.c_uint64(arg) if isinstance(arg, int) else arg for arg in args]
+        qlk.call(name, self.context, *args, c.byref(size))
+        return size.value
+
+    def quantize_workspace(self, weight):
+        return self.size("qlk_quantize_workspace_size", c.byref(weight.spec), weight.q.rows, weight.q.cols)
+
+    def quantize(self, x, weight, workspace, stream):
+        qlk.call("qlk_quantize", self.context, c.byref(x), c.byref(weight.q), *sized(workspace), stream)
+
+    def dequantize(self, weight, out, stream):
+        qlk.call("qlk_dequantize", self.context, c.byref(weight.q), c.byref(out), stream)
+
+    def product_workspace(self, m, n, k):
+        return self.size("qlk_gemm_workspace_size", m, n, k, 0)
+
+    def forward(self, x, weight, y, workspace, stream):
+        qlk.call("qlk_gemm_forward", self.context, c.byref(x), c.byref(weight.q), None, None, c.byref(y), *sized(workspace),
+                 stream)
+
+    def backward(self, dy, weight, dx, workspace, stream):
+        qlk.call("qlk_gemm_backward", self.context, c.byref(dy), c.byref(weight.q), None, c.byref(dx), 0, *sized(workspace),
+                 stream)
+
+    def adamw(self, hyper, param, grad, m, v, stream):
+        qlk.call("qlk_adamw_step", self.context, c.byref(hyper), c.byref(param), c.byref(grad), c.c_void_p(m),
+                 c.c_void_p(v), stream)
+
+
+def sized(workspace):
+    address, size = workspace
+    return c.c_void_p(address), c.c_uint64(size)
+
+
+def main():
+    import numpy as np
+    from device import Cuda, pointer
+
+    device, ours, rng = Cuda(), Ours(sys.argv[1]), np.random.default_rng(0)
+    stream, (m, n, k) = device.stream, (5, 128, 192)
+
+    def memory(count, dtype):
+        return device.upload(np.zeros(count, dtype))
+
+    def close(found, exact):
+        error = np.linalg.norm(device.download(found) - exact) / np.linalg.norm(exact)
+        assert error < 2**-6, error
+
+    dense, blocks = rng.standard_normal((n, k)).astype(np.float32), n * k // BLOCK
+    parts = [memory(n * k // 2, np.uint8), memory(blocks, np.uint8), memory(-(-blocks // CONSTANT_BLOCK), np.float32),
+             memory(1, np.float32)]
+    weight = Weight(CODEBOOKS["nf4"], DYNAMIC, n, k, *map(pointer, parts))
+    x, out, size = device.upload(dense), memory((n, k), np.float32), ours.quantize_workspace(weight)
+    space = memory(size, np.uint8)
+    ours.quantize(qlk.tensor(x), weight, (pointer(space).value, size), stream)
+    ours.dequantize(weight, qlk.tensor(out), stream)
+    w = device.download(out)
+    assert 0.08 < np.linalg.norm(w - dense) / np.linalg.norm(dense) < 0.105  # NF4 on normal numbers: 0.09
+    size = ours.product_workspace(m, n, k)
+    space = memory(max(size, 1), np.uint8)
+    for call, inner, exact in ((ours.forward, k, w.T), (ours.backward, n, w)):
+        left = rng.standard_normal((m, inner)).astype(np.float16)
+        from_, to = device.upload(left), memory((m, exact.shape[1]), np.float16)
+        call(qlk.tensor(from_), weight, qlk.tensor(to), (pointer(space).value, size), stream)
+        close(to, left.astype(np.float64) @ exact)
+    p, g = (rng.standard_normal((1, 99)).astype(np.float32) for _ in "pg")
+    hyper = qlk.AdamW(c.sizeof(qlk.AdamW), 1e-2, 0.9, 0.999, 1e-8, 0.1, 1.0, 0, 1)
+    param, grad, first, second = device.upload(p), device.upload(g), memory(99, np.float32), memory(99, np.float32)
+    ours.adamw(hyper, qlk.tensor(param), qlk.tensor(grad), pointer(first).value, pointer(second).value, stream)
+    close(param, p * (1 - 1e-3) - 1e-2 * g / (np.abs(g) + 1e-8))
+    ours.close()
+    print("ok")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+//! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for many rows.
+
+use super::low_rank::Term;
+use super::workspace::Workspace;
+use super::{Weight, product, whole};
+use crate::cuda::device::Queue;
+use crate::cuda::driver::check;
+use crate::cuda::launch::{Args, Matrix};
+use crate::cuda::memory::Address;
+use crate::error::Result;
+use crate::kernels::decode::Half;
+use crate::kernels::gemm_wgmma::GemmWgmmaSpec;
+use crate::kernels::gemm_wgmma_backward::{GemmWgmmaBackwardSpec, SPAN};
+use crate::kernels::wgmma_pipeline::{CHUNK, SHARED, tiles};
+use crate::view::{DType, Lora, Tensor, TensorMut};
+use cudarc::driver::sys::{
+    self, CUtensorMap, CUtensorMapDataType_enum as Type, CUtensorMapFloatOOBfill_enum as Fill,
+    CUtensorMapInterleave_enum as Interleave, CUtensorMapL2promotion_enum as Promotion,
+    CUtensorMapSwizzle_enum as Swizzle,
+};
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+
+/// Rows of activations from which on it pays: a tile of at least so many decodes fast enough for the tensor cores.
+const ROWS: usize = 128;
+
+/// The type to compute in, if the kernels take these arguments, forward or backward: Hopper and its shared memory, enough rows,
+/// 16-bit activations that a tensor map describes, rows of W in whole spans of 64 that share a constant.
+pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
+    let half = match activations.dtype() {
+        DType::F32 => return None,
+        DType::F16 => Half::F16,
+        DType::Bf16 => Half::Bf16,
+    };
+    let [rows, cols] = [w.view.rows, w.view.cols];
+    let fits = queue.is_hopper()
+        && queue.shared_per_block() >= SHARED
+        && activations.rows() >= ROWS
+        && fits_map(activations)
+        && rows > 0
+        && cols > 0
+        && cols.is_multiple_of(SPAN as usize)
+        && [rows, cols].into_iter().all(|len| len < 1 << 31)
+        && tiles(rows.max(cols) as u64, activations.rows() as u64, 64) < 1 << 31
+        && w.view.spec.block_size >= SPAN
+        && w.view.codes.address().is_multiple_of(16);
+    fits.then_some(half)
+}
+
+/// Whether a tensor map can describe a matrix: 16-byte pieces, coordinates of 31 bits.
+fn fits_map(x: &Tensor<'_>) -> bool {
+    whole(x.address(), 2 * x.row_stride(), 16)
+        && [x.rows(), x.cols()].iter().all(|&len| len < 1 << 31)
+        && x.row_stride() < 1 << 38
+}
+
+/// Rows of a tile: what takes the least time for an output of `features` by `tokens`. A chunk's products take `4 · rows` clocks of
+/// an SM, its decoding `decode` whatever the tile; filling the pipeline and storing take about 8 clocks a row and 1500.
+fn tile_rows(queue: &Queue<'_>, [features, tokens, inner]: [u64; 3], decode: u64) -> u32 {
+    let clocks = |rows: u32| {
+        let waves = tiles(features, tokens, rows).div_ceil(queue.processors());
+        let chunk = u64::from(4 * rows).max(decode);
+        waves * (inner.div_ceil(CHUNK.into()) * chunk + u64::from(8 * rows) + 1500)
+    };
+    [256, 128, 64].into_iter().min_by_key(|&rows| clocks(rows)).expect("there are tiles")
+}
+
+/// Clocks that decoding a chunk takes: 2.6 instructions a value on units of half rate, in eight consuming warps or four producing
+/// ones.
+const DECODE: [u64; 2] = [400, 550];
+
+/// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ`, rounded to X's type.
+pub fn forward(
+    queue: &Queue<'_>,
+    half: Half,
+    x: &Tensor<'_>,
+    w: Weight<'_>,
+    bias: Option<&Tensor<'_>>,
+    lora: Option<&Lora<'_>>,
+    y: &TensorMut<'_>,
+    workspace: &mut Workspace<'_>,
+) -> Result<()> {
+    let [m, n, k] = shape(x, w);
+    let rows = tile_rows(queue, [n, m, k], DECODE[0]);
+    let mut args = operands(x, w, rows)?;
+    if let Some(lora) = lora {
+        let Term { low, matrix } = Term::forward(queue, x, lora, half, workspace)?;
+        args = args.tensor_map(tensor_map(&low, rows)?);
+        args = args.pointer(&matrix).number(matrix.row_stride() as u64).number(low.cols() as u64);
+    }
+    let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
+    let args = args.pointer(y).number(Matrix::row_stride(&y));
+    let product = product(half, w, y, bias, lora, false);
+    let blocks = tiles(n, m, rows).min(queue.processors());
+    queue.launch(GemmWgmmaSpec { tokens: rows, product }.into(), blocks, args)
+}
+
+/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dY's type; written or added to what is there.
+pub fn backward(
+    queue: &Queue<'_>,
+    half: Half,
+    dy: &Tensor<'_>,
+    w: Weight<'_>,
+    lora: Option<&Lora<'_>>,
+    dx: &TensorMut<'_>,
+    accumulate: bool,
+    workspace: &mut Workspace<'_>,
+) -> Result<()> {
+    let [m, n, k] = shape(dy, w);
+    let rows = tile_rows(queue, [k, m, n], DECODE[1]);
+    let mut args = operands(dy, w, rows)?;
+    if let Some(lora) = lora {
+        let Term { low, matrix } = Term::backward(queue, dy, lora, half, workspace)?;
+        args = args.tensor_map(tensor_map(&low, rows)?).tensor_map(tensor_map(&matrix, CHUNK)?);
+        args = args.number(low.cols() as u64);
+    }
+    let args = args.pointer(dx).number(Matrix::row_stride(&dx));
+    let product = product(half, w, dx, None, lora, accumulate);
+    let blocks = tiles(k, m, rows).min(queue.processors());
+    queue.launch(GemmWgmmaBackwardSpec { tokens: rows, product }.into(), blocks, args)
+}
+
+/// M, N and K.
+fn shape(activations: &Tensor<'_>, w: Weight<'_>) -> [u64; 3] {
+    [activations.rows(), w.view.rows, w.view.cols].map(|len| len as u64)
+}
+
+/// The activations, in boxes of `rows` rows, the weight, M, N and K.
+fn operands(activations: &Tensor<'_>, w: Weight<'_>, rows: u32) -> Result<Args> {
+    let args = w.args(Args::new().tensor_map(tensor_map(activations, rows)?));
+    Ok(shape(activations, w).into_iter().fold(args, Args::number))
+}
+
+/// The map of a matrix of 16-bit elements in boxes of `rows` rows, 64 elements wide, permuted by the 128-byte swizzle. What lies
+/// outside the matrix reads as zeros.
+fn tensor_map(x: &Tensor<'_>, rows: u32) -> Result<CUtensorMap> {
+    let dtype = match x.dtype() {
+        DType::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        _ => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+    };
+    let size = [x.cols() as u64, x.rows() as u64];
+    let (stride, tile, ones) = (2 * x.row_stride() as u64, [CHUNK, rows], [1; 2]);
+    let address = std::ptr::without_provenance_mut::<c_void>(x.address() as usize);
+    let mut map = MaybeUninit::uninit();
+    // SAFETY: as many dimensions as said, the pointers valid; `fits_map` holds.
+    let result = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            map.as_mut_ptr(),
+            dtype,
+            2,
+            address,
+            size.as_ptr(),
+            &stride,
+            tile.as_ptr(),
+            ones.as_ptr(),
+            Interleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+            Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    check(result, "cuTensorMapEncodeTiled")?;
+    // SAFETY: the driver has written it.
+    Ok(unsafe { map.assume_init() })
+}

@@ -1,0 +1,171 @@
+//! A block of a product by `wgmma`: its parameters, its shared memory, its two roles ([`super::wgmma_pipeline`]), and how a
+//! producing thread gets its part of W.
+
+use super::constants::{ConstantsParam, StoredConstant};
+use super::decode::PairDecoder;
+use super::dense::Dense;
+use super::product::ProductSpec;
+use super::wgmma_pipeline::{CHUNK, Pipeline, THREADS, Tiles, WARPGROUP, in_turns};
+use super::wgmma_store::{self, Store};
+use ptx_asm::{Array, B32, B64, F32, Global, Kernel, Ptr, Reg, TensorMap, U8};
+
+/// Registers of a thread at launch, as many as three warpgroups can have.
+const REGISTERS: u32 = 65536 / THREADS / 8 * 8;
+
+/// What every thread knows. `R` is the right side of the low-rank term.
+pub struct Block<'k, R> {
+    /// The kernel.
+    pub k: &'k Kernel,
+    /// What is multiplied.
+    pub product: &'k ProductSpec,
+    /// X or dY.
+    pub activations: TensorMap,
+    codes: Ptr<Global>,
+    constants: ConstantsParam,
+    /// M, N, K.
+    pub shape: [Reg<B64>; 3],
+    /// `T·Bᵀ` or `U·A`.
+    pub low_rank: Option<LowRank<R>>,
+    /// The ring.
+    pub pipeline: Pipeline<'k>,
+    /// The tiles.
+    pub tiles: Tiles<'k>,
+    /// W's side of the stages.
+    pub weights: Array<U8>,
+    /// The thread.
+    pub tid: Reg<B32>,
+    /// Its lane.
+    pub lane: Reg<B32>,
+}
+
+/// The sides of the low-rank term.
+pub struct LowRank<R> {
+    /// `T[M, rank]` or `U[M, rank]`.
+    pub left: TensorMap,
+    /// `B[N, rank]` or `A[rank, K]`.
+    pub right: R,
+    /// The rank.
+    pub rank: Reg<B32>,
+}
+
+/// What a kernel has of its own.
+pub trait Roles {
+    /// Which of M, N, K the output's features are.
+    const FEATURES: usize;
+    /// Bytes of W's side of a stage.
+    const WEIGHTS: u32;
+    /// Registers of a consuming thread; the producing ones have what is left.
+    const CONSUMER_REGISTERS: u32;
+    /// The right side of the low-rank term.
+    type Right;
+
+    /// Declares its parameters.
+    fn right(k: &Kernel) -> Self::Right;
+    /// What the 128 producing threads do.
+    fn produce(block: &Block<'_, Self::Right>);
+    /// What the consuming warps do, eight of them.
+    fn consume(block: &Block<'_, Self::Right>, warp: Reg<B32>, store: &Store<'_>);
+}
+
+/// 64 codes of a row of W and their constant, on their way to a producing thread.
+pub struct Piece {
+    /// 32 bytes.
+    pub codes: [[Reg<B32>; 4]; 2],
+    constant: StoredConstant,
+}
+
+/// Emits a kernel of tiles of `tokens` rows of activations. Its parameters: a tensor map of the activations; codes and constants;
+/// M, N, K (u64); with a low-rank term a map of its left side, the right side, the rank (u32); the bias if there is one; the
+/// output and its row stride (u64). Returns the bytes of dynamic shared memory.
+pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
+    k.maxnreg(REGISTERS);
+    let (activations, codes) = (k.param_tensor_map("activations"), k.param_ptr("codes"));
+    let constants = ConstantsParam::of_block(k, &product.constants, THREADS);
+    let shape = ["m", "n", "k"].map(|name| k.param_u64(name));
+    let low_rank = product.low_rank.then(|| LowRank {
+        left: k.param_tensor_map("low_rank_left"),
+        right: R::right(k),
+        rank: k.param_u32("rank"),
+    });
+    let bias = product.bias.map(|dtype| Dense { dtype, base: k.param_ptr("bias"), stride: k.mov(0) });
+    let out = Dense { dtype: product.out, base: k.param_ptr("out"), stride: k.param_u64("out_stride") };
+    let mut shared = k.dynamic_shared(1024);
+    let pipeline = Pipeline::new(k, &mut shared, tokens, R::WEIGHTS, wgmma_store::SHARED);
+    let weights = shared.array_aligned((pipeline.stages * R::WEIGHTS) as usize, 1024);
+    let turned = shared.array_aligned::<U8>(wgmma_store::SHARED as usize, 128);
+    k.bar_sync(0);
+    let size = [shape[R::FEATURES], shape[0]];
+    let (tiles, tid) = (Tiles::new(k, size, tokens), k.tid_x());
+    let lane = k.and_b32(tid, 31);
+    #[rustfmt::skip]
+    let block =
+        Block { k, product, activations, codes, constants, shape, low_rank, pipeline, tiles, weights, tid, lane };
+    k.if_else(
+        k.setp_lt_u32(tid, WARPGROUP),
+        || {
+            k.setmaxnreg_dec(3 * REGISTERS - 2 * R::CONSUMER_REGISTERS);
+            k.section("produce");
+            R::produce(&block);
+        },
+        || {
+            k.setmaxnreg_inc(R::CONSUMER_REGISTERS);
+            k.section("consume");
+            // The same in all lanes, as ptxas must know for descriptors that depend on it.
+            let warp = k.shfl_idx_b32(k.shr_u32(k.sub_u32(tid, WARPGROUP), 5), 0, 31, u32::MAX);
+            let store = Store::new(k, turned.ptr(k), [warp, lane], out, bias, product.accumulate, size);
+            R::consume(&block, warp, &store);
+        },
+    );
+    shared.bytes()
+}
+
+impl<R> Block<'_, R> {
+    /// Chunks of an inner dimension, and of the rank.
+    pub fn chunks(&self, inner: Reg<B64>) -> [Reg<B32>; 2] {
+        let k = self.k;
+        let rank = self.low_rank.as_ref().map_or(k.mov(0), |low_rank| low_rank.rank);
+        [k.cvt_u32_u64(inner), rank].map(|len| k.shr_u32(k.add_u32(len, CHUNK - 1), CHUNK.trailing_zeros()))
+    }
+
+    /// A producing thread's walk over `chunks` chunks: of each, `element` says where in W the thread's 64 elements begin, and
+    /// `work` puts them into a stage. They are loaded two chunks ahead, which hides the latency of memory.
+    pub fn for_each_piece(
+        &self,
+        chunks: Reg<B32>,
+        element: impl Fn(Reg<B32>) -> Reg<B64>,
+        work: impl Fn(Reg<B32>, &Piece),
+    ) {
+        let k = self.k;
+        let pieces =
+            [(); 2].map(|()| Piece { codes: [k.regs(), k.regs()], constant: StoredConstant::new(k) });
+        let fetch = |chunk: Reg<B32>, to: &Piece| {
+            k.if_then(k.setp_lt_u32(chunk, chunks), || {
+                let element = element(chunk);
+                let from = k.offset(self.codes, k.shr_u64(element, 1));
+                for (half, words) in (0..).zip(to.codes) {
+                    k.to(words).ld_global_nc::<[B32; 4]>(from.at(16 * half));
+                }
+                let block = k.shr_u64(element, self.product.block_size.trailing_zeros());
+                self.constants.fetch(k, block, &to.constant);
+            })
+        };
+        for (chunk, piece) in (0..).zip(&pieces) {
+            fetch(k.mov(chunk), piece);
+        }
+        in_turns(k, chunks, |chunk, copy| {
+            work(chunk, &pieces[copy]);
+            fetch(k.add_u32(chunk, 2), &pieces[copy]);
+        });
+    }
+
+    /// The constant of a piece that was loaded.
+    pub fn constant(&self, piece: &Piece) -> Reg<F32> {
+        self.constants.decode(self.k, &piece.constant)
+    }
+
+    /// The 16 values that codes can have under a constant.
+    pub fn table(&self, constant: Reg<F32>) -> PairDecoder {
+        let values = self.product.values.map(f32::from_bits);
+        PairDecoder::scaled(self.k, self.product.half, values, constant)
+    }
+}

@@ -1,0 +1,275 @@
+//! What products by `wgmma` (PTX ISA §9.7.15, sm_90a) share: who does what in a block, the ring of stages between them, the
+//! order of the tiles, and the sums.
+//!
+//! The product is made transposed: with W's side as A and the activations as B, `wgmma` needs the activations in shared
+//! memory as TMA puts them there, and W's side may come from registers. A tile is 128 *features*, 64 a consumer warpgroup,
+//! by 64, 128 or 256 *tokens*, and `tokens / 2` sums a thread. The inner dimension is walked in chunks of 64.
+//!
+//! **Roles.** Warpgroup 0 produces: one thread starts the TMA copies of activations, 64 elements of each of the tile's
+//! tokens with the 128-byte swizzle, which puts the 16-byte unit u of row r at `u ^ (r & 7)`; all 128 bring W's side.
+//! Warpgroups 1 and 2 consume. Registers go from the first to the others (`setmaxnreg`).
+//!
+//! **Ring.** A stage has two `mbarrier`s. *Full* counts the four producing warps and the bytes of TMA, *empty* the eight
+//! consuming warps; each warp synchronizes and then one lane arrives for all. Blocks are persistent, one an SM, and the ring
+//! runs on from tile to tile: while the consumers store one, the producers fill the stages for the next.
+//!
+//! **Order of the tiles.** Groups of [`GROUP`] tiles of tokens, in them feature after feature: what the blocks work on at a
+//! time is nearly a square in bytes, and a group's activations stay in the L2 cache while all of W passes by.
+
+use super::decode::Half;
+use ptx_asm::{
+    Array, B32, B64, Descriptor, DynamicShared, F32, Kernel, Pred, Ptr, Reading, Reg, Shared, Swizzle,
+    TensorMap, U8,
+};
+
+/// Threads of a block: three warpgroups.
+pub const THREADS: u32 = 3 * WARPGROUP;
+/// Threads of a warpgroup.
+pub const WARPGROUP: u32 = 128;
+/// Features of a tile.
+pub const FEATURES: u32 = 128;
+/// Elements of the inner dimension in a chunk.
+pub const CHUNK: u32 = 64;
+/// Steps of a chunk, one `wgmma` each.
+pub const STEPS: u32 = CHUNK / 16;
+/// Bytes of a chunk of a token's row: as wide as the swizzle.
+pub const ROW: u32 = 2 * CHUNK;
+/// Tiles of tokens that are made together.
+const GROUP: u32 = 4;
+/// Shared memory of a block at most.
+pub const SHARED: u32 = 227 << 10;
+/// What static tables take of it.
+const STATIC: u32 = 1 << 10;
+/// Stages of a ring at most: more hide nothing.
+const MOST_STAGES: u32 = 8;
+
+/// Emits `body` twice, to run for each index below `count` in turn, with the number of the copy: for registers that one
+/// step fills while another uses the other set.
+pub fn in_turns(k: &Kernel, count: Reg<B32>, body: impl Fn(Reg<B32>, usize)) {
+    let index = k.var_u32(0);
+    k.loop_(|l| {
+        for copy in 0..2 {
+            l.break_if(k.setp_ge_u32(index, count));
+            body(index, copy);
+            k.to(index).add_u32(index, 1);
+        }
+    });
+}
+
+/// The ring of stages of a block: their activations, and the barriers.
+pub struct Pipeline<'k> {
+    k: &'k Kernel,
+    /// How many there are.
+    pub stages: u32,
+    /// Tokens of a tile.
+    pub tokens: u32,
+    activations: Array<U8>,
+    full: Array<B64>,
+    empty: Array<B64>,
+}
+
+/// A stage and the parity of its barriers' phase, to be carried along the chunks.
+pub struct Cursor {
+    /// The stage.
+    pub stage: Reg<B32>,
+    parity: Reg<B32>,
+}
+
+impl<'k> Pipeline<'k> {
+    /// As many stages as fit, with `beside` bytes of W's side each and `other` bytes beside the ring. A barrier of the block
+    /// must follow.
+    pub fn new(k: &'k Kernel, shared: &mut DynamicShared, tokens: u32, beside: u32, other: u32) -> Self {
+        let barriers = 2 * 8 * MOST_STAGES;
+        let stages = ((SHARED - STATIC - other - barriers) / (tokens * ROW + beside)).min(MOST_STAGES);
+        let activations = shared.array_aligned::<U8>((stages * tokens * ROW) as usize, 1024);
+        let [full, empty] = [(); 2].map(|()| shared.array::<B64>(stages as usize));
+        k.if_then(k.setp_eq_u32(k.tid_x(), 0), || {
+            for stage in 0..stages as usize {
+                k.mbarrier_init(full.at(stage), WARPGROUP / 32);
+                k.mbarrier_init(empty.at(stage), 2 * WARPGROUP / 32);
+            }
+            k.fence_mbarrier_init_release_cluster();
+        });
+        Self { k, stages, tokens, activations, full, empty }
+    }
+
+    /// Where a producer begins: the phase before the first counts as over, so every stage is free.
+    pub fn producer(&self) -> Cursor {
+        Cursor { stage: self.k.var_u32(0), parity: self.k.var_u32(1) }
+    }
+
+    /// Where a consumer begins.
+    pub fn consumer(&self) -> Cursor {
+        Cursor { stage: self.k.var_u32(0), parity: self.k.var_u32(0) }
+    }
+
+    /// Goes on to the next chunk's stage.
+    pub fn advance(&self, at: &Cursor) {
+        let k = self.k;
+        k.to(at.stage).add_u32(at.stage, 1);
+        let ends = k.setp_eq_u32(at.stage, self.stages);
+        k.to(at.stage).selp_b32(0, at.stage, ends);
+        k.to(at.parity).when(ends).xor_b32(at.parity, 1);
+    }
+
+    /// A producer waits until its stage is free.
+    pub fn acquire(&self, at: &Cursor) {
+        self.k.mbarrier_wait_parity(self.empty.element(self.k, at.stage), at.parity);
+    }
+
+    /// One thread, lane 0 of a producing warp: starts the copy of a box of activations, from this inner element and token on.
+    /// What lies outside the matrix becomes zeros.
+    pub fn bring(&self, at: &Cursor, map: TensorMap, inner: Reg<B32>, token: Reg<B32>) {
+        let (k, full) = (self.k, self.full.element(self.k, at.stage));
+        k.mbarrier_expect_tx(full, self.tokens * ROW);
+        k.cp_async_bulk_tensor_2d_load(self.activations_at(at.stage), map.tile([inner, token]), full);
+    }
+
+    /// The stage's full barrier: what one thread of the producers may expect more bytes on.
+    pub fn full(&self, at: &Cursor) -> Ptr<Shared> {
+        self.full.element(self.k, at.stage)
+    }
+
+    /// A producer has written its part.
+    pub fn publish(&self, at: &Cursor, lane: Reg<B32>) {
+        self.arrive(self.full, at.stage, lane);
+    }
+
+    /// A consumer waits until its stage is full.
+    pub fn wait(&self, at: &Cursor) {
+        self.k.mbarrier_wait_parity(self.full.element(self.k, at.stage), at.parity);
+    }
+
+    /// A consumer has read its part.
+    pub fn release(&self, stage: Reg<B32>, lane: Reg<B32>) {
+        self.arrive(self.empty, stage, lane);
+    }
+
+    fn arrive(&self, barrier: Array<B64>, stage: Reg<B32>, lane: Reg<B32>) {
+        let k = self.k;
+        k.bar_warp_sync(u32::MAX);
+        k.if_then(k.setp_eq_u32(lane, 0), || {
+            k.mbarrier_arrive(barrier.element(k, stage));
+        });
+    }
+
+    fn activations_at(&self, stage: Reg<B32>) -> Ptr<Shared> {
+        let k = self.k;
+        k.element(self.activations.ptr(k), stage, self.tokens * ROW)
+    }
+
+    /// A stage's activations as the factor B: rows of 128 bytes along K, 8 of them after 1024 bytes. Its steps follow each other
+    /// by 32 bytes.
+    pub fn factor(&self, stage: Reg<B32>) -> Descriptor {
+        self.k.matrix_descriptor(self.activations_at(stage), 16, 8 * ROW, Swizzle::Bytes128)
+    }
+}
+
+/// The tiles of the output, `features` by `tokens`, all of which fit 31 bits.
+pub struct Tiles<'k> {
+    k: &'k Kernel,
+    tokens: u32,
+    /// Tiles in each direction.
+    feature_tiles: Reg<B32>,
+    token_tiles: Reg<B32>,
+}
+
+impl<'k> Tiles<'k> {
+    /// Of an output of this size, in tiles of `tokens` tokens.
+    pub fn new(k: &'k Kernel, [feature_count, token_count]: [Reg<B64>; 2], tokens: u32) -> Self {
+        let tiles = |len, size: u32| {
+            k.cvt_u32_u64(k.shr_u64(k.add_u64(len, u64::from(size - 1)), size.trailing_zeros()))
+        };
+        let (feature_tiles, token_tiles) = (tiles(feature_count, FEATURES), tiles(token_count, tokens));
+        Self { k, tokens, feature_tiles, token_tiles }
+    }
+
+    /// Emits `body` once, to run for each tile that is this block's, with its first feature and token.
+    pub fn for_each(&self, body: impl FnOnce([Reg<B32>; 2])) {
+        let k = self.k;
+        let tile = k.mov(k.ctaid_x());
+        let total = k.mul_lo_u32(self.feature_tiles, self.token_tiles);
+        let of_group = k.mul_lo_u32(self.feature_tiles, GROUP);
+        k.while_(
+            || k.setp_lt_u32(tile, total),
+            || {
+                let group = k.div_u32(tile, of_group);
+                let within = k.sub_u32(tile, k.mul_lo_u32(group, of_group));
+                let first = k.mul_lo_u32(group, GROUP);
+                let across = k.min_u32(GROUP, k.sub_u32(self.token_tiles, first));
+                let feature = k.div_u32(within, across);
+                let token = k.add_u32(first, k.sub_u32(within, k.mul_lo_u32(feature, across)));
+                body([k.mul_lo_u32(feature, FEATURES), k.mul_lo_u32(token, self.tokens)]);
+                k.to(tile).add_u32(tile, k.nctaid_x());
+            },
+        );
+    }
+}
+
+/// Tiles of an output of `features` by `tokens`, `size` tokens each.
+pub fn tiles(features: u64, tokens: u64, size: u32) -> u64 {
+    features.div_ceil(FEATURES.into()) * tokens.div_ceil(size.into())
+}
+
+/// The sums of a consumer warpgroup: 64 features of a tile. Of each 8 tokens lane `4g + t` of warp w holds the tokens `2t` and
+/// `2t + 1` of feature `16w + g`, then of feature `16w + g + 8`.
+pub struct Sums<'k> {
+    k: &'k Kernel,
+    half: Half,
+    /// One register a sum.
+    pub registers: Vec<Reg<F32>>,
+    always: Reg<Pred>,
+}
+
+impl<'k> Sums<'k> {
+    /// Registers without values, for factors of type `half`.
+    pub fn new(k: &'k Kernel, half: Half, tokens: u32) -> Self {
+        let always = k.setp_eq_u32(0, 0);
+        Self { k, half, registers: (0..tokens / 2).map(|_| k.reg()).collect(), always }
+    }
+
+    /// Sets them to 0.
+    pub fn clear(&self) {
+        self.registers.iter().for_each(|&sum| self.k.to(sum).mov(0.0));
+    }
+
+    /// Starts to add the products of a step, A from registers.
+    pub fn add_registers(&self, a: [Reg<B32>; 4], b: Descriptor) {
+        match self.registers.len() {
+            32 => self.add_registers_of::<32>(a, b),
+            64 => self.add_registers_of::<64>(a, b),
+            128 => self.add_registers_of::<128>(a, b),
+            sums => unreachable!("tiles of {} tokens", 2 * sums),
+        }
+    }
+
+    fn add_registers_of<const R: usize>(&self, a: [Reg<B32>; 4], b: Descriptor) {
+        let (k, b) = (self.k, (b, Reading::K_MAJOR));
+        match self.half {
+            Half::F16 => k.wgmma_f32_f16_rs::<R>(self.array(), a.map(|r| r.as_f16x2()), b, self.always),
+            Half::Bf16 => k.wgmma_f32_bf16_rs::<R>(self.array(), a.map(|r| r.as_bf16x2()), b, self.always),
+        }
+    }
+
+    /// Starts to add the products of a step, A from shared memory.
+    pub fn add_shared(&self, a: (Descriptor, Reading), b: Descriptor) {
+        match self.registers.len() {
+            32 => self.add_shared_of::<32>(a, b),
+            64 => self.add_shared_of::<64>(a, b),
+            128 => self.add_shared_of::<128>(a, b),
+            sums => unreachable!("tiles of {} tokens", 2 * sums),
+        }
+    }
+
+    fn add_shared_of<const R: usize>(&self, a: (Descriptor, Reading), b: Descriptor) {
+        let (k, b) = (self.k, (b, Reading::K_MAJOR));
+        match self.half {
+            Half::F16 => k.wgmma_f32_f16_ss::<R>(self.array(), a, b, self.always),
+            Half::Bf16 => k.wgmma_f32_bf16_ss::<R>(self.array(), a, b, self.always),
+        }
+    }
+
+    fn array<const R: usize>(&self) -> [Reg<F32>; R] {
+        self.registers[..].try_into().expect("as many as the product makes")
+    }
+}
