@@ -5,7 +5,6 @@
 //! thread in one order.
 
 pub mod access;
-pub mod adamw;
 pub mod blockwise8;
 pub mod dequantize;
 pub mod double_quantize;

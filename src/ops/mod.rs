@@ -3,7 +3,6 @@
 //! Every function may be called from several threads at once with one [`Context`]; results do not depend on that, nor
 //! on the number of threads. On an argument error nothing has been written.
 
-mod adamw;
 mod blockwise8;
 mod context;
 mod dequantize;
@@ -16,7 +15,6 @@ mod quantize;
 
 pub use crate::format::optimizer::{Hyper, Optimizer, Rule};
 pub use crate::view::{Lora, Parameter, State};
-pub use adamw::{AdamW, adamw_step};
 pub use blockwise8::{dequantize_8bit, quantize_8bit};
 #[cfg(any(feature = "cudarc", feature = "cust"))]
 pub(crate) use context::Device;

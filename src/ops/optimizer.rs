@@ -2,7 +2,7 @@
 
 use super::context::{Context, Device};
 use super::{check_shape, check_workspace, shape, workspace_extent};
-use crate::error::{Error, Result, Status, ensure};
+use crate::error::{Error, Result, ensure};
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::{Optimizer, Rule};
 use crate::view::{BufferMut, Extent, Parameter, State};
@@ -17,7 +17,12 @@ pub fn optimizer_workspace_size(
     match &context.device {
         Device::Cpu(_) => Ok(0),
         Device::Cuda(_) => {
-            Err(Error::new(Status::Unsupported, format!("{optimizer:?} {}", parameters.len())))
+            for (i, parameter) in parameters.iter().enumerate() {
+                check(optimizer.rule, parameter).map_err(|error| error.of(&format!("parameters[{i}]")))?;
+            }
+            let size = cuda::optimizer::workspace_size(optimizer, parameters);
+            let size = size.and_then(|size| usize::try_from(size).ok());
+            size.ok_or_else(|| Error::too_large("the workspace does not fit the address space"))
         }
     }
 }
@@ -61,8 +66,13 @@ pub fn optimizer_step<'a>(
             Ok(())
         }
         Device::Cuda(cuda) => {
-            let _ = (cuda, cuda::driver::device_count);
-            unreachable!("its workspace has no size")
+            let queue = cuda.queue(context.stream)?;
+            for Area { extent, place, .. } in &areas {
+                // Its name is made when it is needed.
+                let named = |name: &str| queue.check_memory(&[&[(name, *extent)]]);
+                named("").or_else(|_| named(&place.to_string()))?;
+            }
+            cuda::optimizer::step(&queue, optimizer, parameters, kept.as_ref(), &workspace)
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A parameter as an optimizer sees it.
 
 use super::{BufferMut, Tensor, TensorMut};
+use crate::format::optimizer::blocks::Blocks;
 
 /// A parameter with its gradient and its optimizer states.
 #[derive(Debug)]
@@ -25,4 +26,16 @@ pub enum State<'a> {
         /// Scales.
         absmax: BufferMut<'a, f32>,
     },
+}
+
+impl<'a> From<&'a mut Vec<f32>> for State<'a> {
+    fn from(values: &'a mut Vec<f32>) -> Self {
+        Self::F32(values.into())
+    }
+}
+
+impl<'a> From<&'a mut Blocks> for State<'a> {
+    fn from(Blocks { codes, absmax }: &'a mut Blocks) -> Self {
+        Self::Blocks { codes: codes.into(), absmax: absmax.into() }
+    }
 }

@@ -70,11 +70,8 @@ impl Owned {
 
     pub fn view(&mut self) -> Parameter<'_> {
         let states = match &mut self.states {
-            Values::F32(states) => states.iter_mut().map(|values| State::F32(values.into())).collect(),
-            Values::Blocks(states) => states
-                .iter_mut()
-                .map(|Blocks { codes, absmax }| State::Blocks { codes: codes.into(), absmax: absmax.into() })
-                .collect(),
+            Values::F32(states) => states.iter_mut().map(State::from).collect(),
+            Values::Blocks(states) => states.iter_mut().map(State::from).collect(),
         };
         Parameter { param: self.param.view_mut(), grad: self.grad.view(), states }
     }

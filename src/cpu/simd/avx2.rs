@@ -1,7 +1,6 @@
 //! The inner loops for AVX2 with FMA and F16C.
 
 use super::{Simd, States, Step, Tile, portable};
-use crate::format::adamw::AdamWScalars;
 use crate::format::optimizer::stochastic::{self, Key};
 use crate::format::{CodebookTable, Map256};
 use half::{bf16, f16};
@@ -19,7 +18,6 @@ pub static SIMD: Simd = Simd {
     encode4,
     decode4,
     transpose,
-    adamw,
     decode8,
     encode8,
     optimizer,
@@ -254,11 +252,6 @@ unsafe fn tile<const ROWS: usize>(
             }
         }
     }
-}
-
-#[target_feature(enable = "avx2")]
-fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
-    portable::adamw(s, param, grad, m, v);
 }
 
 #[target_feature(enable = "avx2")]

@@ -1,7 +1,6 @@
 //! The inner loops for AVX-512 (F, BW, VL): the 16 values of a codebook fill exactly one register.
 
 use super::{Simd, States, Step, Tile, avx2, portable};
-use crate::format::adamw::AdamWScalars;
 use crate::format::optimizer::stochastic::{self, Key};
 use crate::format::{CodebookTable, Map256};
 use half::bf16;
@@ -32,7 +31,6 @@ pub static SIMD: Simd = Simd {
     encode4,
     decode4,
     transpose: avx2::transpose,
-    adamw,
     decode8,
     encode8,
     optimizer,
@@ -132,11 +130,6 @@ unsafe fn tile<const ROWS: usize>(
             }
         }
     }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
-    portable::adamw(s, param, grad, m, v);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]

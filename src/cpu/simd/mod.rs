@@ -11,7 +11,6 @@ mod avx2;
 mod avx512;
 mod portable;
 
-use crate::format::adamw::AdamWScalars;
 use crate::format::blockwise4::NAN_ABSMAX;
 use crate::format::optimizer::stochastic::Key;
 use crate::format::optimizer::{MAX_STATES, Rule, Scalars};
@@ -30,9 +29,6 @@ type Tile = unsafe fn(
     add: bool,
 );
 
-/// Scalars, parameters, gradients, first and second moments.
-type AdamWStep = unsafe fn(&AdamWScalars, &mut [f32], &[f32], &mut [f32], &mut [f32]);
-
 /// One optimizer's arithmetic on f32 values: the rule, the scalars of the step, and the trust ratio.
 #[derive(Clone, Copy)]
 pub struct Step {
@@ -43,6 +39,9 @@ pub struct Step {
 
 /// The states of some elements, as many slices as the rule has states; others are empty.
 pub type States<'a> = [&'a mut [f32]; MAX_STATES];
+
+/// Step, parameters, gradients, states; both terms of each element.
+type NormTerms = unsafe fn(&Step, &[f32], &[f32], States<'_>, [&mut [f32]; 2]);
 
 /// The inner loops of one instruction set.
 pub struct Simd {
@@ -59,11 +58,10 @@ pub struct Simd {
     encode4: unsafe fn(&CodebookTable, &[f32], f32, &mut [u8]),
     decode4: unsafe fn(&[f32; 16], &[u8], f32, &mut [f32]),
     transpose: unsafe fn(usize, usize, *const f32, usize, *mut f32, usize),
-    adamw: AdamWStep,
     decode8: unsafe fn(&[f32; 256], &[u8], f32, &mut [f32]),
     encode8: unsafe fn(&Map256, &[f32], f32, &mut [u8]),
     optimizer: unsafe fn(&Step, &mut [f32], &[f32], States<'_>) -> usize,
-    norm_terms: unsafe fn(&Step, &[f32], &[f32], States<'_>, [&mut [f32]; 2]),
+    norm_terms: NormTerms,
     round_at_random: unsafe fn(&Key, usize, &mut [f32]),
 }
 
@@ -179,21 +177,6 @@ impl Simd {
         unsafe { (self.tiles[rows - 1])(k, a.as_ptr(), lda, b.as_ptr(), ldb, c.as_mut_ptr(), ldc, add) }
     }
 
-    /// One AdamW step on f32 parameters.
-    pub fn adamw(
-        &self,
-        scalars: &AdamWScalars,
-        param: &mut [f32],
-        grad: &[f32],
-        m: &mut [f32],
-        v: &mut [f32],
-    ) {
-        assert!(param.len() == grad.len() && grad.len() == m.len() && m.len() == v.len());
-        unsafe { (self.adamw)(scalars, param, grad, m, v) }
-    }
-}
-
-impl Simd {
     /// `out[i] = values[codes[i]] · scale`.
     pub fn decode8(&self, values: &[f32; 256], codes: &[u8], scale: f32, out: &mut [f32]) {
         assert_eq!(codes.len(), out.len());

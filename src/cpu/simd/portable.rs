@@ -2,7 +2,6 @@
 //! compiler vectorizes them for those targets: Rust never fuses or reorders floating point, so the bits stay.
 
 use super::{Simd, States, Step, Tile};
-use crate::format::adamw::AdamWScalars;
 use crate::format::optimizer::stochastic;
 use crate::format::optimizer::{Numbers, Rule};
 use crate::format::{CodebookTable, Map256};
@@ -20,7 +19,6 @@ pub static SIMD: Simd = Simd {
     encode4,
     decode4,
     transpose,
-    adamw,
     decode8,
     encode8,
     optimizer,
@@ -130,13 +128,6 @@ unsafe fn tile<const ROWS: usize>(
         for (c, sum) in c.iter_mut().zip(sums) {
             *c = if add { *c + sum } else { *sum };
         }
-    }
-}
-
-#[inline(always)]
-pub fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
-    for (((p, g), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
-        s.step(p, *g, m, v);
     }
 }
 
