@@ -1,4 +1,4 @@
-//! CPU speed, as ratios: `cargo bench --bench cpu`.
+//! CPU speed, as ratios: `cargo bench --bench cpu`, or a part of it: `-- streams`, `-- optimizers`, `-- products`.
 //!
 //! Streams are compared with a copy of as many bytes in the same run, products with the dense f32 product of the `gemm`
 //! crate (which candle uses) on the dequantized weight, with as many threads. A line is the best of several runs, since
@@ -203,10 +203,19 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return println!("nothing measured: run it by `cargo bench --bench cpu`, or with --bench");
     }
+    let only =
+        std::env::args().find(|argument| ["streams", "optimizers", "products"].contains(&argument.as_str()));
+    let wants = |part: &str| only.as_deref().is_none_or(|only| only == part);
     for context in Context::cpu_variants() {
         println!("== {}, {} threads", context.instruction_set(), context.threads());
-        streams(&context);
-        optimizers(&context);
-        products(&context);
+        if wants("streams") {
+            streams(&context);
+        }
+        if wants("optimizers") {
+            optimizers(&context);
+        }
+        if wants("products") {
+            products(&context);
+        }
     }
 }

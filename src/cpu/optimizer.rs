@@ -7,12 +7,13 @@
 use super::Cpu;
 use super::access::{Output, f32_slice, for_each_row_piece, read_row};
 use super::float_environment::StandardModes;
+use super::simd::codes::Coder;
 use super::simd::{self, Simd, Step};
 use super::threads::Shared;
-use crate::format::optimizer::blocks::{self, BLOCK};
+use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::norms::{CHUNK, chunk_sum, clipped_scale};
 use crate::format::optimizer::{MAX_STATES, Numbers, Optimizer};
-use crate::format::{Map256, sum};
+use crate::format::sum;
 use crate::view::{DType, Parameter, State, Tensor};
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -24,7 +25,7 @@ const _: () = assert!(CHUNK.is_multiple_of(TILE) && TILE.is_multiple_of(BLOCK));
 /// Fewer elements than this are not worth waking a thread for.
 const LEAST: usize = 1 << 14;
 
-static MAPS: LazyLock<[Map256; 2]> = LazyLock::new(|| [false, true].map(blocks::map));
+static CODERS: LazyLock<[Coder; 2]> = LazyLock::new(|| [false, true].map(Coder::new));
 
 /// Steps all parameters; how many elements were kept.
 pub fn step(cpu: &Cpu, optimizer: &Optimizer, parameters: &mut [Parameter<'_>]) -> u64 {
@@ -74,7 +75,7 @@ struct Job<'a> {
 /// A state where it lies.
 enum Stored {
     F32(Shared<f32>),
-    Blocks { codes: Shared<u8>, absmax: Shared<f32>, map: &'static Map256 },
+    Blocks { codes: Shared<u8>, absmax: Shared<f32>, coder: &'static Coder },
 }
 
 /// What a thread widens into.
@@ -213,7 +214,7 @@ impl Stored {
                 State::Blocks { codes, absmax } => Self::Blocks {
                     codes: Shared::new(codes.reborrow().into_slice()),
                     absmax: Shared::new(absmax.reborrow().into_slice()),
-                    map: &MAPS[usize::from(signed)],
+                    coder: &CODERS[usize::from(signed)],
                 },
             }
         }
@@ -260,7 +261,7 @@ impl Job<'_> {
             *loaded = match stored {
                 // SAFETY: as promised by the caller.
                 Stored::F32(values) => unsafe { values.slice(start, end) },
-                Stored::Blocks { codes, absmax, map } => {
+                Stored::Blocks { codes, absmax, coder } => {
                     let values = &mut buffer[..end - start];
                     // SAFETY: as promised by the caller.
                     let (codes, absmax) = unsafe {
@@ -269,7 +270,7 @@ impl Job<'_> {
                     for ((values, codes), absmax) in
                         values.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).zip(absmax)
                     {
-                        simd.decode8(&map.values, codes, *absmax, values);
+                        simd.decode8(coder, codes, *absmax, values);
                     }
                     values
                 }
@@ -305,10 +306,10 @@ impl Job<'_> {
                 });
             }
             for (stored, values) in self.states.iter().zip(&tile.states) {
-                if let Stored::Blocks { codes, absmax, map } = stored {
+                if let Stored::Blocks { codes, absmax, coder } = stored {
                     let codes = codes.slice(start, end);
                     let absmax = absmax.slice(start / BLOCK, end.div_ceil(BLOCK));
-                    encode(simd, map, &values[..end - start], codes, absmax);
+                    encode(simd, coder, &values[..end - start], codes, absmax);
                 }
             }
         }
@@ -317,12 +318,12 @@ impl Job<'_> {
 }
 
 /// Quantizes blocks.
-fn encode(simd: &Simd, map: &Map256, values: &[f32], codes: &mut [u8], absmax: &mut [f32]) {
+fn encode(simd: &Simd, coder: &Coder, values: &[f32], codes: &mut [u8], absmax: &mut [f32]) {
     for ((values, codes), absmax) in values.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)).zip(absmax) {
         let inverse;
         (*absmax, inverse) = simd.block_scale(values);
         // An inverse of 0 makes zeros of a block that vanishes.
-        simd.encode8(map, values, inverse, codes);
+        simd.encode8(coder, values, inverse, codes);
     }
 }
 

@@ -59,14 +59,20 @@ impl Lines {
 
     /// The code of `t`, no larger than 1 by more than a rounding. A NaN has code 0.
     pub fn encode(&self, midpoints: &[f32; 256], t: f32) -> u8 {
-        let distance = self.estimate(t, f32::mul_add) as i32;
-        // Of a negative number the midpoint before: at most the first there is.
-        let before = match (self.signed, t < 0.0) {
+        let before = self.before(t, f32::mul_add);
+        if t.is_nan() { 0 } else { before as u8 + u8::from(t > midpoints[before as usize]) }
+    }
+
+    /// The code of `t`, or the one below: the number of the midpoint that decides.
+    #[inline(always)]
+    pub fn before(&self, t: f32, mul_add: impl Fn(f32, f32, f32) -> f32) -> i32 {
+        let distance = self.estimate(t, mul_add) as i32;
+        // Of a negative number the midpoint is at least the first that there is.
+        match (self.signed, t < 0.0) {
             (false, _) => distance,
             (true, false) => i32::from(Self::ZERO) + distance,
             (true, true) => (i32::from(Self::ZERO) - 1 - distance).max(0),
-        };
-        if t.is_nan() { 0 } else { before as u8 + u8::from(t > midpoints[before as usize]) }
+        }
     }
 }
 

@@ -9,12 +9,17 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod codes;
+mod lanes;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod vbmi;
 
+use crate::format::CodebookTable;
 use crate::format::blockwise4::NAN_ABSMAX;
 use crate::format::optimizer::stochastic::Key;
 use crate::format::optimizer::{MAX_STATES, Rule, Scalars};
-use crate::format::{CodebookTable, Map256};
+use codes::Coder;
 use half::{bf16, f16};
 
 /// `C[rows, tile_cols] (+)= A[rows, k] · B[k, tile_cols]`, all row-major f32 with strides in elements.
@@ -58,8 +63,8 @@ pub struct Simd {
     encode4: unsafe fn(&CodebookTable, &[f32], f32, &mut [u8]),
     decode4: unsafe fn(&[f32; 16], &[u8], f32, &mut [f32]),
     transpose: unsafe fn(usize, usize, *const f32, usize, *mut f32, usize),
-    decode8: unsafe fn(&[f32; 256], &[u8], f32, &mut [f32]),
-    encode8: unsafe fn(&Map256, &[f32], f32, &mut [u8]),
+    decode8: unsafe fn(&Coder, &[u8], f32, &mut [f32]),
+    encode8: unsafe fn(&Coder, &[f32], f32, &mut [u8]),
     optimizer: unsafe fn(&Step, &mut [f32], &[f32], States<'_>) -> usize,
     norm_terms: NormTerms,
     round_at_random: unsafe fn(&Key, usize, &mut [f32]),
@@ -177,16 +182,16 @@ impl Simd {
         unsafe { (self.tiles[rows - 1])(k, a.as_ptr(), lda, b.as_ptr(), ldb, c.as_mut_ptr(), ldc, add) }
     }
 
-    /// `out[i] = values[codes[i]] · scale`.
-    pub fn decode8(&self, values: &[f32; 256], codes: &[u8], scale: f32, out: &mut [f32]) {
+    /// `out[i] = value[codes[i]] · scale`.
+    pub fn decode8(&self, coder: &Coder, codes: &[u8], scale: f32, out: &mut [f32]) {
         assert_eq!(codes.len(), out.len());
-        unsafe { (self.decode8)(values, codes, scale, out) }
+        unsafe { (self.decode8)(coder, codes, scale, out) }
     }
 
     /// Codes of `x[i] · inverse`.
-    pub fn encode8(&self, map: &Map256, x: &[f32], inverse: f32, codes: &mut [u8]) {
+    pub fn encode8(&self, coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
         assert_eq!(codes.len(), x.len());
-        unsafe { (self.encode8)(map, x, inverse, codes) }
+        unsafe { (self.encode8)(coder, x, inverse, codes) }
     }
 
     /// An optimizer's step on f32 values, in place; how many elements were kept.

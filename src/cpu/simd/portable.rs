@@ -1,10 +1,12 @@
 //! The inner loops in plain Rust, for any machine. The elementwise bodies are inlined into the other tables, where the
 //! compiler vectorizes them for those targets: Rust never fuses or reorders floating point, so the bits stay.
 
-use super::{Simd, States, Step, Tile};
+use super::codes::Coder;
+use super::{Simd, States, Step, Tile, lanes};
+use crate::format::CodebookTable;
+use crate::format::optimizer::Numbers;
+use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::stochastic;
-use crate::format::optimizer::{Numbers, Rule};
-use crate::format::{CodebookTable, Map256};
 use half::{bf16, f16};
 
 pub static SIMD: Simd = Simd {
@@ -132,94 +134,40 @@ unsafe fn tile<const ROWS: usize>(
 }
 
 #[inline(always)]
-pub fn decode8(values: &[f32; 256], codes: &[u8], scale: f32, out: &mut [f32]) {
+pub fn decode8(coder: &Coder, codes: &[u8], scale: f32, out: &mut [f32]) {
     for (value, &code) in out.iter_mut().zip(codes) {
-        *value = values[usize::from(code)] * scale;
+        *value = coder.map.values[usize::from(code)] * scale;
     }
 }
 
-/// [`Map256::encode`] by bisection.
+/// [`Map256::encode`](crate::format::Map256::encode) as [`crate::format::dynamic_rank`] does it: the estimates first, which the
+/// compiler vectorizes, then a look-up each.
 #[inline(always)]
-pub fn encode8(map: &Map256, x: &[f32], inverse: f32, codes: &mut [u8]) {
-    for (code, x) in codes.iter_mut().zip(x) {
-        let t = x * inverse;
-        let mut rank = 0;
-        for step in [128, 64, 32, 16, 8, 4, 2, 1] {
-            // Arithmetic and no branch: the outcome is a coin toss. The index stays below 256: a mask says so.
-            rank += usize::from(t > map.midpoints[(rank + step - 1) & 255]) * step;
+pub fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
+    for (x, codes) in x.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)) {
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code = coder.lines.before(x * inverse, |a, b, c| a * b + c) as u8;
         }
-        *code = rank as u8;
+        for (code, x) in codes.iter_mut().zip(x) {
+            let t = x * inverse;
+            let exceeds = t > coder.map.midpoints[usize::from(*code)];
+            *code = if t.is_nan() { 0 } else { *code + u8::from(exceeds) };
+        }
     }
 }
 
-#[inline(always)]
-pub fn optimizer(step: &Step, param: &mut [f32], grad: &[f32], states: States<'_>) -> usize {
-    // A loop for each rule, whose constant rule leaves its arithmetic without a branch.
-    macro_rules! of {
-        ($($rule:ident)*) => {
-            match step.rule {
-                $(Rule::$rule => optimizer_of(Rule::$rule, step, param, grad, states),)*
-            }
-        };
-    }
-    of!(Adam AdamW AdEmaMix Lion Sgd Nesterov RmsProp Adagrad Lamb Lars)
+pub fn optimizer(step: &Step, param: &mut [f32], grad: &[f32], mut states: States<'_>) -> usize {
+    // SAFETY: numbers need no instruction set; `Simd` has checked the lengths.
+    unsafe { lanes::optimizer(Numbers, step, 0, param, grad, &mut states) }
 }
 
-#[inline(always)]
-fn optimizer_of(
-    rule: Rule,
-    step: &Step,
-    param: &mut [f32],
-    grad: &[f32],
-    [first, second, third]: States<'_>,
-) -> usize {
-    let mut kept = 0u32;
-    let mut one = |p: &mut f32, g: f32, before| {
-        let (next, after, taken) = rule.step(&Numbers, &step.scalars, step.trust, *p, g, before);
-        *p = next;
-        kept += u32::from(!taken);
-        after
-    };
-    let pairs = param.iter_mut().zip(grad);
-    match rule.states().len() {
-        1 => pairs.zip(first).for_each(|((p, &g), a)| [*a, _, _] = one(p, g, [*a, 0.0, 0.0])),
-        2 => pairs
-            .zip(first.iter_mut().zip(second))
-            .for_each(|((p, &g), (a, b))| [*a, *b, _] = one(p, g, [*a, *b, 0.0])),
-        _ => pairs
-            .zip(first.iter_mut().zip(second).zip(third))
-            .for_each(|((p, &g), ((a, b), c))| [*a, *b, *c] = one(p, g, [*a, *b, *c])),
-    }
-    kept as usize
-}
-
-#[inline(always)]
-pub fn norm_terms(step: &Step, param: &[f32], grad: &[f32], states: States<'_>, terms: [&mut [f32]; 2]) {
-    match step.rule {
-        Rule::Lars => norm_terms_of(Rule::Lars, step, param, grad, states, terms),
-        _ => norm_terms_of(Rule::Lamb, step, param, grad, states, terms),
-    }
-}
-
-#[inline(always)]
-fn norm_terms_of(
-    rule: Rule,
+pub fn norm_terms(
     step: &Step,
     param: &[f32],
     grad: &[f32],
-    [first, second, _]: States<'_>,
-    [terms, others]: [&mut [f32]; 2],
+    mut states: States<'_>,
+    mut terms: [&mut [f32]; 2],
 ) {
-    let inputs = param.iter().zip(grad);
-    let outputs = terms.iter_mut().zip(others);
-    let one = |(p, g): (&f32, &f32), (term, other): (&mut f32, &mut f32), before| {
-        [*term, *other] = rule.norm_terms(&Numbers, &step.scalars, *p, *g, before);
-    };
-    match rule.states().len() {
-        1 => inputs.zip(outputs).zip(first).for_each(|((i, o), a)| one(i, o, [*a, 0.0, 0.0])),
-        _ => inputs
-            .zip(outputs)
-            .zip(first.iter().zip(second))
-            .for_each(|((i, o), (a, b))| one(i, o, [*a, *b, 0.0])),
-    }
+    // SAFETY: as above.
+    unsafe { lanes::norm_terms(Numbers, step, 0, param, grad, &mut states, &mut terms) }
 }
