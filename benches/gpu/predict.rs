@@ -36,8 +36,10 @@ const BYTES_A_WEIGHT: f64 = 0.5 + 1.0 / 64.0 + 4.0 / 256.0 / 64.0;
 
 /// A kernel: how it cuts the work.
 pub struct Kernel {
-    pub name: &'static str,
+    name: String,
     kind: Kind,
+    /// Rows of activations that it takes at most.
+    most: usize,
     /// Of a tile of the result.
     rows: usize,
     cols: usize,
@@ -46,7 +48,7 @@ pub struct Kernel {
     /// Into how many parts a tile's inner dimension can be cut; from 2 on their sums are added by a second launch.
     splits: &'static [usize],
     /// The warps of a block, by what they do.
-    roles: &'static [Role],
+    roles: Vec<Role>,
     /// Chunks that are asked for before they are needed.
     ahead: usize,
     /// Blocks on an SM at once.
@@ -55,64 +57,113 @@ pub struct Kernel {
 }
 
 /// Warps that run the same loop.
-pub struct Role {
+struct Role {
     /// Its row of SASS.md.
-    row: &'static str,
+    row: String,
     warps: usize,
     /// Of the inner dimension, in a pass.
     pass: usize,
 }
 
-/// `gemm_mma*`: 8 warps.
-const fn mma(
-    name: &'static str,
-    kind: Kind,
-    rows: usize,
-    roles: &'static [Role],
-    ahead: usize,
-    blocks: usize,
-) -> Kernel {
-    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], roles, ahead, blocks, tensor: MMA_SYNC }
+/// All kernels for 16-bit activations, from what their modules say.
+fn kernels() -> Vec<Kernel> {
+    let mut all = Vec::new();
+    let row = |family: &str, cut: &str| format!("{family}_nf4_bf16_fp8_lora_{cut}");
+    // `gemm_mma*`: rows of a tile, chunks ahead, blocks on an SM.
+    for (kind, family, tiles) in [
+        (Kind::Forward, "gemm_mma", [(32, 2, 2), (64, 3, 1), (128, 3, 1)]),
+        (Kind::Backward, "gemm_mma_backward", [(32, 2, 2), (64, 1, 2), (128, 2, 1)]),
+    ] {
+        for (rows, ahead, blocks) in tiles {
+            let roles = vec![Role { row: row(family, &rows.to_string()), warps: 8, pass: 64 }];
+            let (name, tensor) = (format!("mma {rows}"), MMA_SYNC);
+            all.push(Kernel {
+                name,
+                kind,
+                most: usize::MAX,
+                rows,
+                cols: 128,
+                chunk: 64,
+                splits: &[1],
+                roles,
+                ahead,
+                blocks,
+                tensor,
+            });
+        }
+    }
+    // `gemm_wgmma*`: 8 warps multiply, 4 bring data, the weight's codes two chunks ahead.
+    for (kind, family, pass) in
+        [(Kind::Forward, "gemm_wgmma", 128), (Kind::Backward, "gemm_wgmma_backward", 64)]
+    {
+        for rows in [64, 128, 256] {
+            let main = row(family, &rows.to_string());
+            let producers = Role { row: format!("{main} producers"), warps: 4, pass: 128 };
+            let roles = vec![Role { row: main, warps: 8, pass }, producers];
+            let (name, ahead, blocks, tensor) = (format!("wgmma {rows}"), 2, 1, WGMMA);
+            all.push(Kernel {
+                name,
+                kind,
+                most: usize::MAX,
+                rows,
+                cols: 128,
+                chunk: 64,
+                splits: &[1],
+                roles,
+                ahead,
+                blocks,
+                tensor,
+            });
+        }
+    }
+    // `gemm_skinny*`: 8 warps, `down` of them down the weight's rows, with a piece of 32 x 64 each; the loop is that of the
+    // kernel for as many rows of activations, however the warps stand.
+    for (kind, family, loops) in [
+        (Kind::Forward, "gemm_skinny", ["8x1", "16x2", "32x8", "64x8"]),
+        (Kind::Backward, "gemm_skinny_backward", ["8x8", "16x4", "32x2", "64x2"]),
+    ] {
+        for (rows, cut) in [8, 16, 32, 64].into_iter().zip(loops) {
+            for down in [1, 2, 4, 8].into_iter().filter(|down| may_stand(kind, rows, *down)) {
+                let [n, k] = [32 * down, 64 * (8 / down)];
+                let (cols, chunk) = if kind == Kind::Forward { (n, k) } else { (k, n) };
+                all.push(Kernel {
+                    name: format!("skinny {rows}x{down}"),
+                    kind,
+                    most: 64,
+                    rows,
+                    cols,
+                    chunk,
+                    splits: &[1, 2, 3, 4, 6, 8, 12, 16],
+                    roles: vec![Role { row: row(family, cut), warps: 8, pass: chunk }],
+                    ahead: 4,
+                    blocks: if rows > 16 { 1 } else { 2 },
+                    tensor: MMA_SYNC,
+                });
+            }
+        }
+    }
+    all
 }
 
-/// `gemm_wgmma*`: 8 warps multiply, 4 bring data; the weight's codes come two chunks ahead.
-const fn wgmma(name: &'static str, kind: Kind, rows: usize, roles: &'static [Role]) -> Kernel {
-    Kernel { name, kind, rows, cols: 128, chunk: 64, splits: &[1], roles, ahead: 2, blocks: 1, tensor: WGMMA }
+/// Whether a thread has the registers to bring its part of a chunk of so many rows.
+fn may_stand(kind: Kind, rows: usize, down: usize) -> bool {
+    match kind {
+        Kind::Forward => rows * (8 / down) <= 128,
+        _ => rows * down <= 256,
+    }
 }
-
-const fn role(row: &'static str, warps: usize, pass: usize) -> Role {
-    Role { row, warps, pass }
-}
-
-use Kind::{Backward, Forward};
-/// One kernel a line.
-#[rustfmt::skip]
-pub const KERNELS: &[Kernel] = &[
-    mma("mma 32", Forward, 32, &[role("gemm_mma_nf4_bf16_fp8_lora_32", 8, 64)], 2, 2),
-    mma("mma 64", Forward, 64, &[role("gemm_mma_nf4_bf16_fp8_lora_64", 8, 64)], 3, 1),
-    mma("mma 128", Forward, 128, &[role("gemm_mma_nf4_bf16_fp8_lora_128", 8, 64)], 3, 1),
-    mma("mma 32", Backward, 32, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_32", 8, 64)], 2, 2),
-    mma("mma 64", Backward, 64, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_64", 8, 64)], 1, 2),
-    mma("mma 128", Backward, 128, &[role("gemm_mma_backward_nf4_bf16_fp8_lora_128", 8, 64)], 2, 1),
-    wgmma("wgmma 64", Forward, 64, &[role("gemm_wgmma_nf4_bf16_fp8_lora_64", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_64 producers", 4, 128)]),
-    wgmma("wgmma 128", Forward, 128, &[role("gemm_wgmma_nf4_bf16_fp8_lora_128", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_128 producers", 4, 128)]),
-    wgmma("wgmma 256", Forward, 256, &[role("gemm_wgmma_nf4_bf16_fp8_lora_256", 8, 128), role("gemm_wgmma_nf4_bf16_fp8_lora_256 producers", 4, 128)]),
-    wgmma("wgmma 64", Backward, 64, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_64", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_64 producers", 4, 128)]),
-    wgmma("wgmma 128", Backward, 128, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_128", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_128 producers", 4, 128)]),
-    wgmma("wgmma 256", Backward, 256, &[role("gemm_wgmma_backward_nf4_bf16_fp8_lora_256", 8, 64), role("gemm_wgmma_backward_nf4_bf16_fp8_lora_256 producers", 4, 128)]),
-];
 
 /// How long, by which kernel, and because of what.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Prediction {
     pub seconds: f64,
-    pub kernel: &'static str,
+    pub kernel: String,
     pub part: &'static str,
 }
 
 /// Rows and columns of the result, and the inner length.
 fn shape(kind: Kind, [m, n, k]: [usize; 3]) -> [usize; 3] {
-    if kind == Backward { [m, k, n] } else { [m, n, k] }
+    if kind == Kind::Backward { [m, k, n] } else { [m, n, k] }
 }
 
 /// Bytes of activations, weight and result.
@@ -139,9 +190,10 @@ pub fn cublas(kind: Kind, sizes: [usize; 3]) -> f64 {
 
 /// The product of a weight `[n, k]` with `m` rows, by the kernel that is fastest at it; `None` for the gradients.
 pub fn product(kind: Kind, sizes: [usize; 3]) -> Option<Prediction> {
-    let kernels = KERNELS.iter().filter(|kernel| kernel.kind == kind);
-    let ways = kernels.flat_map(|kernel| kernel.splits.iter().map(|&split| kernel.predict(split, sizes)));
-    ways.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+    let kernels = kernels().into_iter().filter(|kernel| kernel.kind == kind && sizes[0] <= kernel.most);
+    let ways =
+        |kernel: Kernel| kernel.splits.iter().map(|&split| kernel.predict(split, sizes)).collect::<Vec<_>>();
+    kernels.flat_map(ways).min_by(|a, b| a.seconds.total_cmp(&b.seconds))
 }
 
 impl Kernel {
@@ -165,7 +217,7 @@ impl Kernel {
         ];
         let clocks = |of: fn(&Loop) -> f64| -> f64 {
             let passes = |role: &Role| (role.warps * self.chunk) as f64 / role.pass as f64;
-            self.roles.iter().map(|role| passes(role) * of(&Loop::of(role.row))).sum()
+            self.roles.iter().map(|role| passes(role) * of(&Loop::of(&role.row))).sum()
         };
         let mut add = |part, of: fn(&Loop) -> f64| parts.push((part, work * clocks(of) / CLOCK));
         add("issue", |of| of.count("all") / 4.0);
@@ -174,7 +226,11 @@ impl Kernel {
         add("float", |of| of.count("float") / 4.0);
         add("shared", Loop::shared_clocks);
         let (part, seconds) = parts.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are parts");
-        Prediction { seconds: seconds + launches * LAUNCH + rounds * LATENCY, kernel: self.name, part }
+        Prediction {
+            seconds: seconds + launches * LAUNCH + rounds * LATENCY,
+            kernel: self.name.clone(),
+            part,
+        }
     }
 }
 
@@ -225,7 +281,7 @@ pub fn markdown() -> String {
     let mut line =
         |cells: Vec<String>| writeln!(text, "| {} |", cells.join(" | ")).expect("writing to a string");
     let shapes = goals::SHAPES.map(|[n, k]| format!("N {n} K {k}"));
-    for (kind, name) in [(Forward, "forward"), (Backward, "backward")] {
+    for (kind, name) in [(Kind::Forward, "forward"), (Kind::Backward, "backward")] {
         line([[name.into(), "goal".into()].to_vec(), shapes.to_vec()].concat());
         line(vec!["---".into(); 2 + shapes.len()]);
         for m in goals::ROWS {

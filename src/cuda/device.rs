@@ -1,6 +1,7 @@
 //! A device and its primary context.
 
 use super::driver::{self, check};
+use super::gemm::skinny_plan::Device;
 use super::launch::Stream;
 use super::module::Modules;
 use crate::error::{Error, Result, Status};
@@ -98,9 +99,19 @@ impl Cuda {
         }
     }
 
+    /// What plans are made by.
+    pub(super) fn size(&self) -> Device {
+        Device { processors: self.processors.into(), shared: self.shared_per_block }
+    }
+
     /// What its kernels are written for.
     pub fn target(&self) -> Target {
         target_of(self.capability)
+    }
+
+    /// Whether it has the instructions of [`Target::Sm90a`]: compute capability 9.0, nothing older or newer.
+    pub fn is_hopper(&self) -> bool {
+        self.capability == Target::Sm90a.sm()
     }
 
     /// Refuses what belongs to another context than the one that operations run in.
@@ -179,7 +190,12 @@ impl Queue<'_> {
 
     /// Whether the device has the instructions of [`Target::Sm90a`]: compute capability 9.0, nothing older or newer.
     pub fn is_hopper(&self) -> bool {
-        self.cuda.capability == Target::Sm90a.sm()
+        self.cuda.is_hopper()
+    }
+
+    /// What plans are made by.
+    pub(super) fn device(&self) -> Device {
+        self.cuda.size()
     }
 
     /// Bytes of shared memory that a block may have.

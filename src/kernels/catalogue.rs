@@ -10,6 +10,8 @@ use super::gemm::{GemmSpec, OperandSpec, Storage};
 use super::gemm_low_rank::{AdapterMatrix, GemmLowRankSpec};
 use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
+use super::gemm_skinny::GemmSkinnySpec;
+use super::gemm_skinny_backward::GemmSkinnyBackwardSpec;
 use super::gemm_wgmma::GemmWgmmaSpec;
 use super::gemm_wgmma_backward::GemmWgmmaBackwardSpec;
 use super::optimizer::StepSpec;
@@ -154,6 +156,18 @@ fn of_target(target: Target) -> Vec<Entry> {
             add(format!("gemm_mma_backward_nf4_{name}_fp8_lora_{rows}"), spec.into());
         }
     }
+    if target >= Target::Sm80 {
+        let spec = product(Half::Bf16, nested(NestedSpec::Fp8), bf16, Some(bf16), true, false);
+        for (fragments, down) in SKINNY {
+            let spec = GemmSkinnySpec { fragments, down, stages: 4, product: spec.clone() };
+            add(format!("gemm_skinny_nf4_bf16_fp8_lora_{}x{down}", 8 * fragments), spec.into());
+        }
+        let product = ProductSpec { bias: None, ..spec };
+        for (fragments, down) in SKINNY_BACKWARD {
+            let spec = GemmSkinnyBackwardSpec { fragments, down, stages: 4, product: product.clone() };
+            add(format!("gemm_skinny_backward_nf4_bf16_fp8_lora_{}x{down}", 8 * fragments), spec.into());
+        }
+    }
     add("split_sum_bf16_bias".into(), SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false }.into());
     let low_rank = |matrix, [long, narrow]: [Half; 2], parts| {
         KernelSpec::from(GemmLowRankSpec::new(matrix, long, narrow, parts, 64))
@@ -197,6 +211,11 @@ fn of_target(target: Target) -> Vec<Entry> {
     }
     entries
 }
+
+/// Fragments and warps down of the kernels for few rows, from the least to the most registers.
+const SKINNY: [(u32, u32); 4] = [(1, 1), (2, 2), (4, 8), (8, 8)];
+/// The same for the backward kernel.
+const SKINNY_BACKWARD: [(u32, u32); 4] = [(1, 8), (2, 4), (4, 2), (8, 2)];
 
 /// Every dtype, layout, block size, data type and kind of constants of the streaming kernels, for every target: what ptxas
 /// must accept without spills.
@@ -250,6 +269,9 @@ pub fn variants() -> Vec<Entry> {
             }
         }
     }
+    for entry in skinny_variants() {
+        add(Target::Sm80, entry);
+    }
     entries
 }
 
@@ -267,6 +289,27 @@ fn optimizers() -> Vec<KernelSpec> {
                         specs.push(SquaresSpec { group, rule: Some(rule), clipped: true }.into());
                     }
                 }
+            }
+        }
+    }
+    specs
+}
+
+/// The kernels for few rows, of every cut, with everything in the pass.
+fn skinny_variants() -> Vec<KernelSpec> {
+    let dynamic = || ConstantsSpec::Nested(NestedSpec::Dynamic);
+    let forward = product(Half::Bf16, dynamic(), DType::F32, Some(DType::F32), true, false);
+    let backward = product(Half::Bf16, dynamic(), DType::F32, None, true, true);
+    let mut specs = Vec::new();
+    for fragments in [1, 2, 4, 8] {
+        for down in [1, 2, 4, 8] {
+            let (stages, product) = (4, forward.clone());
+            if fragments <= 2 * down {
+                specs.push(GemmSkinnySpec { fragments, down, stages, product }.into());
+            }
+            let product = backward.clone();
+            if fragments * down <= 32 {
+                specs.push(GemmSkinnyBackwardSpec { fragments, down, stages, product }.into());
             }
         }
     }

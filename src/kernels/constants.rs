@@ -38,6 +38,13 @@ impl ConstantsSpec {
     }
 }
 
+impl ConstantsSpec {
+    /// Whether they are quantized themselves.
+    pub fn is_nested(&self) -> bool {
+        matches!(self, Self::Nested(_))
+    }
+}
+
 impl NestedSpec {
     /// What it encodes to.
     pub fn encoding(&self) -> Encoding {
@@ -53,8 +60,10 @@ impl NestedSpec {
 
 /// A constant as it is stored, in registers: the constant itself, or its code and that code's scale.
 pub struct StoredConstant {
-    code: Reg<B32>,
-    scale: Reg<F32>,
+    /// The code of a double-quantized one.
+    pub code: Reg<B32>,
+    /// Its scale, or the constant itself.
+    pub scale: Reg<F32>,
 }
 
 impl StoredConstant {

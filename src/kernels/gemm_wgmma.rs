@@ -11,12 +11,12 @@
 //! rounding.
 //!
 //! **Codes.** In step s of a chunk, lane `4g + t` needs of its rows the elements `2t` and `2t + 1` of the units of eight `2s`
-//! and `2s + 1`: byte t of each of the row's eight words. The producing thread transposes bytes, so that a lane reads all that
-//! it needs of a row in two words.
+//! and `2s + 1`: byte t of each of the row's eight words. The producers transpose bytes, so that a lane reads all that it needs
+//! of a row in two words. Two neighbouring threads load the halves of a row's 32 bytes: whole sectors at a time.
 //!
 //! **Places.** In a stage, four planes of 16 bytes a row: low and high bytes of the table, the codes of the first and the last
-//! four words. Rows follow each other: a producer's eight threads write 128 consecutive bytes at a time, a consumer reads 8
-//! rows, 128 bytes again.
+//! four words; rows follow each other, in the last plane row r at `r ^ 4`. So eight threads write 128 consecutive bytes at a time,
+//! or twice 64 in different banks, and a consuming warp reads 8 rows, 128 bytes again.
 //!
 //! **Low-rank term.** `T·Bᵀ` is more chunks of the inner dimension: T comes as X does, B from global memory to registers.
 //!
@@ -26,8 +26,8 @@
 
 use super::decode::PairDecoder;
 use super::product::ProductSpec;
-use super::wgmma_block::{self, LowRank, Piece, Roles, emit};
-use super::wgmma_pipeline::{CHUNK, STEPS, Sums, THREADS, WARPGROUP, in_turns};
+use super::wgmma_block::{self, LowRank, Piece, Roles, Source, emit};
+use super::wgmma_pipeline::{CHUNK, Place, STEPS, Sums, THREADS, WARPGROUP, in_turns};
 use super::wgmma_store::Store;
 use super::{Spec, Written, dynamic_module};
 use ptx_asm::{B32, B64, Error, Global, Kernel, Ptr, Reg, Shared, Target};
@@ -82,25 +82,35 @@ impl Roles for Forward {
 
     fn produce(block: &Block<'_>) {
         let Block { k, ref pipeline, lane, shape: [_, n, inner], .. } = *block;
-        let ([chunks, ranks], at) = (block.chunks(inner), pipeline.producer());
-        let first = k.setp_eq_u32(block.tid, 0);
-        block.tiles.for_each(|[feature, token]| {
+        let (at, first) = (pipeline.producer(), k.setp_eq_u32(block.tid, 0));
+        block.for_each(inner, |item| {
+            let Place { feature, token, .. } = item.place;
             let bring = |map, chunk| {
                 pipeline.acquire(&at);
                 k.if_then(first, || pipeline.bring(&at, map, k.mul_lo_u32(chunk, CHUNK), token));
             };
             // Rows beyond the end are those of nobody: any will do.
-            let row = k.min_u64(k.cvt_u64_u32(k.add_u32(feature, block.tid)), k.sub_u64(n, 1));
-            let row = k.mul_lo_u64(row, inner);
-            let element = |chunk| k.add_u64(row, k.mul_wide_u32(chunk, CHUNK));
-            block.for_each_piece(chunks, element, |chunk, piece| {
+            let first_of = |row: Reg<B32>| {
+                let row = k.min_u64(k.cvt_u64_u32(k.add_u32(feature, row)), k.sub_u64(n, 1));
+                k.mul_lo_u64(row, inner)
+            };
+            let codes = rows_of_codes(block).map(|row| {
+                let codes = block.codes(first_of(row));
+                k.offset(codes, k.cvt_u64_u32(k.shl_b32(half_of_codes(block), 4)))
+            });
+            let own = first_of(block.tid);
+            let source = |chunk| Source {
+                codes: codes.map(|codes| k.offset(codes, k.mul_wide_u32(chunk, CHUNK / 2))),
+                scaled: k.add_u64(own, k.mul_wide_u32(chunk, CHUNK)),
+            };
+            block.for_each_piece(item, source, |chunk, piece| {
                 bring(block.activations, chunk);
                 put(block, piece, at.stage);
                 pipeline.publish(&at, lane);
                 pipeline.advance(&at);
             });
             if let Some(low_rank) = &block.low_rank {
-                k.for_range(0, ranks, 1, |chunk| {
+                k.for_range(0, item.ranks, 1, |chunk| {
                     bring(low_rank.left, chunk);
                     pipeline.publish(&at, lane);
                     pipeline.advance(&at);
@@ -111,28 +121,28 @@ impl Roles for Forward {
 
     fn consume(block: &Block<'_>, warp: Reg<B32>, store: &Store<'_>) {
         let Block { k, ref pipeline, lane, product, .. } = *block;
-        let ([chunks, ranks], at) = (block.chunks(block.shape[2]), pipeline.consumer());
+        let at = pipeline.consumer();
         let sums = Sums::new(k, product.half, pipeline.tokens);
         let sets: [Fragments; 2] = std::array::from_fn(|_| std::array::from_fn(|_| k.regs()));
         let row = k.mul_lo_u32(warp, 16);
-        block.tiles.for_each(|[feature, token]| {
+        block.for_each(block.shape[2], |item| {
             sums.clear();
             pipeline.wait(&at);
             decode(block, row, at.stage, &sets[0]);
-            in_turns(k, chunks, |chunk, copy| {
+            in_turns(k, item.chunks, |chunk, copy| {
                 let stage = k.mov(at.stage);
                 multiply(block, &sums, &sets[copy], stage);
                 pipeline.advance(&at);
-                k.if_then(k.setp_lt_u32(k.add_u32(chunk, 1), chunks), || {
+                k.if_then(k.setp_lt_u32(k.add_u32(chunk, 1), item.chunks), || {
                     pipeline.wait(&at);
                     decode(block, row, at.stage, &sets[1 - copy]);
                 });
                 k.wgmma_wait_group(0);
                 pipeline.release(stage, lane);
             });
-            let row = k.add_u32(feature, row);
+            let row = k.add_u32(item.place.feature, row);
             if let Some(low_rank) = &block.low_rank {
-                k.for_range(0, ranks, 1, |chunk| {
+                k.for_range(0, item.ranks, 1, |chunk| {
                     load_adapter(block, low_rank, row, chunk, &sets[0]);
                     pipeline.wait(&at);
                     multiply(block, &sums, &sets[0], at.stage);
@@ -141,25 +151,41 @@ impl Roles for Forward {
                     pipeline.advance(&at);
                 });
             }
-            store.write(&sums, row, token);
+            store.write(&sums, &Place { feature: row, ..item.place });
         });
     }
 }
 
-/// Where a row of W lies in a stage.
+/// Where a row of W lies in a stage, in its first plane.
 fn place(block: &Block<'_>, stage: Reg<B32>, row: Reg<B32>) -> Ptr<Shared> {
     let k = block.k;
     k.element(k.element(block.weights.ptr(k), stage, WEIGHTS), row, 16)
 }
 
-/// Writes a row's table and transposed codes to a stage.
+/// The rows whose codes a producing thread brings: two neighbours bring the halves of one.
+fn rows_of_codes(block: &Block<'_>) -> [Reg<B32>; 2] {
+    let k = block.k;
+    [0, WARPGROUP / 2].map(|first| k.add_u32(k.shr_u32(block.tid, 1), first))
+}
+
+/// Which half of them.
+fn half_of_codes(block: &Block<'_>) -> Reg<B32> {
+    block.k.and_b32(block.tid, 1)
+}
+
+/// Writes a row's table, and transposed halves of two rows' codes, to a stage.
 fn put(block: &Block<'_>, piece: &Piece, stage: Reg<B32>) {
     let k = block.k;
     let table = block.table(block.constant(piece));
-    let place = place(block, stage, block.tid);
-    let codes = piece.codes.map(|words| transpose_bytes(k, words));
-    for (plane, words) in (0..).zip([table.low, table.high, codes[0], codes[1]]) {
-        k.st_shared::<[B32; 4]>(place.at((plane * PLANE) as i32), words);
+    let own = place(block, stage, block.tid);
+    for (plane, words) in (0..).zip([table.low, table.high]) {
+        k.st_shared::<[B32; 4]>(own.at((plane * PLANE) as i32), words);
+    }
+    let half = half_of_codes(block);
+    for (row, words) in rows_of_codes(block).into_iter().zip(piece.codes) {
+        let to = place(block, stage, k.xor_b32(row, k.shl_b32(half, 2)));
+        let to = k.element(to, half, PLANE);
+        k.st_shared::<[B32; 4]>(to.at((2 * PLANE) as i32), transpose_bytes(k, words));
     }
 }
 
@@ -167,15 +193,14 @@ fn put(block: &Block<'_>, piece: &Piece, stage: Reg<B32>) {
 fn decode(block: &Block<'_>, row: Reg<B32>, stage: Reg<B32>, to: &Fragments) {
     let Block { k, lane, .. } = *block;
     k.comment("decode");
-    let (g, t) = (k.shr_u32(lane, 2), k.and_b32(lane, 3));
-    let place = place(block, stage, k.add_u32(row, g));
-    let codes = k.element(place, t, 4);
+    let (row, t) = (k.add_u32(row, k.shr_u32(lane, 2)), k.and_b32(lane, 3));
+    let places = [0, 4].map(|other| place(block, stage, k.xor_b32(row, other)));
     for lower in 0..2 {
         let at = |plane: u32| (plane * PLANE + 8 * 16 * lower as u32) as i32;
-        let [low, high] = [0, 1].map(|plane| k.ld_shared::<[B32; 4]>(place.at(at(plane))));
+        let [low, high] = [0, 1].map(|plane| k.ld_shared::<[B32; 4]>(places[0].at(at(plane))));
         let table = PairDecoder { low, high };
-        for half in 0..2 {
-            let word = k.ld_shared::<B32>(codes.at(at(2 + half as u32)));
+        for (half, place) in places.into_iter().enumerate() {
+            let word = k.ld_shared::<B32>(k.element(place, t, 4).at(at(2 + half as u32)));
             let [first, second] = [to[2 * half], to[2 * half + 1]];
             table.pairs_to(k, word, [first[lower], first[lower + 2], second[lower], second[lower + 2]]);
         }

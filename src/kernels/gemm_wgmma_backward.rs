@@ -21,8 +21,8 @@
 //! products last. A producing warp issues about 240 instructions for it.
 
 use super::product::ProductSpec;
-use super::wgmma_block::{self, Piece, Roles, emit};
-use super::wgmma_pipeline::{CHUNK, ROW, STEPS, Sums, THREADS};
+use super::wgmma_block::{self, Piece, Roles, Source, emit};
+use super::wgmma_pipeline::{CHUNK, Place, ROW, STEPS, Sums, THREADS};
 use super::wgmma_store::Store;
 use super::{Spec, Written, dynamic_module};
 use ptx_asm::{B32, Descriptor, Error, F32, Kernel, Ptr, Reading, Reg, Shared, Swizzle, Target, TensorMap};
@@ -77,11 +77,11 @@ impl Roles for Backward {
 
     fn produce(block: &Block<'_>) {
         let Block { k, ref pipeline, lane, shape: [_, n, cols], tid, .. } = *block;
-        let ([chunks, ranks], at) = (block.chunks(n), pipeline.producer());
-        let first = k.setp_eq_u32(tid, 0);
+        let (at, first) = (pipeline.producer(), k.setp_eq_u32(tid, 0));
         let (row, span) = (k.and_b32(tid, CHUNK - 1), k.mul_lo_u32(k.shr_u32(tid, 6), SPAN));
         let row_of = |chunk| k.cvt_u64_u32(k.mad_lo_u32(chunk, CHUNK, row));
-        block.tiles.for_each(|[feature, token]| {
+        block.for_each(n, |item| {
+            let Place { feature, token, .. } = item.place;
             let bring = |map, chunk| {
                 pipeline.acquire(&at);
                 k.if_then(first, || pipeline.bring(&at, map, k.mul_lo_u32(chunk, CHUNK), token));
@@ -91,8 +91,12 @@ impl Roles for Backward {
             let col = k.add_u64(feature_col, k.cvt_u64_u32(span));
             let col = k.selp_b64(col, feature_col, k.setp_lt_u64(col, cols));
             let last = k.sub_u64(n, 1);
-            let element = |chunk| k.mad_lo_u64(k.min_u64(row_of(chunk), last), cols, col);
-            block.for_each_piece(chunks, element, |chunk, piece| {
+            let source = |chunk| {
+                let scaled = k.mad_lo_u64(k.min_u64(row_of(chunk), last), cols, col);
+                let codes = block.codes(scaled);
+                Source { codes: [codes, k.offset(codes, 16)], scaled }
+            };
+            block.for_each_piece(item, source, |chunk, piece| {
                 bring(block.activations, chunk);
                 let constant = block.constant(piece);
                 let constant = k.selp_f32(constant, 0.0, k.setp_lt_u64(row_of(chunk), n));
@@ -102,7 +106,7 @@ impl Roles for Backward {
                 pipeline.advance(&at);
             });
             if let Some(low_rank) = &block.low_rank {
-                k.for_range(0, ranks, 1, |chunk| {
+                k.for_range(0, item.ranks, 1, |chunk| {
                     bring(low_rank.left, chunk);
                     k.if_then(first, || {
                         let (full, rank) = (pipeline.full(&at), k.mul_lo_u32(chunk, CHUNK));
@@ -122,14 +126,13 @@ impl Roles for Backward {
 
     fn consume(block: &Block<'_>, warp: Reg<B32>, store: &Store<'_>) {
         let Block { k, ref pipeline, lane, product, shape: [_, n, _], .. } = *block;
-        let ([chunks, ranks], at) = (block.chunks(n), pipeline.consumer());
-        let chunks = k.add_u32(chunks, ranks);
+        let at = pipeline.consumer();
         let sums = Sums::new(k, product.half, pipeline.tokens);
         let span = k.mul_lo_u32(k.shr_u32(warp, 2), SPAN);
-        block.tiles.for_each(|[feature, token]| {
+        block.for_each(n, |item| {
             sums.clear();
             let before = k.var_u32(0);
-            k.for_range(0, chunks, 1, |chunk| {
+            k.for_range(0, k.add_u32(item.chunks, item.ranks), 1, |chunk| {
                 pipeline.wait(&at);
                 let (w, dy) = (weights(block, at.stage, span), pipeline.factor(at.stage));
                 k.wgmma_fence();
@@ -145,7 +148,8 @@ impl Roles for Backward {
             });
             k.wgmma_wait_group(0);
             pipeline.release(before, lane);
-            store.write(&sums, k.mad_lo_u32(warp, 16, feature), token);
+            let feature = k.mad_lo_u32(warp, 16, item.place.feature);
+            store.write(&sums, &Place { feature, ..item.place });
         });
     }
 }

@@ -9,6 +9,8 @@
 //! | [`gemm`] | products of dense and quantized matrices, any shape |
 //! | [`gemm_mma`] | `X·Wᵀ` on tensor cores |
 //! | [`gemm_mma_backward`] | `dY·W` on tensor cores |
+//! | [`gemm_skinny`] | `X·Wᵀ` for few rows of X |
+//! | [`gemm_skinny_backward`] | `dY·W` for few rows of dY |
 //! | [`split_sum`] | the sum of a product's parts |
 //! | [`gemm_low_rank`] | the adapter's own products on tensor cores |
 //! | [`gemm_wgmma`] | `X·Wᵀ` by the warpgroups of Hopper |
@@ -19,6 +21,8 @@
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
 //! | [`product`] | spec and parameters of products on tensor cores |
 //! | [`mma_tile`] | their tiles |
+//! | [`pieces`] | how products with few rows cut W |
+//! | [`raw_constants`] | constants on their way through a ring |
 //! | [`ring`] | chunks in shared memory, brought ahead of their use |
 //! | [`staged`] | dense 16-bit matrices in a ring |
 //! | [`wgmma_block`] | the blocks of products by `wgmma` |
@@ -45,12 +49,16 @@ pub mod gemm;
 pub mod gemm_low_rank;
 pub mod gemm_mma;
 pub mod gemm_mma_backward;
+pub mod gemm_skinny;
+pub mod gemm_skinny_backward;
 pub mod gemm_wgmma;
 pub mod gemm_wgmma_backward;
 pub mod mma_tile;
 pub mod optimizer;
+pub mod pieces;
 pub mod product;
 pub mod quantize;
+pub mod raw_constants;
 pub mod ring;
 pub mod scale;
 pub mod split_sum;
@@ -116,6 +124,10 @@ pub enum KernelSpec {
     GemmMma(gemm_mma::GemmMmaSpec),
     /// [`gemm_mma_backward`].
     GemmMmaBackward(gemm_mma_backward::GemmMmaBackwardSpec),
+    /// [`gemm_skinny`].
+    GemmSkinny(gemm_skinny::GemmSkinnySpec),
+    /// [`gemm_skinny_backward`].
+    GemmSkinnyBackward(gemm_skinny_backward::GemmSkinnyBackwardSpec),
     /// [`split_sum`].
     SplitSum(split_sum::SplitSumSpec),
     /// [`gemm_low_rank`].
@@ -171,6 +183,8 @@ any_kernel! {
     Gemm gemm::GemmSpec;
     GemmMma gemm_mma::GemmMmaSpec;
     GemmMmaBackward gemm_mma_backward::GemmMmaBackwardSpec;
+    GemmSkinny gemm_skinny::GemmSkinnySpec;
+    GemmSkinnyBackward gemm_skinny_backward::GemmSkinnyBackwardSpec;
     SplitSum split_sum::SplitSumSpec;
     GemmLowRank gemm_low_rank::GemmLowRankSpec;
     GemmWgmma gemm_wgmma::GemmWgmmaSpec;

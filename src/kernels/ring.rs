@@ -44,6 +44,11 @@ impl Batch<'_> {
         self.late.borrow_mut().push(Late::Vector(to.into(), values));
     }
 
+    /// Brings a word: `bytes` of it, at most 4, and zeros. From sm_80 on.
+    pub fn copy_word(&self, to: impl Into<Addr<Shared>>, from: Ptr<Global>, bytes: Reg<B32>) {
+        self.k.cp_async_ca_4_zfill(to, from, bytes);
+    }
+
     /// Brings a value that has just been loaded, where `guard` holds.
     pub fn put(&self, to: impl Into<Addr<Shared>>, value: Reg<F32>, guard: Reg<Pred>) {
         self.late.borrow_mut().push(Late::Word(to.into(), value, guard));
@@ -75,6 +80,17 @@ impl<'k> Ring<'k> {
         bring: impl Fn(&Batch<'k>, Reg<B32>, Reg<B32>),
         work: impl FnOnce(Reg<B32>, Reg<B32>),
     ) {
+        self.for_each_after(|| (), chunks, bring, work);
+    }
+
+    /// The same with something to do while the first chunks are under way; a barrier follows it.
+    pub fn for_each_after(
+        &self,
+        meanwhile: impl FnOnce(),
+        chunks: Reg<B32>,
+        bring: impl Fn(&Batch<'k>, Reg<B32>, Reg<B32>),
+        work: impl FnOnce(Reg<B32>, Reg<B32>),
+    ) {
         let (k, ahead) = (self.k, self.stages - 1 - self.lag);
         let start = |chunk, slot, exists: Reg<Pred>| {
             let batch = Batch { k, late: RefCell::default() };
@@ -90,6 +106,7 @@ impl<'k> Ring<'k> {
             let exists = k.setp_lt_u32(stage, chunks);
             finish(start(k.mov(stage), k.mov(stage), exists), exists);
         }
+        meanwhile();
         k.section("chunk after chunk");
         let (chunk, slot) = (k.mov::<B32>(0), k.mov::<B32>(0));
         let (next, next_slot) = (k.mov::<B32>(ahead), k.mov::<B32>(ahead));

@@ -5,7 +5,7 @@ use super::constants::{ConstantsParam, StoredConstant};
 use super::decode::PairDecoder;
 use super::dense::Dense;
 use super::product::ProductSpec;
-use super::wgmma_pipeline::{CHUNK, Pipeline, THREADS, Tiles, WARPGROUP, in_turns};
+use super::wgmma_pipeline::{CHUNK, Pipeline, Place, THREADS, Tiles, WARPGROUP, in_turns};
 use super::wgmma_store::{self, Store};
 use ptx_asm::{Array, B32, B64, F32, Global, Kernel, Ptr, Reg, TensorMap, U8};
 
@@ -28,8 +28,9 @@ pub struct Block<'k, R> {
     pub low_rank: Option<LowRank<R>>,
     /// The ring.
     pub pipeline: Pipeline<'k>,
-    /// The tiles.
-    pub tiles: Tiles<'k>,
+    tiles: Tiles<'k>,
+    /// Chunks of a part of the inner dimension.
+    per_split: Reg<B32>,
     /// W's side of the stages.
     pub weights: Array<U8>,
     /// The thread.
@@ -67,16 +68,37 @@ pub trait Roles {
     fn consume(block: &Block<'_, Self::Right>, warp: Reg<B32>, store: &Store<'_>);
 }
 
-/// 64 codes of a row of W and their constant, on their way to a producing thread.
+/// A tile and the chunks that make it.
+pub struct Item {
+    /// Which tile of which part.
+    pub place: Place,
+    /// The first chunk of the part.
+    first: Reg<B32>,
+    /// How many it has.
+    pub chunks: Reg<B32>,
+    /// Chunks of the low-rank term: the last part has it.
+    pub ranks: Reg<B32>,
+}
+
+/// Where a producing thread's part of a chunk of W comes from.
+pub struct Source {
+    /// Twice 32 codes.
+    pub codes: [Ptr<Global>; 2],
+    /// An element with the constant that it needs.
+    pub scaled: Reg<B64>,
+}
+
+/// The same on its way.
 pub struct Piece {
-    /// 32 bytes.
+    /// Twice 32 codes.
     pub codes: [[Reg<B32>; 4]; 2],
     constant: StoredConstant,
 }
 
 /// Emits a kernel of tiles of `tokens` rows of activations. Its parameters: a tensor map of the activations; codes and constants;
 /// M, N, K (u64); with a low-rank term a map of its left side, the right side, the rank (u32); the bias if there is one; the
-/// output and its row stride (u64). Returns the bytes of dynamic shared memory.
+/// output and its row stride (u64); parts that the inner dimension is split in, and chunks of 64 in each (u32), of which no part
+/// is without. The output has M rows for each part. Returns the bytes of dynamic shared memory.
 pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
     k.maxnreg(REGISTERS);
     let (activations, codes) = (k.param_tensor_map("activations"), k.param_ptr("codes"));
@@ -89,17 +111,19 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
     });
     let bias = product.bias.map(|dtype| Dense { dtype, base: k.param_ptr("bias"), stride: k.mov(0) });
     let out = Dense { dtype: product.out, base: k.param_ptr("out"), stride: k.param_u64("out_stride") };
+    let [splits, per_split] = ["splits", "per_split"].map(|name| k.param_u32(name));
     let mut shared = k.dynamic_shared(1024);
     let pipeline = Pipeline::new(k, &mut shared, tokens, R::WEIGHTS, wgmma_store::SHARED);
     let weights = shared.array_aligned((pipeline.stages * R::WEIGHTS) as usize, 1024);
     let turned = shared.array_aligned::<U8>(wgmma_store::SHARED as usize, 128);
     k.bar_sync(0);
     let size = [shape[R::FEATURES], shape[0]];
-    let (tiles, tid) = (Tiles::new(k, size, tokens), k.tid_x());
+    let (tiles, tid) = (Tiles::new(k, size, tokens, splits), k.tid_x());
     let lane = k.and_b32(tid, 31);
     #[rustfmt::skip]
-    let block =
-        Block { k, product, activations, codes, constants, shape, low_rank, pipeline, tiles, weights, tid, lane };
+    let block = Block {
+        k, product, activations, codes, constants, shape, low_rank, pipeline, tiles, per_split, weights, tid, lane,
+    };
     k.if_else(
         k.setp_lt_u32(tid, WARPGROUP),
         || {
@@ -120,42 +144,53 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
 }
 
 impl<R> Block<'_, R> {
-    /// Chunks of an inner dimension, and of the rank.
-    pub fn chunks(&self, inner: Reg<B64>) -> [Reg<B32>; 2] {
+    /// Emits `body` once, to run for each of this block's tiles, of sums over `inner`.
+    pub fn for_each(&self, inner: Reg<B64>, body: impl FnOnce(&Item)) {
         let k = self.k;
-        let rank = self.low_rank.as_ref().map_or(k.mov(0), |low_rank| low_rank.rank);
-        [k.cvt_u32_u64(inner), rank].map(|len| k.shr_u32(k.add_u32(len, CHUNK - 1), CHUNK.trailing_zeros()))
+        let chunks = |len| k.shr_u32(k.add_u32(len, CHUNK - 1), CHUNK.trailing_zeros());
+        let all = chunks(k.cvt_u32_u64(inner));
+        let ranks = self.low_rank.as_ref().map_or(k.mov(0), |low_rank| chunks(low_rank.rank));
+        self.tiles.for_each(|place| {
+            let first = k.mul_lo_u32(place.split, self.per_split);
+            let left = k.sub_u32(all, first);
+            let ranks = k.selp_b32(ranks, 0, k.setp_le_u32(left, self.per_split));
+            body(&Item { place: *place, first, chunks: k.min_u32(left, self.per_split), ranks });
+        });
     }
 
-    /// A producing thread's walk over `chunks` chunks: of each, `element` says where in W the thread's 64 elements begin, and
-    /// `work` puts them into a stage. They are loaded two chunks ahead, which hides the latency of memory.
+    /// A producing thread's walk over a tile's chunks: `source` says where its part of one comes from, `work` puts it into a
+    /// stage. It is loaded two chunks ahead, which hides the latency of memory.
     pub fn for_each_piece(
         &self,
-        chunks: Reg<B32>,
-        element: impl Fn(Reg<B32>) -> Reg<B64>,
+        item: &Item,
+        source: impl Fn(Reg<B32>) -> Source,
         work: impl Fn(Reg<B32>, &Piece),
     ) {
         let k = self.k;
         let pieces =
             [(); 2].map(|()| Piece { codes: [k.regs(), k.regs()], constant: StoredConstant::new(k) });
         let fetch = |chunk: Reg<B32>, to: &Piece| {
-            k.if_then(k.setp_lt_u32(chunk, chunks), || {
-                let element = element(chunk);
-                let from = k.offset(self.codes, k.shr_u64(element, 1));
-                for (half, words) in (0..).zip(to.codes) {
-                    k.to(words).ld_global_nc::<[B32; 4]>(from.at(16 * half));
+            k.if_then(k.setp_lt_u32(chunk, item.chunks), || {
+                let Source { codes, scaled } = source(k.add_u32(item.first, chunk));
+                for (words, from) in to.codes.into_iter().zip(codes) {
+                    k.to(words).ld_global_nc::<[B32; 4]>(from);
                 }
-                let block = k.shr_u64(element, self.product.block_size.trailing_zeros());
+                let block = k.shr_u64(scaled, self.product.block_size.trailing_zeros());
                 self.constants.fetch(k, block, &to.constant);
             })
         };
         for (chunk, piece) in (0..).zip(&pieces) {
             fetch(k.mov(chunk), piece);
         }
-        in_turns(k, chunks, |chunk, copy| {
-            work(chunk, &pieces[copy]);
+        in_turns(k, item.chunks, |chunk, copy| {
+            work(k.add_u32(item.first, chunk), &pieces[copy]);
             fetch(k.add_u32(chunk, 2), &pieces[copy]);
         });
+    }
+
+    /// Where the codes from an element of W on lie.
+    pub fn codes(&self, element: Reg<B64>) -> Ptr<Global> {
+        self.k.offset(self.codes, self.k.shr_u64(element, 1))
     }
 
     /// The constant of a piece that was loaded.

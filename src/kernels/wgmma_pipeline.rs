@@ -14,7 +14,8 @@
 //! runs on from tile to tile: while the consumers store one, the producers fill the stages for the next.
 //!
 //! **Order of the tiles.** Groups of [`GROUP`] tiles of tokens, in them feature after feature: what the blocks work on at a
-//! time is nearly a square in bytes, and a group's activations stay in the L2 cache while all of W passes by.
+//! time is nearly a square in bytes, and a group's activations stay in the L2 cache while all of W passes by. Where there are
+//! few tiles, the inner dimension is split in parts, one after the other, each with an output of its own to be added up later.
 
 use super::decode::Half;
 use ptx_asm::{
@@ -165,42 +166,58 @@ impl<'k> Pipeline<'k> {
     }
 }
 
-/// The tiles of the output, `features` by `tokens`, all of which fit 31 bits.
+/// The tiles of the output, and the parts that the inner dimension is split in: all of them together fit 31 bits.
 pub struct Tiles<'k> {
     k: &'k Kernel,
     tokens: u32,
     /// Tiles in each direction.
     feature_tiles: Reg<B32>,
     token_tiles: Reg<B32>,
+    splits: Reg<B32>,
+}
+
+/// What a block works on at a time.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The tile's first feature.
+    pub feature: Reg<B32>,
+    /// Its first token.
+    pub token: Reg<B32>,
+    /// The part of the inner dimension.
+    pub split: Reg<B32>,
 }
 
 impl<'k> Tiles<'k> {
-    /// Of an output of this size, in tiles of `tokens` tokens.
-    pub fn new(k: &'k Kernel, [feature_count, token_count]: [Reg<B64>; 2], tokens: u32) -> Self {
+    /// Of an output of so many features and tokens, in tiles of `size` tokens.
+    pub fn new(k: &'k Kernel, [features, tokens]: [Reg<B64>; 2], size: u32, splits: Reg<B32>) -> Self {
         let tiles = |len, size: u32| {
             k.cvt_u32_u64(k.shr_u64(k.add_u64(len, u64::from(size - 1)), size.trailing_zeros()))
         };
-        let (feature_tiles, token_tiles) = (tiles(feature_count, FEATURES), tiles(token_count, tokens));
-        Self { k, tokens, feature_tiles, token_tiles }
+        let (feature_tiles, token_tiles) = (tiles(features, FEATURES), tiles(tokens, size));
+        Self { k, tokens: size, feature_tiles, token_tiles, splits }
     }
 
-    /// Emits `body` once, to run for each tile that is this block's, with its first feature and token.
-    pub fn for_each(&self, body: impl FnOnce([Reg<B32>; 2])) {
+    /// Emits `body` once, to run for each tile of each part that is this block's.
+    pub fn for_each(&self, body: impl FnOnce(&Place)) {
         let k = self.k;
-        let tile = k.mov(k.ctaid_x());
-        let total = k.mul_lo_u32(self.feature_tiles, self.token_tiles);
+        let item = k.mov(k.ctaid_x());
+        let tiles = k.mul_lo_u32(self.feature_tiles, self.token_tiles);
+        let total = k.mul_lo_u32(tiles, self.splits);
         let of_group = k.mul_lo_u32(self.feature_tiles, GROUP);
         k.while_(
-            || k.setp_lt_u32(tile, total),
+            || k.setp_lt_u32(item, total),
             || {
+                let split = k.div_u32(item, tiles);
+                let tile = k.sub_u32(item, k.mul_lo_u32(split, tiles));
                 let group = k.div_u32(tile, of_group);
                 let within = k.sub_u32(tile, k.mul_lo_u32(group, of_group));
                 let first = k.mul_lo_u32(group, GROUP);
                 let across = k.min_u32(GROUP, k.sub_u32(self.token_tiles, first));
                 let feature = k.div_u32(within, across);
                 let token = k.add_u32(first, k.sub_u32(within, k.mul_lo_u32(feature, across)));
-                body([k.mul_lo_u32(feature, FEATURES), k.mul_lo_u32(token, self.tokens)]);
-                k.to(tile).add_u32(tile, k.nctaid_x());
+                let (feature, token) = (k.mul_lo_u32(feature, FEATURES), k.mul_lo_u32(token, self.tokens));
+                body(&Place { feature, token, split });
+                k.to(item).add_u32(item, k.nctaid_x());
             },
         );
     }

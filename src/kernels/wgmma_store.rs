@@ -1,26 +1,29 @@
 //! How the sums of a tile made by `wgmma` become the output: transposed through shared memory, 16 bytes at a time.
 //!
 //! The sums lie feature by feature, the output token by token ([`super::wgmma_pipeline`]). Each warp turns its 16 features by
-//! itself, 32 tokens at a time, in 2 KB of shared memory; a lane then has 8 features of a token, adds what is there if asked
-//! to, rounds once and writes them: 32 or 64 consecutive bytes of 16 tokens a warp.
+//! itself, a piece of tokens at a time, in 2 KB of shared memory; a lane then has 8 features of a token and writes them: 32 or
+//! 64 consecutive bytes of 16 tokens a warp. Sums are rounded once. An output of 16 bits that nothing is added to is rounded
+//! before it is turned, 64 tokens at a time by `stmatrix`; otherwise f32 is turned, 32 tokens at a time.
 //!
-//! **Places.** A token's 16 sums are four 16-byte units. Unit u of token r lies in line `2·(r >> 2) + (r & 1)` of 128 bytes, in
-//! its half `(r >> 1) & 1`, at `u ^ (r & 1) ^ 2·((r >> 2) & 1)`: the 32 sums that a warp writes at a time, which belong to
-//! every other of 8 tokens, fill all banks, and so do the units of four tokens, which eight lanes read at a time.
+//! **Places.** In 16 bits, a token has two 16-byte units: unit u of token r lies at `u ^ ((r >> 2) & 1)`, and the 8 rows of a
+//! matrix fill all banks. In f32 it has four, two tokens share a line of 128 bytes: unit u of token r lies in line
+//! `2·(r >> 2) + (r & 1)`, in its half `(r >> 1) & 1`, at `u ^ (r & 1) ^ 2·((r >> 2) & 1)`. The sums that a warp writes at a time,
+//! which belong to every other of 8 tokens, fill all banks, and so do the units of four tokens, which eight lanes read at a
+//! time.
 
+use super::decode::Half;
 use super::dense::Dense;
 use super::tensor::{narrow, widen};
-use super::wgmma_pipeline::{Sums, WARPGROUP};
-use ptx_asm::{B32, B64, F32, Global, Kernel, Pred, Ptr, Reg, Shared};
+use super::wgmma_pipeline::{Place, Sums, WARPGROUP};
+use crate::view::DType;
+use ptx_asm::{B32, B64, F32, Global, Kernel, Pred, Ptr, Reg, Shared, U16};
 
-/// Tokens that a warp turns at a time.
-const PIECE: u32 = 32;
-/// Bytes of them in shared memory.
-const PIECE_BYTES: u32 = PIECE * 16 * 4;
+/// Bytes of a piece: 16 features of 32 or 64 tokens.
+const PIECE: u32 = 2048;
 /// Bytes of shared memory: eight warps.
-pub const SHARED: u32 = 2 * WARPGROUP / 32 * PIECE_BYTES;
+pub const SHARED: u32 = 2 * WARPGROUP / 32 * PIECE;
 
-/// Where a consumer's sums go.
+/// Where a consuming warp's sums go.
 pub struct Store<'k> {
     k: &'k Kernel,
     out: Dense,
@@ -29,12 +32,87 @@ pub struct Store<'k> {
     /// Features and tokens of the output.
     size: [Reg<B64>; 2],
     lane: Reg<B32>,
-    /// Where the lane writes the first of its tokens' sums: by feature (g or g + 8), then by token (even or odd).
-    write: [[Ptr<Shared>; 2]; 2],
-    /// Where it reads the first of its 8 features of a token.
-    read: Reg<B32>,
+    turn: Turn,
     /// Whether 16 bytes may be accessed at once.
     wide: Reg<Pred>,
+}
+
+/// The warp's piece in shared memory.
+enum Turn {
+    /// In 16 bits: where the lane's row of four matrices of 16 tokens by 16 features lies, and its first 8 features to read.
+    Halves { half: Half, write: Ptr<Shared>, read: Ptr<Shared> },
+    /// In f32: where the lane writes its first sums, by feature (g or g + 8), then by token (even or odd); and its first 4
+    /// features to read, which the next 4 lie beside.
+    Singles { write: [[Ptr<Shared>; 2]; 2], read: Ptr<Shared> },
+}
+
+impl Turn {
+    fn halves(k: &Kernel, half: Half, piece: Ptr<Shared>, lane: Reg<B32>) -> Self {
+        let bit = |n: u32| k.and_b32(k.shr_u32(lane, n), 1);
+        let place = |token: Reg<B32>, unit: Reg<B32>, swizzle: Reg<B32>| {
+            k.element(k.element(piece, token, 32), k.xor_b32(unit, swizzle), 16)
+        };
+        // Lanes 8i … 8i + 7 give the rows of matrix i: 8 tokens of features 0 …, of features 8 …, then 8 tokens more.
+        let token = k.mad_lo_u32(bit(4), 8, k.and_b32(lane, 7));
+        let write = place(token, bit(3), bit(2));
+        // Token lane >> 1, features 8·(lane & 1) ….
+        let read = place(k.shr_u32(lane, 1), bit(0), bit(3));
+        Self::Halves { half, write, read }
+    }
+
+    fn singles(k: &Kernel, piece: Ptr<Shared>, lane: Reg<B32>) -> Self {
+        let (g, t) = (k.shr_u32(lane, 2), k.and_b32(lane, 3));
+        // Token 2t + odd: line 2·(t >> 1) + odd, half t & 1.
+        let (upper, half) = (k.shr_u32(t, 1), k.and_b32(t, 1));
+        let line = k.element(k.element(piece, upper, 256), half, 64);
+        let word = k.element(line, k.and_b32(g, 3), 4);
+        let write = [0, 1].map(|lower| {
+            [0, 1].map(|odd| {
+                let unit = k.add_u32(k.shr_u32(g, 2), 2 * lower);
+                let place = k.xor_b32(k.xor_b32(unit, k.shl_b32(upper, 1)), odd);
+                k.offset(k.element(word, place, 16), 128 * odd)
+            })
+        });
+        // Token r = lane >> 1, features 8·(lane & 1) ….
+        let bit = |n: u32| k.and_b32(k.shr_u32(lane, n), 1);
+        let line = k.element(k.element(piece, k.shr_u32(lane, 3), 256), bit(1), 128);
+        let unit = k.xor_b32(k.xor_b32(k.shl_b32(bit(0), 1), bit(1)), k.shl_b32(bit(3), 1));
+        let read = k.element(k.element(line, bit(2), 64), unit, 16);
+        Self::Singles { write, read }
+    }
+
+    /// Tokens of a piece.
+    fn tokens(&self) -> u32 {
+        match self {
+            Self::Halves { .. } => 64,
+            Self::Singles { .. } => 32,
+        }
+    }
+
+    /// Puts a piece there: of each 8 tokens two of feature g, two of feature g + 8.
+    fn write(&self, k: &Kernel, sums: &[Reg<F32>]) {
+        match self {
+            Self::Halves { half, write, .. } => {
+                for (i, sums) in (0..).zip(sums.chunks(8)) {
+                    let pairs = std::array::from_fn(|q| half.pack(k, sums[2 * q], sums[2 * q + 1]));
+                    k.stmatrix_x4_trans(write.at(16 * 32 * i), pairs);
+                }
+            }
+            Self::Singles { write, .. } => {
+                for (i, &sum) in sums.iter().enumerate() {
+                    k.st_shared::<F32>(write[i / 2 % 2][i % 2].at(512 * (i / 4) as i32), sum);
+                }
+            }
+        }
+    }
+
+    /// Where the lane reads of the piece's 16 tokens number `n`.
+    fn read(&self, k: &Kernel, n: u32) -> Ptr<Shared> {
+        match self {
+            Self::Halves { read, .. } => k.offset(*read, 16 * 32 * n),
+            Self::Singles { read, .. } => k.offset(*read, 16 * 64 * n),
+        }
+    }
 }
 
 impl<'k> Store<'k> {
@@ -48,55 +126,40 @@ impl<'k> Store<'k> {
         accumulate: bool,
         size: [Reg<B64>; 2],
     ) -> Self {
-        let own = k.element(shared, warp, PIECE_BYTES);
-        let (g, t) = (k.shr_u32(lane, 2), k.and_b32(lane, 3));
-        // Token 2t + odd: line 2·(t >> 1) + odd, half t & 1.
-        let (upper, half) = (k.shr_u32(t, 1), k.and_b32(t, 1));
-        let line = k.element(k.element(own, upper, 256), half, 64);
-        let word = k.element(line, k.and_b32(g, 3), 4);
-        let write = [0, 1].map(|lower| {
-            [0, 1].map(|odd| {
-                let unit = k.add_u32(k.shr_u32(g, 2), 2 * lower);
-                let place = k.xor_b32(k.xor_b32(unit, k.shl_b32(upper, 1)), odd);
-                k.offset(k.element(word, place, 16), 128 * odd)
-            })
-        });
-        // Token lane >> 1, features 8·(lane & 1) …
-        let (r, h) = (k.shr_u32(lane, 1), k.and_b32(lane, 1));
-        let bit = |n: u32| k.and_b32(k.shr_u32(r, n), 1);
-        let line = k.element(k.element(own, k.shr_u32(r, 2), 256), bit(0), 128);
-        let unit = k.xor_b32(k.xor_b32(k.shl_b32(h, 1), bit(0)), k.shl_b32(bit(2), 1));
-        let read = k.element(k.element(line, bit(1), 64), unit, 16).reg();
+        let piece = k.element(shared, warp, PIECE);
+        let turn = match out.dtype {
+            DType::F16 if !accumulate => Turn::halves(k, Half::F16, piece, lane),
+            DType::Bf16 if !accumulate => Turn::halves(k, Half::Bf16, piece, lane),
+            _ => Turn::singles(k, piece, lane),
+        };
         let bytes = k.or_b64(out.base.reg(), k.shl_b64(out.stride, out.dtype.size().trailing_zeros()));
         let wide = k.setp_eq_u64(k.and_b64(bytes, 15), 0);
-        Self { k, out, bias, accumulate, size, lane, write, read, wide }
+        Self { k, out, bias, accumulate, size, lane, turn, wide }
     }
 
-    /// Writes a warp's sums: 16 features from `feature` on, a tile's tokens from `token` on.
-    pub fn write(&self, sums: &Sums<'_>, feature: Reg<B32>, token: Reg<B32>) {
-        let (k, [features, tokens]) = (self.k, self.size);
+    /// Writes a warp's sums: 16 features and a tile's tokens, from those of `place` on.
+    pub fn write(&self, sums: &Sums<'_>, place: &Place) {
+        let (k, [features, tokens], feature) = (self.k, self.size, place.feature);
         k.section("store");
         let bias = self.biases(feature);
         // The lane's 8 features, and how many of them exist; its token of each 16, and how many exist from there on.
         let first = k.cvt_u64_u32(k.add_u32(feature, k.shl_b32(k.and_b32(self.lane, 1), 3)));
         let exist = k.cvt_u32_u64(k.min_u64(8, k.max_s64(k.sub_s64(features, first), 0)));
-        let token = k.cvt_u64_u32(k.add_u32(token, k.shr_u32(self.lane, 1)));
+        let token = k.cvt_u64_u32(k.add_u32(place.token, k.shr_u32(self.lane, 1)));
         let left = k.sub_s64(tokens, token);
+        // Each part has as many rows.
+        let token = k.mad_lo_u64(k.cvt_u64_u32(place.split), tokens, token);
         let whole = k.and_pred(self.wide, k.setp_eq_u32(exist, 8));
         let to = self.out.address(k, token, first);
         let step = k.shl_b64(self.out.stride, 4 + self.out.dtype.size().trailing_zeros());
-        for (piece, sums) in (0..).zip(sums.registers.chunks((PIECE / 2) as usize)) {
-            for (i, &sum) in (0..).zip(sums) {
-                // Of 8 tokens: two of feature g, two of feature g + 8.
-                let (lower, odd) = (i / 2 % 2, i % 2);
-                let value = bias.map_or(sum, |bias| k.add_rn_f32(sum, bias[lower]));
-                k.st_shared::<F32>(self.write[lower][odd].at(512 * (i / 4) as i32), value);
-            }
+        for (piece, sums) in (0..).zip(sums.registers.chunks((self.turn.tokens() / 2) as usize)) {
+            let biased = |(i, &sum)| bias.map_or(sum, |bias| k.add_rn_f32(sum, bias[i / 2 % 2]));
+            self.turn.write(k, &sums.iter().enumerate().map(biased).collect::<Vec<_>>());
             k.bar_warp_sync(u32::MAX);
-            for half in 0..PIECE / 16 {
-                let ahead = piece * PIECE + 16 * half;
+            for n in 0..self.turn.tokens() / 16 {
+                let ahead = piece * self.turn.tokens() + 16 * n;
                 k.if_then(k.setp_gt_s64(left, ahead), || {
-                    let from = Ptr::new(k.add_u32(self.read, 1024 * half));
+                    let from = self.turn.read(k, n);
                     k.if_else(
                         whole,
                         || self.write_vectors(from, to),
@@ -123,6 +186,9 @@ impl<'k> Store<'k> {
     /// Eight features of a token at once.
     fn write_vectors(&self, from: Ptr<Shared>, to: Ptr<Global>) {
         let (k, dtype) = (self.k, self.out.dtype);
+        if let Turn::Halves { .. } = self.turn {
+            return k.st_global::<[B32; 4]>(to, k.ld_shared::<[B32; 4]>(from));
+        }
         let second = Ptr::new(k.xor_b32(from.reg(), 16));
         let mut values = [from, second].map(|from| k.ld_shared::<[F32; 4]>(from)).concat();
         let vectors = (8 * dtype.size() / 16) as i32;
@@ -139,10 +205,13 @@ impl<'k> Store<'k> {
     fn write_elements(&self, from: Ptr<Shared>, token: Reg<B64>, first: Reg<B64>, exist: Reg<B32>) {
         let k = self.k;
         k.for_range(0, exist, 1, |i| {
-            // Number i in the units of 4: the second lies beside the first.
+            let col = k.add_u64(first, k.cvt_u64_u32(i));
+            if let Turn::Halves { .. } = self.turn {
+                let value = k.ld_shared::<U16>(k.element(from, i, 2));
+                return k.st_global::<U16>(self.out.address(k, token, col), value);
+            }
             let place = k.or_b32(k.shl_b32(k.and_b32(i, 4), 2), k.shl_b32(k.and_b32(i, 3), 2));
             let value = k.ld_shared::<F32>(Ptr::new(k.xor_b32(from.reg(), place)));
-            let col = k.add_u64(first, k.cvt_u64_u32(i));
             let value = match self.accumulate {
                 true => k.add_rn_f32(value, self.out.load(k, token, col, None)),
                 false => value,

@@ -284,9 +284,17 @@ impl Case {
         self.dtypes[which] != DType::F32 && [cols, self.gap].iter().all(|size| size.is_multiple_of(8))
     }
 
+    /// X, dY, bias, A or B.
     pub fn matrix(&self, which: usize, rows: usize, cols: usize) -> Matrix {
         let values = numbers(rows * cols, self.seed.wrapping_add(which as u64 * 977), &[]);
         Matrix::new(self.dtypes[which % 5], &values, rows, cols, self.gap)
+    }
+
+    /// W.
+    pub fn weight(&self) -> QuantizedMatrix {
+        let weight = numbers(self.n * self.k, self.seed ^ 5, &[]);
+        let weight = Tensor::new(&weight, self.n, self.k).unwrap();
+        QuantizedMatrix::quantize(&Context::cpu(), weight, &self.spec).unwrap()
     }
 
     /// Forward, backward and gradients.
@@ -299,9 +307,7 @@ impl Case {
     fn check_products(&self, device: &impl Products) -> Result<(), TestCaseError> {
         let Case { m, n, k, .. } = *self;
         let (rank, scale) = (self.rank.unwrap_or(0), SCALE);
-        let cpu = Context::cpu();
-        let weight = numbers(n * k, self.seed ^ 5, &[]);
-        let q = QuantizedMatrix::quantize(&cpu, Tensor::new(&weight, n, k).unwrap(), &self.spec).unwrap();
+        let (cpu, q) = (Context::cpu(), self.weight());
         let mut w = vec![0f32; n * k];
         q.dequantize(&cpu, TensorMut::new(&mut w, n, k).unwrap()).unwrap();
         let w = M64::new(&w, n, k);

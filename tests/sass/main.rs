@@ -66,10 +66,16 @@ const BACKWARD: &[&str] = &["LDS.32", "LDG.8", "LDG.32", "STS.32"];
 /// The lane's bytes of a row's 16 values.
 const WGMMA: &[&str] = &["LDS.32"];
 
+/// Codes of four rows, or of eight; pairs of values, constants and their scales; constants on their way.
+const SKINNY: &[&str] = &["LDS.64", "LDS.32", "LDGSTS.32"];
+const SKINNY_BACKWARD: &[&str] = &["LDS.32", "LDGSTS.32"];
+
 /// A line for each kernel with products of tensor cores.
 ///
 /// `gemm_mma*` walks in chunks of 64, a warp with rows/2 x 32 of a tile: rows/32 x 4 fragments, 4 products of 16 x 8 x 16
 /// each, on Turing 8 of half the depth. Forward a warp decodes its columns, backward a block 64 x 128 together.
+///
+/// `gemm_skinny*` has a piece of 32 x 64 codes a warp and pass, and for each 8 rows of X or dY 2 x 4 products.
 ///
 /// `gemm_low_rank*` decodes nothing: chunks of 64 terms, a warp with 32 x 32 of a tile, 2 x 4 fragments; twice that where the
 /// narrow matrix comes in two parts, three times where the long one does, too.
@@ -87,6 +93,14 @@ const EXPECTED: &[Expected] = &[
     one_loop("gemm_mma_backward_nf4_bf16_fp8_lora_32", 16, 32, BACKWARD),
     one_loop("gemm_mma_backward_nf4_bf16_fp8_lora_64", 32, 32, BACKWARD),
     one_loop("gemm_mma_backward_nf4_bf16_fp8_lora_128", 64, 32, BACKWARD),
+    one_loop("gemm_skinny_nf4_bf16_fp8_lora_8x1", 8, 64, SKINNY),
+    one_loop("gemm_skinny_nf4_bf16_fp8_lora_16x2", 16, 64, SKINNY),
+    one_loop("gemm_skinny_nf4_bf16_fp8_lora_32x8", 32, 64, SKINNY),
+    one_loop("gemm_skinny_nf4_bf16_fp8_lora_64x8", 64, 64, SKINNY),
+    one_loop("gemm_skinny_backward_nf4_bf16_fp8_lora_8x8", 8, 64, SKINNY_BACKWARD),
+    one_loop("gemm_skinny_backward_nf4_bf16_fp8_lora_16x4", 16, 64, SKINNY_BACKWARD),
+    one_loop("gemm_skinny_backward_nf4_bf16_fp8_lora_32x2", 32, 64, SKINNY_BACKWARD),
+    one_loop("gemm_skinny_backward_nf4_bf16_fp8_lora_64x2", 64, 64, SKINNY_BACKWARD),
     one_loop("gemm_low_rank_t_f16_64", 64, 0, &[]),
     one_loop("gemm_low_rank_t_bf16_64", 32, 0, &[]),
     one_loop("gemm_low_rank_u_bf16_64", 32, 0, &[]),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 
+use crate::engine::Place;
 use crate::optimizer::Choice;
 
 /// Finetunes a small Llama-architecture model twice, with QLoRA (its linear weights held as NF4 with
@@ -50,6 +51,9 @@ pub struct Args {
     /// architecture
     #[arg(long, value_name = "FILE")]
     pub errors: Option<PathBuf>,
+    /// Where the quantized linear layers run: auto (CUDA device 0 if there is one, else the CPU), cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", value_name = "PLACE")]
+    pub device: Place,
     /// Threads [default: all cores]
     #[arg(long)]
     pub threads: Option<usize>,
@@ -103,5 +107,7 @@ mod tests {
         assert_eq!(refusal(&["--seq", "2"]), "--seq 2 is too small: at least 8 is needed");
         assert!(refusal(&["--eval-tokens", "5"]).starts_with("--eval-tokens 5 is too small"));
         assert_eq!(refusal(&["--lr", "nan"]), "--lr NaN is not a positive number");
+        let device = Args::try_parse_from(["finetune", "--device", "gpu"]).unwrap_err().to_string();
+        assert!(device.contains("'gpu' for '--device <PLACE>': it is none of auto, cpu"), "{device}");
     }
 }

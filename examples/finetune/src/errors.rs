@@ -8,8 +8,9 @@ use candle_core::{DType, Device};
 use indicatif::ProgressIterator;
 use qlora_kernels::{Codebook, QuantSpec};
 
+use crate::engine::Engine;
 use crate::evaluate::progress;
-use crate::linear::{Base, Engine, Footprint};
+use crate::linear::{Base, Footprint};
 
 /// Prints ‖W - Ŵ‖ / ‖W‖ over all matrices of a safetensors file but the embeddings, for each data type.
 pub fn print(engine: &Engine, path: &Path, mut formats: Vec<(&str, Option<QuantSpec>)>) -> Result<()> {
@@ -54,6 +55,7 @@ fn is_weight(name: &str, shape: &[usize]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Place;
     use crate::testing::random;
     use std::collections::HashMap;
 
@@ -67,7 +69,7 @@ mod tests {
         ]);
         candle_core::safetensors::save(&tensors, &path).unwrap();
         let formats = [("NF4", Some(QuantSpec::new(Codebook::Nf4, 64)))];
-        let engine = Engine::new(Some(1)).unwrap();
+        let engine = Engine::new(Place::Cpu, 1).unwrap();
         let costs = costs(&engine, &path, &formats);
         std::fs::write(&path, "text").unwrap();
         let damaged = super::costs(&engine, &path, &formats).unwrap_err().to_string();

@@ -1,43 +1,14 @@
 //! The linear layers: a frozen weight, quantized or not, and an adapter beside it (equation 5 of the
 //! QLoRA paper): Y = X · doubleDequant(c₁, c₂, W)ᵀ + s · (X·Aᵀ)·Bᵀ, s = alpha / rank.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Error, Layout, Shape, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, Var};
 use qlora_kernels::{self as qk, Lora, QuantSpec, QuantizedMatrix, TensorMut, ops};
 
+use crate::engine::{Engine, Memory, Weight};
 use crate::host::{slice, values};
-
-/// The library's context and one workspace for all layers.
-pub struct Engine {
-    pub context: qk::Context,
-    workspace: Mutex<Vec<u8>>,
-}
-
-impl Engine {
-    pub fn new(threads: Option<usize>) -> Result<Arc<Self>> {
-        let context = qk::Context::cpu();
-        if let Some(threads) = threads {
-            context.set_threads(threads)?;
-        }
-        Ok(Arc::new(Self { context, workspace: Mutex::default() }))
-    }
-
-    /// Runs an operation on X[m,k] and W[n,k] with a workspace that is large enough.
-    fn with_workspace(
-        &self,
-        [m, n, k, rank]: [usize; 4],
-        run: impl FnOnce(&mut [u8]) -> qk::Result<()>,
-    ) -> candle_core::Result<()> {
-        let bytes = ops::gemm_workspace_size(&self.context, m, n, k, rank).map_err(Error::wrap)?;
-        let mut workspace = self.workspace.lock().unwrap();
-        if workspace.len() < bytes {
-            workspace.resize(bytes, 0);
-        }
-        run(&mut workspace).map_err(Error::wrap)
-    }
-}
 
 /// What quantizing cost: storage and accuracy.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,11 +50,12 @@ impl std::ops::AddAssign for Footprint {
 /// A frozen weight [out, in].
 pub enum Base {
     Dense(Tensor),
-    Quantized(Arc<QuantizedMatrix>),
+    Quantized(Arc<Weight>),
 }
 
 impl Base {
-    /// Quantizes a weight, or keeps it as it is without a `spec`.
+    /// Quantizes a weight, on the processor: every place gives the same bits, and the file's values are here. Or
+    /// keeps it as it is without a `spec`.
     pub fn new(engine: &Engine, weight: Tensor, spec: Option<&QuantSpec>) -> Result<(Self, Footprint)> {
         let (rows, columns) = weight.dims2()?;
         let parameters = rows * columns;
@@ -92,9 +64,9 @@ impl Base {
         };
         let plain = values(&weight)?;
         let view = qk::Tensor::new(&plain, rows, columns)?;
-        let quantized = QuantizedMatrix::quantize(&engine.context, view, spec)?;
+        let quantized = QuantizedMatrix::quantize(&engine.host, view, spec)?;
         let mut back = vec![0f32; parameters];
-        quantized.dequantize(&engine.context, TensorMut::new(&mut back, rows, columns)?)?;
+        quantized.dequantize(&engine.host, TensorMut::new(&mut back, rows, columns)?)?;
         let square = |x: f32| f64::from(x) * f64::from(x);
         let footprint = Footprint {
             parameters,
@@ -103,7 +75,7 @@ impl Base {
             squared_error: plain.iter().zip(&back).map(|(w, back)| square(w - back)).sum(),
             squared_norm: plain.iter().map(|w| square(*w)).sum(),
         };
-        Ok((Self::Quantized(Arc::new(quantized)), footprint))
+        Ok((Self::Quantized(Arc::new(Weight::new(engine, &quantized)?)), footprint))
     }
 }
 
@@ -137,47 +109,31 @@ impl Linear {
             (Base::Dense(weight), Some((a, b, scale))) => {
                 x.apply_op3(&a, &b, DenseLora { weight: weight.clone(), scale: f64::from(scale) })
             }
-            (Base::Quantized(weight), None) => x.apply_op1(Quantized(self.engine.clone(), weight.clone())),
+            (Base::Quantized(weight), None) => {
+                let none = |rows, columns| Tensor::zeros((rows, columns), DType::F32, x.device());
+                let (a, b) = (none(0, weight.columns)?, none(weight.rows, 0)?);
+                x.apply_op3(&a, &b, QLora::new(&self.engine, weight, 0.0))
+            }
             (Base::Quantized(weight), Some((a, b, scale))) => {
-                x.apply_op3(&a, &b, QLora { engine: self.engine.clone(), weight: weight.clone(), scale })
+                x.apply_op3(&a, &b, QLora::new(&self.engine, weight, scale))
             }
         }
     }
 }
 
-/// X·Wᵀ with a quantized W, for measuring only.
-struct Quantized(Arc<Engine>, Arc<QuantizedMatrix>);
-
-impl CustomOp1 for Quantized {
-    fn name(&self) -> &'static str {
-        "quantized-linear"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let Self(engine, weight) = self;
-        let ((m, k), n) = (layout.shape().dims2()?, weight.rows());
-        let mut y = vec![0f32; m * n];
-        let x = slice(x, layout)?;
-        engine.with_workspace([m, n, k, 0], |workspace| {
-            let (x, y) = (qk::Tensor::new(x, m, k)?, TensorMut::new(&mut y, m, n)?);
-            ops::gemm_forward(&engine.context, x, weight.view(), None, None, y, &mut *workspace)
-        })?;
-        Ok((CpuStorage::F32(y), (m, n).into()))
-    }
-}
-
-/// The QLoRA layer: arguments X, A and B; the weight is dequantized by the library as it multiplies,
-/// forward and backward.
+/// The QLoRA layer: arguments X, A and B, of rank 0 where there is no adapter. The weight is dequantized by the
+/// library as it multiplies, forward and backward.
 struct QLora {
     engine: Arc<Engine>,
-    weight: Arc<QuantizedMatrix>,
+    weight: Arc<Weight>,
     scale: f32,
+    /// The arguments' copies on a device, kept for the way back.
+    copies: OnceLock<[Memory<'static, f32>; 3]>,
 }
 
 impl QLora {
-    fn lora<'a>(&self, a: &'a [f32], b: &'a [f32], rank: usize) -> qk::Result<Lora<'a>> {
-        let (n, k) = (self.weight.rows(), self.weight.cols());
-        Ok(Lora { a: qk::Tensor::new(a, rank, k)?, b: qk::Tensor::new(b, n, rank)?, scale: self.scale })
+    fn new(engine: &Arc<Engine>, weight: &Arc<Weight>, scale: f32) -> Self {
+        Self { engine: engine.clone(), weight: weight.clone(), scale, copies: OnceLock::new() }
     }
 }
 
@@ -195,16 +151,20 @@ impl CustomOp3 for QLora {
         b: &CpuStorage,
         b_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let ((m, k), n) = (x_layout.shape().dims2()?, self.weight.rows());
-        let rank = a_layout.dims()[0];
-        let (x, a, b) = (slice(x, x_layout)?, slice(a, a_layout)?, slice(b, b_layout)?);
-        let mut y = vec![0f32; m * n];
-        self.engine.with_workspace([m, n, k, rank], |workspace| {
-            let (x, y) = (qk::Tensor::new(x, m, k)?, TensorMut::new(&mut y, m, n)?);
-            let lora = Some(self.lora(a, b, rank)?);
-            ops::gemm_forward(&self.engine.context, x, self.weight.view(), None, lora, y, &mut *workspace)
+        let ((m, k), (n, rank)) = (x_layout.shape().dims2()?, b_layout.shape().dims2()?);
+        let x = self.engine.put(slice(x, x_layout)?)?;
+        let (a, b) = (self.engine.put(slice(a, a_layout)?)?, self.engine.put(slice(b, b_layout)?)?);
+        let mut y = self.engine.zeros(m * n)?;
+        self.engine.run([m, n, k, rank], |context, workspace| {
+            let (x, a, b, mut y) = (x.read()?, a.read()?, b.read()?, y.write()?);
+            let lora = Lora { a: a.matrix(rank, k)?, b: b.matrix(n, rank)?, scale: self.scale };
+            let (x, y) = (x.matrix(m, k)?, y.matrix(m, n)?);
+            self.weight.with_view(|w| ops::gemm_forward(context, x, w, None, Some(lora), y, workspace))
         })?;
-        Ok((CpuStorage::F32(y), (m, n).into()))
+        if let [Some(x), Some(a), Some(b)] = [x, a, b].map(Memory::on_device) {
+            let _ = self.copies.set([x, a, b]);
+        }
+        Ok((CpuStorage::F32(y.into_vec()?), (m, n).into()))
     }
 
     /// dX = dY·Ŵ + s·(dY·B)·A, dA = s·(dY·B)ᵀ·X, dB = s·dYᵀ·(X·Aᵀ): gradients only for the adapter and
@@ -219,26 +179,26 @@ impl CustomOp3 for QLora {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let ((m, k), (n, rank)) = (x.dims2()?, b.dims2()?);
         let dy = dy.contiguous()?;
-        let (xs, a_values, b_values, dy) = (values(x)?, values(a)?, values(b)?, values(&dy)?);
-        let (mut dx, mut da, mut db) = (vec![0f32; m * k], vec![0f32; rank * k], vec![0f32; n * rank]);
-        self.engine.with_workspace([m, n, k, rank], |workspace| {
-            let (context, lora) = (&self.engine.context, || self.lora(&a_values, &b_values, rank));
-            let out = TensorMut::new(&mut dx, m, k)?;
-            let grad = || qk::Tensor::new(&dy, m, n);
-            ops::gemm_backward(
-                context,
-                grad()?,
-                self.weight.view(),
-                Some(lora()?),
-                out,
-                false,
-                &mut *workspace,
-            )?;
-            let (da, db) = (TensorMut::new(&mut da, rank, k)?, TensorMut::new(&mut db, n, rank)?);
-            let x = qk::Tensor::new(&xs, m, k)?;
-            ops::lora_gradients(context, x, grad()?, lora()?, da, db, false, &mut *workspace)
+        let (x_values, a_values, b_values, dy_values) = (values(x)?, values(a)?, values(b)?, values(&dy)?);
+        let borrowed = [&*x_values, &*a_values, &*b_values].map(|values| Memory::Host(values.into()));
+        let [x_memory, a_memory, b_memory] = self.copies.get().unwrap_or(&borrowed);
+        let dy = self.engine.put(&*dy_values)?;
+        let (mut dx, mut da, mut db) =
+            (self.engine.zeros(m * k)?, self.engine.zeros(rank * k)?, self.engine.zeros(n * rank)?);
+        self.engine.run([m, n, k, rank], |context, mut workspace| {
+            let (x, a, b, dy) = (x_memory.read()?, a_memory.read()?, b_memory.read()?, dy.read()?);
+            let (mut dx, mut da, mut db) = (dx.write()?, da.write()?, db.write()?);
+            let (x, dy) = (x.matrix(m, k)?, dy.matrix(m, n)?);
+            let lora = Lora { a: a.matrix(rank, k)?, b: b.matrix(n, rank)?, scale: self.scale };
+            let (dx, da, db) = (dx.matrix(m, k)?, da.matrix(rank, k)?, db.matrix(n, rank)?);
+            self.weight.with_view(|w| {
+                ops::gemm_backward(context, dy, w, Some(lora), dx, false, workspace.reborrow())
+            })?;
+            ops::lora_gradients(context, x, dy, lora, da, db, false, workspace)
         })?;
-        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
+        let tensor = |values: Memory<'_, f32>, like: &Tensor| {
+            Tensor::from_vec(values.into_vec()?, like.shape(), like.device()).map(Some)
+        };
         Ok((tensor(dx, x)?, tensor(da, a)?, tensor(db, b)?))
     }
 }
@@ -294,11 +254,12 @@ impl CustomOp3 for DenseLora {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Place;
     use crate::testing::{check_gradient, random};
     use qlora_kernels::{Codebook, Constants};
 
     fn linear(spec: Option<&QuantSpec>) -> Linear {
-        let engine = Engine::new(Some(2)).unwrap();
+        let engine = Engine::new(Place::Cpu, 2).unwrap();
         let (base, _) = Base::new(&engine, random((5, 64), 1), spec).unwrap();
         let var = |tensor| Var::from_tensor(&tensor).unwrap();
         let adapter = Adapter { a: var(random((3, 64), 2)), b: var(random((5, 3), 3)), scale: 0.5 };
@@ -321,9 +282,7 @@ mod tests {
                 Base::Dense(weight) => {
                     x.apply_op3(a, b, DenseLora { weight: weight.clone(), scale: f64::from(scale) })
                 }
-                Base::Quantized(weight) => {
-                    x.apply_op3(a, b, QLora { engine: linear.engine.clone(), weight: weight.clone(), scale })
-                }
+                Base::Quantized(weight) => x.apply_op3(a, b, QLora::new(&linear.engine, weight, scale)),
             };
             check_gradient(&a, |a| forward(a, &b));
             check_gradient(&b, |b| forward(&a, b));
@@ -332,14 +291,18 @@ mod tests {
 
     #[test]
     fn quantized_and_dense_layers_agree_on_the_dequantized_weight() {
-        let layer = linear(Some(&nf4()));
+        let mut layer = linear(Some(&nf4()));
         let Base::Quantized(weight) = &layer.base else { panic!("not quantized") };
         let mut back = vec![0f32; 5 * 64];
-        weight.dequantize(&layer.engine.context, TensorMut::new(&mut back, 5, 64).unwrap()).unwrap();
+        let out = TensorMut::new(&mut back, 5, 64).unwrap();
+        weight.with_view(|w| ops::dequantize(&layer.engine.host, w, out)).unwrap();
         let mut dense = linear(None);
         dense.base = Base::Dense(Tensor::from_vec(back, (5, 64), &candle_core::Device::Cpu).unwrap());
         let x = random((7, 64), 5);
-        for train in [true, false] {
+        for (train, adapted) in [(true, true), (false, true), (false, false)] {
+            if !adapted {
+                (layer.adapter, dense.adapter) = (None, None);
+            }
             let (y, z) = (layer.forward(&x, train).unwrap(), dense.forward(&x, train).unwrap());
             let off = (y - z).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(off < 1e-4, "{off}");
@@ -348,7 +311,7 @@ mod tests {
 
     #[test]
     fn footprint_counts_bytes_and_errors() {
-        let engine = Engine::new(Some(1)).unwrap();
+        let engine = Engine::new(Place::Cpu, 1).unwrap();
         let (_, plain) =
             Base::new(&engine, random((64, 64), 1), Some(&QuantSpec::new(Codebook::Nf4, 64))).unwrap();
         assert_eq!((plain.parameters, plain.code_bytes, plain.constant_bytes), (4096, 2048, 256));

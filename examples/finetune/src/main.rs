@@ -1,7 +1,8 @@
-//! Finetunes a small language model with QLoRA on the CPU, beside LoRA on the unquantized model, and
+//! Finetunes a small language model with QLoRA, beside LoRA on the unquantized model, and
 //! reports memory, perplexity of each 4-bit format, and both loss curves. See `--help`.
 
 mod args;
+mod engine;
 mod errors;
 mod evaluate;
 mod fetch;
@@ -27,7 +28,7 @@ use clap::Parser;
 use qlora_kernels::{Codebook, Constants, QuantSpec};
 
 use args::Args;
-use linear::Engine;
+use engine::{Engine, Place};
 use model::{Checkpoint, Llama};
 use report::{Format, Report, Settings};
 use text::Corpus;
@@ -63,10 +64,10 @@ fn nf4_dq() -> QuantSpec {
 fn run(args: &Args) -> Result<()> {
     args.check()?;
     let threads = set_threads(args)?;
-    let engine = Engine::new(Some(threads))?;
     if let Some(path) = &args.errors {
-        return errors::print(&engine, path, formats());
+        return errors::print(&*Engine::new(Place::Cpu, threads)?, path, formats());
     }
+    let engine = Engine::new(args.device, threads)?;
     let (text, text_name) = text::load(args.text.as_deref())?;
     let out = args.out.clone().unwrap_or_else(fetch::target_folder);
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create the folder {}", out.display()))?;
@@ -85,7 +86,8 @@ fn run(args: &Args) -> Result<()> {
     let stored_as = checkpoint.stored_as();
     println!("model  {} ({stored_as})", path.display());
     println!("text   {text_name}: {} tokens for training, {held_out_tokens} held out", corpus.train.len());
-    println!("on     {threads} threads, {}", engine.context.instruction_set());
+    println!("layers on {}", engine.name);
+    println!("rest   on the CPU, {threads} threads, {}", engine.host.instruction_set());
 
     let mut table = Vec::new();
     let mut linear_parameters = 0;
@@ -109,7 +111,8 @@ fn run(args: &Args) -> Result<()> {
         train_tokens: corpus.train.len(),
         held_out_tokens,
         linear_parameters,
-        instruction_set: engine.context.instruction_set(),
+        device: engine.name.clone(),
+        instruction_set: engine.host.instruction_set(),
         threads,
         settings: Settings {
             steps: args.steps,

@@ -7,8 +7,8 @@ use clap::ValueEnum;
 use qlora_kernels::format::optimizer::blocks::{BLOCK, Blocks};
 use qlora_kernels::{Hyper, Parameter, Rule, State, TensorMut, ops};
 
+use crate::engine::Engine;
 use crate::host::values;
-use crate::linear::Engine;
 use crate::model::Llama;
 
 /// The paper clips the gradient's norm to 0.3 (appendix B.4).
@@ -106,7 +106,7 @@ impl Optimizer {
             });
         }
         self.optimizer.hyper.step += 1;
-        ops::optimizer_step(&engine.context, &self.optimizer, &mut parameters, None, &mut [][..])?;
+        ops::optimizer_step(&engine.host, &self.optimizer, &mut parameters, None, &mut [][..])?;
         for (var, matrix) in model.trained().zip(matrices) {
             var.set(&Tensor::from_vec(matrix, var.dims2()?, var.device())?)?;
         }

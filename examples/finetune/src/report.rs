@@ -44,6 +44,9 @@ pub struct Report {
     pub train_tokens: usize,
     pub held_out_tokens: usize,
     pub linear_parameters: usize,
+    /// Where the quantized linear layers ran.
+    pub device: String,
+    /// Of the processor.
     pub instruction_set: &'static str,
     pub threads: usize,
     pub settings: Settings,

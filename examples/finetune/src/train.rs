@@ -8,8 +8,8 @@ use qlora_kernels::QuantSpec;
 use serde::Serialize;
 
 use crate::args::Args;
+use crate::engine::Engine;
 use crate::evaluate::{self, HeldOut, progress};
-use crate::linear::Engine;
 use crate::memory;
 use crate::model::{Checkpoint, Llama, LoraSpec};
 use crate::optimizer::Optimizer;

@@ -48,6 +48,15 @@ impl<M: Mem> Array<M> {
         }
     }
 
+    /// `len` elements of another kind from the same place on: for memory that is used in turns.
+    ///
+    /// # Panics
+    /// If they are more than the array has room for.
+    pub fn cast<T: Mem>(self, len: usize) -> Array<T> {
+        assert!(len * T::BYTES <= self.bytes(), "{len} elements of {} bytes in {}", T::BYTES, self.bytes());
+        Array { base: self.base, offset: self.offset, len, element: PhantomData }
+    }
+
     /// Elements.
     #[allow(clippy::len_without_is_empty)] // the length is what the caller asked for
     pub fn len(self) -> usize {

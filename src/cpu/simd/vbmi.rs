@@ -35,21 +35,11 @@ unsafe fn look_up(planes: &[[u8; 256]; 4], codes: __m512i) -> [__m512; 4] {
         let upper = _mm512_movepi8_mask(codes);
         let mut bytes = [_mm512_setzero_si512(); 4];
         for (bytes, plane) in bytes.iter_mut().zip(planes) {
-            // SAFETY: quarters of 256 bytes.
-            unsafe {
-                let plane = plane.as_ptr().cast::<__m512i>();
-                let low = _mm512_permutex2var_epi8(
-                    _mm512_loadu_si512(plane),
-                    codes,
-                    _mm512_loadu_si512(plane.add(1)),
-                );
-                let high = _mm512_permutex2var_epi8(
-                    _mm512_loadu_si512(plane.add(2)),
-                    codes,
-                    _mm512_loadu_si512(plane.add(3)),
-                );
-                *bytes = _mm512_mask_blend_epi8(upper, low, high);
-            }
+            let quarter = plane.as_ptr().cast::<__m512i>();
+            let of = |q: usize| _mm512_loadu_si512(quarter.add(q));
+            let low = _mm512_permutex2var_epi8(of(0), codes, of(1));
+            let high = _mm512_permutex2var_epi8(of(2), codes, of(3));
+            *bytes = _mm512_mask_blend_epi8(upper, low, high);
         }
         let (low01, high01) =
             (_mm512_unpacklo_epi8(bytes[0], bytes[1]), _mm512_unpackhi_epi8(bytes[0], bytes[1]));

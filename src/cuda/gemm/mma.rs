@@ -112,7 +112,7 @@ pub fn backward(
 }
 
 /// The activations, the weight, M, N and K.
-fn operands(activations: &Tensor<'_>, w: Weight<'_>) -> Args {
+pub(super) fn operands(activations: &Tensor<'_>, w: Weight<'_>) -> Args {
     let args = w.args(Args::new().pointer(activations).number(Matrix::row_stride(&activations)));
     args.number(activations.rows() as u64).number(w.view.rows as u64).number(w.view.cols as u64)
 }

@@ -3,10 +3,25 @@
 //! - forward `Y[M, N] = X·Wᵀ + bias + T·Bᵀ` with `T[M, r] = s·X·Aᵀ`;
 //! - backward `dX[M, K] = dY·W + U·A` with `U[M, r] = s·dY·B`.
 //!
+//! A product is made by the first of these kernels that takes it; all take W's constants plain or double-quantized:
+//!
+//! | kernel | device | activations | M | weight |
+//! |---|---|---|---|---|
+//! | [`skinny`] | sm_80 and up | 16 bits; backward bf16 | to 64 | K a multiple of 64, blocks of 64 or more |
+//! | [`wgmma`] | sm_90 | 16 bits | from 128 | the same |
+//! | [`mma`] | sm_80 and up; f16 sm_75 | 16 bits | any | the same; backward also N |
+//! | [`simt`] | any | any | any | any |
+//!
+//! What else they ask for, alignment above all, their `takes` say; an adapter may have any type and rank. Which tiles they
+//! use and how they split sums depends on the shape and the device alone, so that results repeat bit for bit.
+//!
 //! | file | what |
 //! |---|---|
 //! | [`wgmma`] | many rows of 16-bit activations on Hopper |
+//! | [`wgmma_plan`] | how those are cut |
 //! | [`mma`] | 16-bit activations on tensor cores |
+//! | [`skinny`] | the same for few rows |
+//! | [`skinny_plan`] | how these are cut for a device |
 //! | [`simt`] | any dtype, shape and alignment |
 //! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
 //! | [`cast`] | matrices in 16 bits |
@@ -16,7 +31,10 @@ pub mod cast;
 pub mod low_rank;
 pub mod mma;
 pub mod simt;
+pub mod skinny;
+pub mod skinny_plan;
 pub mod wgmma;
+pub mod wgmma_plan;
 pub mod workspace;
 
 use super::device::{Cuda, Queue};
@@ -29,6 +47,7 @@ use crate::kernels::decode::Half;
 use crate::kernels::product::ProductSpec;
 use crate::kernels::table::bits;
 use crate::view::{BufferMut, ConstantsView, Lora, Quantized, Tensor, TensorMut};
+use skinny_plan::Product;
 use workspace::Workspace;
 
 /// A quantized weight and its values.
@@ -74,16 +93,16 @@ fn product(
     }
 }
 
-/// Whether a matrix and its rows start at multiples of `align` bytes.
-fn whole(address: u64, row_bytes: usize, align: u64) -> bool {
-    address.is_multiple_of(align) && (row_bytes as u64).is_multiple_of(align)
-}
-
 /// Bytes of workspace at any alignment for products with a weight `[n, k]`, whatever their dtypes; `None` if they overflow.
-pub fn workspace_size(cuda: &Cuda, [m, n, k]: [usize; 3], rank: usize) -> Option<usize> {
-    let forward = workspace::size(&low_rank::term_bytes(cuda, m, k, n, rank))?;
-    let backward = workspace::size(&low_rank::term_bytes(cuda, m, n, k, rank))?;
-    Some(forward.max(backward).max(lora_gradients::workspace_size(cuda, [m, n, k], rank)?))
+pub fn workspace_size(cuda: &Cuda, shape: [usize; 3], rank: usize) -> Option<usize> {
+    let [m, n, k] = shape;
+    let size = |product, inner, outer| {
+        // A product is one kernel's, which may split its sum.
+        let parts = skinny::bytes(cuda, product, shape)?.max(wgmma::bytes(cuda, shape)?);
+        workspace::size(&[&low_rank::term_bytes(cuda, m, inner, outer, rank)[..], &[Some(parts)]].concat())
+    };
+    let (forward, backward) = (size(Product::Forward, k, n)?, size(Product::Backward, n, k)?);
+    Some(forward.max(backward).max(lora_gradients::workspace_size(cuda, shape, rank)?))
 }
 
 /// Enqueues `Y = X·Wᵀ + bias + s·(X·Aᵀ)·Bᵀ`.
@@ -101,6 +120,9 @@ pub fn forward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
+    if let Some(how) = skinny::takes(queue, x, w) {
+        return skinny::forward(queue, how, x, w, bias, lora, y, workspace);
+    }
     if let Some(half) = wgmma::takes(queue, x, w) {
         return wgmma::forward(queue, half, x, w, bias, lora, y, workspace);
     }
@@ -125,6 +147,9 @@ pub fn backward(
     }
     let workspace = &mut Workspace::new(workspace);
     let lora = lora.filter(|lora| lora.rank() > 0);
+    if let Some(plan) = skinny::takes_backward(queue, dy, w) {
+        return skinny::backward(queue, plan, dy, w, lora, dx, accumulate, workspace);
+    }
     if let Some(half) = wgmma::takes(queue, dy, w) {
         return wgmma::backward(queue, half, dy, w, lora, dx, accumulate, workspace);
     }

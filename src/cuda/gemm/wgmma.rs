@@ -1,16 +1,20 @@
 //! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for many rows.
 
+use super::cast::aligned;
 use super::low_rank::Term;
-use super::workspace::Workspace;
-use super::{Weight, product, whole};
-use crate::cuda::device::Queue;
+use super::wgmma_plan::{Decoding, Plan};
+use super::workspace::{self, Workspace};
+use super::{Weight, product};
+use crate::cuda::device::{Cuda, Queue};
 use crate::cuda::driver::check;
 use crate::cuda::launch::{Args, Matrix};
 use crate::cuda::memory::Address;
 use crate::error::Result;
+use crate::kernels::KernelSpec;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_wgmma::GemmWgmmaSpec;
 use crate::kernels::gemm_wgmma_backward::{GemmWgmmaBackwardSpec, SPAN};
+use crate::kernels::split_sum::{self, SplitSumSpec};
 use crate::kernels::wgmma_pipeline::{CHUNK, SHARED, tiles};
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use cudarc::driver::sys::{
@@ -41,7 +45,7 @@ pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Opti
         && cols > 0
         && cols.is_multiple_of(SPAN as usize)
         && [rows, cols].into_iter().all(|len| len < 1 << 31)
-        && tiles(rows.max(cols) as u64, activations.rows() as u64, 64) < 1 << 31
+        && tiles(rows.max(cols) as u64, activations.rows() as u64, 64) < 1 << 28
         && w.view.spec.block_size >= SPAN
         && w.view.codes.address().is_multiple_of(16);
     fits.then_some(half)
@@ -49,25 +53,23 @@ pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Opti
 
 /// Whether a tensor map can describe a matrix: 16-byte pieces, coordinates of 31 bits.
 fn fits_map(x: &Tensor<'_>) -> bool {
-    whole(x.address(), 2 * x.row_stride(), 16)
-        && [x.rows(), x.cols()].iter().all(|&len| len < 1 << 31)
-        && x.row_stride() < 1 << 38
+    aligned(x) && [x.rows(), x.cols()].iter().all(|&len| len < 1 << 31) && x.row_stride() < 1 << 38
 }
 
-/// Rows of a tile: what takes the least time for an output of `features` by `tokens`. A chunk's products take `4 · rows` clocks of
-/// an SM, its decoding `decode` whatever the tile; filling the pipeline and storing take about 8 clocks a row and 1500.
-fn tile_rows(queue: &Queue<'_>, [features, tokens, inner]: [u64; 3], decode: u64) -> u32 {
-    let clocks = |rows: u32| {
-        let waves = tiles(features, tokens, rows).div_ceil(queue.processors());
-        let chunk = u64::from(4 * rows).max(decode);
-        waves * (inner.div_ceil(CHUNK.into()) * chunk + u64::from(8 * rows) + 1500)
+/// Bytes of workspace for the parts of a split product at most, forward or backward.
+pub fn bytes(cuda: &Cuda, [m, n, k]: [usize; 3]) -> Option<usize> {
+    if !cuda.is_hopper() || m < ROWS || [n, k].contains(&0) {
+        return Some(0);
+    }
+    let parts = |features: usize, inner: usize, decoding| {
+        let shape = [features, m, inner].map(|len| len as u64);
+        match Plan::new(cuda.processors.into(), shape, decoding).splits {
+            1 => Some(0),
+            splits => workspace::bytes(m.checked_mul(splits as usize)?, features, DType::F32),
+        }
     };
-    [256, 128, 64].into_iter().min_by_key(|&rows| clocks(rows)).expect("there are tiles")
+    Some(parts(n, k, Decoding::Forward)?.max(parts(k, n, Decoding::Backward)?))
 }
-
-/// Clocks that decoding a chunk takes: 2.6 instructions a value on units of half rate, in eight consuming warps or four producing
-/// ones.
-const DECODE: [u64; 2] = [400, 550];
 
 /// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ`, rounded to X's type.
 pub fn forward(
@@ -81,21 +83,27 @@ pub fn forward(
     workspace: &mut Workspace<'_>,
 ) -> Result<()> {
     let [m, n, k] = shape(x, w);
-    let rows = tile_rows(queue, [n, m, k], DECODE[0]);
-    let mut args = operands(x, w, rows)?;
+    let plan = Plan::new(queue.processors(), [n, m, k], Decoding::Forward);
+    let mut args = operands(x, w, plan.rows)?;
     if let Some(lora) = lora {
         let Term { low, matrix } = Term::forward(queue, x, lora, half, workspace)?;
-        args = args.tensor_map(tensor_map(&low, rows)?);
+        args = args.tensor_map(tensor_map(&low, plan.rows)?);
         args = args.pointer(&matrix).number(matrix.row_stride() as u64).number(low.cols() as u64);
     }
-    let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
-    let args = args.pointer(y).number(Matrix::row_stride(&y));
-    let product = product(half, w, y, bias, lora, false);
-    let blocks = tiles(n, m, rows).min(queue.processors());
-    queue.launch(GemmWgmmaSpec { tokens: rows, product }.into(), blocks, args)
+    let launch = |args: Args, out: &TensorMut<'_>, bias: Option<&Tensor<'_>>| {
+        let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
+        let product = product(half, w, out, bias, lora, false);
+        start(queue, GemmWgmmaSpec { tokens: plan.rows, product }.into(), &plan, args, out)
+    };
+    if plan.splits == 1 {
+        return launch(args, y, bias);
+    }
+    let parts = workspace.matrix(DType::F32, plan.splits as usize * y.rows(), y.cols())?;
+    launch(args, &parts, None)?;
+    sum(queue, &parts, &plan, bias, y, false)
 }
 
-/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dY's type; written or added to what is there.
+/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dX's type; written or added to what is there.
 pub fn backward(
     queue: &Queue<'_>,
     half: Half,
@@ -107,17 +115,46 @@ pub fn backward(
     workspace: &mut Workspace<'_>,
 ) -> Result<()> {
     let [m, n, k] = shape(dy, w);
-    let rows = tile_rows(queue, [k, m, n], DECODE[1]);
-    let mut args = operands(dy, w, rows)?;
+    let plan = Plan::new(queue.processors(), [k, m, n], Decoding::Backward);
+    let mut args = operands(dy, w, plan.rows)?;
     if let Some(lora) = lora {
         let Term { low, matrix } = Term::backward(queue, dy, lora, half, workspace)?;
-        args = args.tensor_map(tensor_map(&low, rows)?).tensor_map(tensor_map(&matrix, CHUNK)?);
+        args = args.tensor_map(tensor_map(&low, plan.rows)?).tensor_map(tensor_map(&matrix, CHUNK)?);
         args = args.number(low.cols() as u64);
     }
-    let args = args.pointer(dx).number(Matrix::row_stride(&dx));
-    let product = product(half, w, dx, None, lora, accumulate);
-    let blocks = tiles(k, m, rows).min(queue.processors());
-    queue.launch(GemmWgmmaBackwardSpec { tokens: rows, product }.into(), blocks, args)
+    let launch = |args: Args, out: &TensorMut<'_>, accumulate: bool| {
+        let product = product(half, w, out, None, lora, accumulate);
+        start(queue, GemmWgmmaBackwardSpec { tokens: plan.rows, product }.into(), &plan, args, out)
+    };
+    if plan.splits == 1 {
+        return launch(args, dx, accumulate);
+    }
+    let parts = workspace.matrix(DType::F32, plan.splits as usize * dx.rows(), dx.cols())?;
+    launch(args, &parts, false)?;
+    sum(queue, &parts, &plan, None, dx, accumulate)
+}
+
+/// Launches a kernel whose arguments are complete but for the output and the cut.
+fn start(queue: &Queue<'_>, spec: KernelSpec, plan: &Plan, args: Args, out: &TensorMut<'_>) -> Result<()> {
+    let args = args.pointer(out).number(Matrix::row_stride(&out)).number(plan.splits).number(plan.per_split);
+    queue.launch(spec, plan.items.min(queue.processors()), args)
+}
+
+/// Enqueues `out = Σ parts + bias`, or adds that to what is there.
+fn sum(
+    queue: &Queue<'_>,
+    parts: &TensorMut<'_>,
+    plan: &Plan,
+    bias: Option<&Tensor<'_>>,
+    out: &TensorMut<'_>,
+    accumulate: bool,
+) -> Result<()> {
+    let (rows, cols) = (out.rows() as u64, out.cols() as u64);
+    let args = Args::new().pointer(parts).number(plan.splits).number(1f32.to_bits().into());
+    let args = bias.into_iter().fold(args.number(rows).number(cols), |args, bias| args.pointer(bias));
+    let args = args.pointer(out).number(Matrix::row_stride(&out));
+    let spec = SplitSumSpec { out: out.dtype(), bias: bias.map(Tensor::dtype), accumulate };
+    queue.launch(spec.into(), split_sum::tiles(rows, cols), args)
 }
 
 /// M, N and K.

@@ -17,8 +17,9 @@ use sha2::{Digest, Sha256};
 
 pub use checkpoint::{Checkpoint, Config};
 
+use crate::engine::Engine;
 use crate::host::values;
-use crate::linear::{Adapter, Base, Engine, Footprint, Linear};
+use crate::linear::{Adapter, Base, Footprint, Linear};
 use crate::loss;
 use crate::ops::{CausalSoftmax, RmsNorm, Rope, SwiGlu};
 use crate::text::Batch;

@@ -8,9 +8,12 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use qlora_kernels::{Codebook, Constants};
 
 use super::*;
+use crate::engine::Place;
 use crate::optimizer::{Choice, Optimizer};
 use crate::testing::random;
 use crate::tokenizer::tests::array_of;
+
+mod curves;
 
 const LAYERS: usize = 2;
 const WIDTH: usize = 64;
@@ -138,7 +141,7 @@ fn gguf_and_safetensors_are_the_same_model() {
     write_safetensors(&folder.0, |_| ());
     let path = folder.0.join("tiny.gguf");
     write_gguf(&path, "llama", GgmlDType::F32);
-    let engine = Engine::new(Some(2)).unwrap();
+    let engine = Engine::new(Place::Cpu, 2).unwrap();
     let loss = |path: &Path| {
         let checkpoint = Checkpoint::open(path).unwrap();
         assert_eq!(checkpoint.stored_as(), "F32");
@@ -156,7 +159,7 @@ fn gguf_and_safetensors_are_the_same_model() {
 fn the_past_does_not_see_the_future() {
     let folder = Folder::new("causal");
     write_safetensors(&folder.0, |_| ());
-    let engine = Engine::new(Some(1)).unwrap();
+    let engine = Engine::new(Place::Cpu, 1).unwrap();
     let model = Llama::load(&engine, &Checkpoint::open(&folder.0).unwrap(), Some(&nf4()), None).unwrap();
     let rows = |batch: &Batch| model.hidden(batch, false).unwrap().to_vec2::<f32>().unwrap();
     let mut changed = batch();
@@ -172,7 +175,7 @@ fn training_lowers_the_loss_and_is_repeatable() {
     let folder = Folder::new("train");
     write_safetensors(&folder.0, |_| ());
     let checkpoint = Checkpoint::open(&folder.0).unwrap();
-    let engine = Engine::new(Some(2)).unwrap();
+    let engine = Engine::new(Place::Cpu, 2).unwrap();
     for spec in [None, Some(&nf4())] {
         let train = || {
             let model = Llama::load(&engine, &checkpoint, spec, Some(LORA)).unwrap();
@@ -215,7 +218,7 @@ fn errors_name_the_cause() {
 
     write_safetensors(&folder.0, |config| config["intermediate_size"] = 100.into());
     let checkpoint = Checkpoint::open(&folder.0).unwrap();
-    let engine = Engine::new(Some(1)).unwrap();
+    let engine = Engine::new(Place::Cpu, 1).unwrap();
     let shape = Llama::load(&engine, &checkpoint, None, None).err().unwrap().to_string();
     assert!(shape.contains("mlp.gate_proj.weight has shape [96, 64], not [100, 64]"), "{shape}");
     assert!(checkpoint.tokenizer().unwrap_err().to_string().contains("no tokenizer.json"));

@@ -1,0 +1,102 @@
+//! How a product with many rows is cut for a Hopper: by counting the clocks of its busiest SM.
+//!
+//! A chunk of 64 elements of the inner dimension takes the longest of
+//!
+//! - its products, 4 clocks a row of activations;
+//! - its decoding, the same whatever the rows: 240 instructions for a quarter of an SM on units of half rate, of two consuming
+//!   warps and a producing one (forward), or of one producing warp alone, which waits for itself (backward);
+//! - what it reads from L2: activations, codes and constants.
+//!
+//! A tile takes some time more to fill the pipeline and to store its rows. Parts of a split inner dimension are written and
+//! read as f32, by another launch. The constants are round: they order the choices, no more.
+
+use crate::kernels::wgmma_pipeline::{CHUNK, FEATURES, tiles};
+
+/// Clocks that decoding a chunk takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Decoding {
+    /// By the consumers.
+    Forward = 500,
+    /// By the producers.
+    Backward = 550,
+}
+
+/// The cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Rows of a tile.
+    pub rows: u32,
+    /// Parts of the inner dimension, at least 1, none of them empty.
+    pub splits: u64,
+    /// Chunks of a part.
+    pub per_split: u64,
+    /// Tiles times parts.
+    pub items: u64,
+}
+
+/// Bytes of L2 a clock and SM.
+const L2_RATE: u64 = 32;
+/// Clocks to fill the pipeline and store a tile, without its rows, and for each row.
+const TILE: u64 = 1500;
+const TILE_ROW: u64 = 5;
+/// Clocks of a second launch.
+const LAUNCH: u64 = 2500;
+
+impl Plan {
+    /// For an output of `features` by `rows` sums over `inner` on so many SMs; none of the three is 0.
+    pub fn new(processors: u64, [features, rows, inner]: [u64; 3], decoding: Decoding) -> Self {
+        let chunks = inner.div_ceil(CHUNK.into());
+        let plans = [256, 128, 64].into_iter().flat_map(|tile_rows| {
+            [1, 2, 3, 4, 6, 8].into_iter().map(move |splits| {
+                let per_split = chunks.div_ceil(splits);
+                let splits = chunks.div_ceil(per_split);
+                Plan { rows: tile_rows, splits, per_split, items: tiles(features, rows, tile_rows) * splits }
+            })
+        });
+        let clocks = |plan: &Plan| plan.clocks(processors, features * rows, decoding);
+        plans.min_by_key(clocks).expect("there are plans")
+    }
+
+    fn clocks(&self, processors: u64, outputs: u64, decoding: Decoding) -> u64 {
+        let rows = u64::from(self.rows);
+        let bytes = u64::from(CHUNK) * (2 * rows + u64::from(FEATURES)); // codes and constants: a byte at most
+        let chunk = (4 * rows).max(decoding as u64).max(bytes / L2_RATE);
+        let item = self.per_split * chunk + TILE + TILE_ROW * rows;
+        let parts =
+            if self.splits == 1 { 0 } else { LAUNCH + 8 * self.splits * outputs / (L2_RATE * processors) };
+        self.items.div_ceil(processors) * item + parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const H100: u64 = 132;
+
+    #[test]
+    fn parts_cover_the_sum_and_none_is_empty() {
+        for features in [1, 100, 4096, 28672] {
+            for rows in [128, 300, 8192] {
+                for chunks in [1, 2, 5, 7, 64, 172] {
+                    for decoding in [Decoding::Forward, Decoding::Backward] {
+                        let plan = Plan::new(H100, [features, rows, 64 * chunks - 3], decoding);
+                        assert!(plan.splits * plan.per_split >= chunks, "{plan:?}");
+                        assert!((plan.splits - 1) * plan.per_split < chunks, "{plan:?}");
+                        assert_eq!(plan.items, tiles(features, rows, plan.rows) * plan.splits);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Many tiles are large and whole; few are made more by splitting the sum.
+    #[test]
+    fn splits_where_tiles_are_few() {
+        let plan = |shape| Plan::new(H100, shape, Decoding::Forward);
+        let large = plan([4096, 8192, 4096]);
+        assert_eq!((large.rows, large.splits), (256, 1));
+        let few = plan([4096, 128, 4096]);
+        assert!(few.splits > 1 && few.items <= H100, "{few:?}");
+    }
+}
