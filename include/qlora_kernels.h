@@ -478,6 +478,9 @@ qlk_status qlk_gemm_forward(const qlk_context *context,
 // dx[M, K] = dy[M, N] * w[N, K] + s * (dy * B) * A: the gradient of qlk_gemm_forward in x. `lora` may be null. With
 // `accumulate` 1 it is added to dx, in f32 before the one rounding, with 0 it replaces it. Types, workspace and the rest
 // as there.
+//
+// On a GPU, tensor cores multiply 16-bit dy: w's values, s * dy * B, and A if it is of another type, are first rounded to
+// dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants.
 qlk_status qlk_gemm_backward(const qlk_context *context,
                              const qlk_tensor *dy,
                              const qlk_quantized *w,

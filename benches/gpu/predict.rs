@@ -108,7 +108,7 @@ fn kernels() -> Vec<Kernel> {
                 rows,
                 cols: 128,
                 chunk: 64,
-                splits: &[1],
+                splits: &[1, 2, 3, 4, 6, 8],
                 roles,
                 ahead,
                 blocks,

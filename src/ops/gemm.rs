@@ -80,6 +80,9 @@ pub fn gemm_forward<'w>(
 
 /// `dX[M, K] = dY[M, N]·W[N, K] + s·(dY·B)·A`: the gradient of [`gemm_forward`] in its input; added to what is there if
 /// `accumulate`, in f32, and rounded once. Types as there.
+///
+/// On a GPU, tensor cores multiply 16-bit dY: W's values, `s·dY·B`, and A if it is of another type, are first rounded to dY's
+/// type; with up to 64 rows of bf16 W's codebook is, and dY times W's constants.
 pub fn gemm_backward<'w>(
     context: &Context,
     dy: Tensor<'_>,

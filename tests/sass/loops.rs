@@ -5,10 +5,11 @@
 use super::listing::{Instruction, Listing};
 use std::collections::BTreeSet;
 
-/// Straight-line code, as a range of instructions, and the blocks that may follow.
+/// Straight-line code, as a range of instructions, and the blocks that may follow and come before.
 struct Block {
     range: std::ops::Range<usize>,
     next: Vec<usize>,
+    before: Vec<usize>,
 }
 
 /// The loops of a kernel, each as its instructions' indices.
@@ -47,9 +48,13 @@ fn blocks(listing: &Listing) -> Vec<Block> {
         let is_certain = last.predicate.is_none() && (jump.is_none() || last.operands.starts_with('`'));
         let falls_through = !(ends(last) && is_certain);
         let next = jump.into_iter().chain(if falls_through { number(end) } else { None }).collect();
-        Block { range: start..end, next }
+        Block { range: start..end, next, before: Vec::new() }
     };
-    starts.iter().enumerate().map(block).collect()
+    let mut blocks: Vec<Block> = starts.iter().enumerate().map(block).collect();
+    for at in 0..blocks.len() {
+        blocks[at].next.clone().into_iter().for_each(|next| blocks[next].before.push(at));
+    }
+    blocks
 }
 
 /// For each block those that every path to it passes.
@@ -60,8 +65,7 @@ fn dominators(blocks: &[Block]) -> Vec<BTreeSet<usize>> {
     let mut has_changed = true;
     while std::mem::take(&mut has_changed) {
         for at in 1..blocks.len() {
-            let before = (0..blocks.len()).filter(|&b| blocks[b].next.contains(&at));
-            let common = before.map(|b| dominators[b].clone()).reduce(|a, b| &a & &b);
+            let common = blocks[at].before.iter().map(|&b| dominators[b].clone()).reduce(|a, b| &a & &b);
             let mut of = common.unwrap_or_default();
             of.insert(at);
             if of != dominators[at] {
@@ -78,7 +82,7 @@ fn natural_loop(blocks: &[Block], head: usize, tail: usize) -> BTreeSet<usize> {
     let mut pending = vec![tail];
     while let Some(block) = pending.pop() {
         if body.insert(block) {
-            pending.extend((0..blocks.len()).filter(|&before| blocks[before].next.contains(&block)));
+            pending.extend(&blocks[block].before);
         }
     }
     body

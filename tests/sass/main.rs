@@ -14,6 +14,7 @@ use listing::{Listing, Unit};
 use mix::{Mix, UNITS, main_loops};
 use ptx_asm::Target;
 use qlora_kernels::kernels::catalogue::{Entry, catalogue};
+use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -125,16 +126,19 @@ fn gpus(target: Target) -> &'static [&'static str] {
     }
 }
 
-fn disassemble(tools: &Path, entry: &Entry, gpu: &str, scratch: &Path) -> Listing {
+fn source(entry: &Entry) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("ptx/generated");
-    let source = folder.join(entry.target.name()).join(&entry.file).with_extension("ptx");
-    let cubin = scratch.join(format!("{}_{gpu}.cubin", entry.file));
+    folder.join(entry.target.name()).join(&entry.file).with_extension("ptx")
+}
+
+fn disassemble(tools: &Path, name: &str, source: &Path, gpu: &str, scratch: &Path) -> Listing {
+    let cubin = scratch.join(format!("{name}_{gpu}.cubin"));
     let run = |tool: &str, args: &[&std::ffi::OsStr]| {
         let output = Command::new(tools.join(tool)).args(args).output();
         let output =
             output.unwrap_or_else(|error| panic!("{}: {error}: run .ci/ptxas", tools.join(tool).display()));
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{tool}, {} for {gpu}: {errors}", entry.file);
+        assert!(output.status.success(), "{tool}, {name} for {gpu}: {errors}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let arch = format!("-arch={gpu}");
@@ -157,8 +161,8 @@ fn the_main_loops_are_as_planned() {
     };
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sass");
     std::fs::create_dir_all(&scratch).unwrap();
-    let mut rows = Vec::new();
     let mut unseen: BTreeSet<&str> = EXPECTED.iter().map(|expected| expected.kernel).collect();
+    let mut kernels = Vec::new();
     for entry in catalogue() {
         let Some(expected) = EXPECTED.iter().find(|expected| expected.kernel == entry.file) else {
             assert!(
@@ -169,17 +173,20 @@ fn the_main_loops_are_as_planned() {
             continue;
         };
         unseen.remove(expected.kernel);
-        for gpu in gpus(entry.target) {
-            let listing = disassemble(&tools, &entry, gpu, &scratch);
-            let [main, producers] = main_loops(&listing);
-            let (main, name) = (main.expect("a loop"), entry.file.clone());
-            check(expected, gpu, &listing, &main);
-            rows.push(Row { name, gpu, values: expected.values, mix: main });
-            if let (Some(values), Some(mix)) = (expected.producers, producers) {
-                rows.push(Row { name: entry.file.clone() + " producers", gpu, values, mix });
-            }
-        }
+        kernels.extend(gpus(entry.target).iter().map(|gpu| (expected, source(&entry), *gpu)));
     }
+    let rows = kernels.par_iter().flat_map_iter(|(expected, source, gpu)| {
+        let name = expected.kernel.to_owned();
+        let listing = disassemble(&tools, &name, source, gpu, &scratch);
+        let [main, producers] = main_loops(&listing);
+        let main = main.unwrap_or_else(|| panic!("{name} for {gpu} has no loop"));
+        check(expected, gpu, &listing, &main);
+        let producers = expected.producers.zip(producers);
+        let producers =
+            producers.map(|(values, mix)| Row { name: name.clone() + " producers", gpu, values, mix });
+        [Row { name, gpu, values: expected.values, mix: main }].into_iter().chain(producers)
+    });
+    let rows: Vec<Row> = rows.collect();
     assert!(unseen.is_empty(), "not in the catalogue: {unseen:?}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("ptx/generated/SASS.md");
     let table = markdown(&rows);
