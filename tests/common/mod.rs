@@ -4,6 +4,7 @@
 pub mod device;
 pub mod device_products;
 pub mod exact;
+pub mod optimizers;
 pub mod products;
 
 use half::{bf16, f16};
@@ -177,6 +178,15 @@ impl Matrix {
             Data::Bf16(v) => TensorMut::with_row_stride(v, rows, cols, stride),
         }
         .unwrap()
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.view().dtype()
+    }
+
+    /// Other values, rounded to the type.
+    pub fn set(&mut self, values: &[f32]) {
+        *self = Self::new(self.dtype(), values, self.rows, self.cols, self.stride - self.cols);
     }
 
     /// The memory, guards included.

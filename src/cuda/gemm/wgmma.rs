@@ -45,7 +45,7 @@ pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Opti
         && cols > 0
         && cols.is_multiple_of(SPAN as usize)
         && [rows, cols].into_iter().all(|len| len < 1 << 31)
-        && tiles(rows.max(cols) as u64, activations.rows() as u64, 64) < 1 << 28
+        && tiles(rows.max(cols) as u64, activations.rows() as u64, 64, 1) < 1 << 28
         && w.view.spec.block_size >= SPAN
         && w.view.codes.address().is_multiple_of(16);
     fits.then_some(half)
@@ -84,16 +84,22 @@ pub fn forward(
 ) -> Result<()> {
     let [m, n, k] = shape(x, w);
     let plan = Plan::new(queue.processors(), [n, m, k], Decoding::Forward);
-    let mut args = operands(x, w, plan.rows)?;
+    let mut args = operands(x, w, plan.box_rows())?;
     if let Some(lora) = lora {
         let Term { low, matrix } = Term::forward(queue, x, lora, half, workspace)?;
-        args = args.tensor_map(tensor_map(&low, plan.rows)?);
+        args = args.tensor_map(tensor_map(&low, plan.box_rows())?);
         args = args.pointer(&matrix).number(matrix.row_stride() as u64).number(low.cols() as u64);
     }
     let launch = |args: Args, out: &TensorMut<'_>, bias: Option<&Tensor<'_>>| {
         let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
         let product = product(half, w, out, bias, lora, false);
-        start(queue, GemmWgmmaSpec { tokens: plan.rows, product }.into(), &plan, args, out)
+        start(
+            queue,
+            GemmWgmmaSpec { tokens: plan.rows, cluster: plan.cluster, product }.into(),
+            &plan,
+            args,
+            out,
+        )
     };
     if plan.splits == 1 {
         return launch(args, y, bias);
@@ -116,15 +122,21 @@ pub fn backward(
 ) -> Result<()> {
     let [m, n, k] = shape(dy, w);
     let plan = Plan::new(queue.processors(), [k, m, n], Decoding::Backward);
-    let mut args = operands(dy, w, plan.rows)?;
+    let mut args = operands(dy, w, plan.box_rows())?;
     if let Some(lora) = lora {
         let Term { low, matrix } = Term::backward(queue, dy, lora, half, workspace)?;
-        args = args.tensor_map(tensor_map(&low, plan.rows)?).tensor_map(tensor_map(&matrix, CHUNK)?);
+        args = args.tensor_map(tensor_map(&low, plan.box_rows())?).tensor_map(tensor_map(&matrix, CHUNK)?);
         args = args.number(low.cols() as u64);
     }
     let launch = |args: Args, out: &TensorMut<'_>, accumulate: bool| {
         let product = product(half, w, out, None, lora, accumulate);
-        start(queue, GemmWgmmaBackwardSpec { tokens: plan.rows, product }.into(), &plan, args, out)
+        start(
+            queue,
+            GemmWgmmaBackwardSpec { tokens: plan.rows, cluster: plan.cluster, product }.into(),
+            &plan,
+            args,
+            out,
+        )
     };
     if plan.splits == 1 {
         return launch(args, dx, accumulate);
@@ -137,7 +149,7 @@ pub fn backward(
 /// Launches a kernel whose arguments are complete but for the output and the cut.
 fn start(queue: &Queue<'_>, spec: KernelSpec, plan: &Plan, args: Args, out: &TensorMut<'_>) -> Result<()> {
     let args = args.pointer(out).number(Matrix::row_stride(&out)).number(plan.splits).number(plan.per_split);
-    queue.launch(spec, plan.items.min(queue.processors()), args)
+    queue.launch(spec, plan.blocks(queue.processors()), args)
 }
 
 /// Enqueues `out = Σ parts + bias`, or adds that to what is there.
