@@ -58,10 +58,9 @@ pub struct GemmSkinnyBackwardSpec {
 
 impl Spec for GemmSkinnyBackwardSpec {
     /// Parameters: [`ProductParams`] of dY, `U[M, rank]`, `A[rank, K]` and dX; into how many parts N is split (u32), and how
-    /// many rows of W are in each (u32), a multiple of `32·down`. Part s writes the rows `s·M …` of dX. M is at
-    /// most `8·fragments`, N a multiple of 8,
-    /// K one of 64 below 2²³. dY and its rows, U, A and their rows, and codes are aligned to 16 bytes, the codes of constants
-    /// to 4. Any grid. Needs sm_80.
+    /// many rows of W are in each (u32), a multiple of `32·down`. Part s writes the rows `s·M …` of dX. M is at most
+    /// `8·fragments`, N a multiple of 8, K one of 64 below 2²³. dY and its rows, U, A and their rows, and codes are aligned to
+    /// 16 bytes, the codes of constants to 4. Any grid. Needs sm_80.
     fn write(&self, target: Target) -> Result<Written, Error> {
         dynamic_module(target, "gemm_skinny_backward", THREADS, |k| {
             let (body, shared) = Body::new(k, self);

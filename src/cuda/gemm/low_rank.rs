@@ -5,6 +5,7 @@
 use super::cast::{Parts, Slices, cast, parts_bytes};
 use super::mma::half;
 use super::simt::{Operand, Output, multiply};
+use super::split_sum::sum;
 use super::workspace::{Workspace, bytes};
 use crate::cuda::device::{Cuda, Queue};
 use crate::cuda::launch::{Args, Matrix};
@@ -12,7 +13,6 @@ use crate::error::Result;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_low_rank::{self as kernel, AdapterMatrix, GemmLowRankSpec};
 use crate::kernels::product;
-use crate::kernels::split_sum::{SplitSumSpec, tiles};
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
@@ -193,11 +193,7 @@ impl<'q, 'd> TensorCores<'q, 'd> {
         let rank = low.first.cols();
         let low = self.narrow(low, [low.first.rows(), rank.next_multiple_of(8)], workspace)?;
         let sums = self.product(matrix, long, &low, rank, workspace)?;
-        let (rows, cols) = (out.rows() as u64, out.cols() as u64);
-        let args = Args::new().pointer(&sums.first).number(sums.count).number(sums.scale.to_bits().into());
-        let args = args.number(rows).number(cols).pointer(out).number(Matrix::row_stride(&out));
-        let spec = SplitSumSpec { out: out.dtype(), bias: None, accumulate };
-        self.queue.launch(spec.into(), tiles(rows, cols), args)
+        sum(self.queue, &sums, None, out, accumulate)
     }
 
     /// A narrow matrix in as many parts as it needs to be multiplied by the long one.
@@ -239,6 +235,6 @@ impl<'q, 'd> TensorCores<'q, 'd> {
         let args = args.number(slices.count).number(slices.each).pointer(&out);
         let spec = GemmLowRankSpec::new(matrix, self.long, narrow.half, narrow.count, sizes[2]);
         self.queue.launch(spec.into(), slices.blocks, args)?;
-        Ok(Slices { first: out.into_tensor().first_rows(rows), count: slices.count, scale: 1.0 })
+        Ok(Slices::stacked(out, slices.count))
     }
 }

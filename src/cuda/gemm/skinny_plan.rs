@@ -11,6 +11,7 @@
 //! parts of a split sum. Wider tiles read X or dY less often; splitting the sum makes more of them. The constants are round:
 //! they order the choices, no more.
 
+use crate::cuda::device::Capacity;
 use crate::kernels::gemm_skinny::{GemmSkinnySpec, MOST_ROWS, blocks_per_processor};
 use crate::kernels::gemm_skinny_backward::GemmSkinnyBackwardSpec;
 use crate::kernels::pieces::{COLS, ROWS, WARPS};
@@ -35,15 +36,6 @@ const STAGES: std::ops::RangeInclusive<u32> = 3..=6;
 const MOST_UNITS: u32 = 4;
 /// Parts that a sum is split in.
 const SPLITS: [u64; 11] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48];
-
-/// What a device has.
-#[derive(Clone, Copy, Debug)]
-pub struct Device {
-    /// Streaming multiprocessors.
-    pub processors: u64,
-    /// Bytes of shared memory that a block may have.
-    pub shared: u32,
-}
 
 /// The cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +107,7 @@ impl Product {
 }
 
 /// The cut of a product with a weight `[n, k]` for a device; `None` if the kernels do not take it.
-pub fn plan(device: Device, product: Product, shape: [u64; 3]) -> Option<Plan> {
+pub fn plan(device: Capacity, product: Product, shape: [u64; 3]) -> Option<Plan> {
     let [m, n, k] = shape;
     if m == 0 || m > MOST_ROWS.into() || n == 0 || k == 0 || !k.is_multiple_of(COLS.into()) {
         return None;
@@ -143,15 +135,15 @@ pub fn plan(device: Device, product: Product, shape: [u64; 3]) -> Option<Plan> {
 }
 
 /// The slots that leave room for so many blocks on an SM, or at least for one.
-fn stages(device: Device, blocks: u32, bytes: impl Fn(u32) -> u32) -> Option<u32> {
+fn stages(device: Capacity, blocks: u32, bytes: impl Fn(u32) -> u32) -> Option<u32> {
     let fitting = |blocks: u32| {
-        let most = (device.shared + RESERVED) / blocks - RESERVED;
+        let most = (device.shared_per_block + RESERVED) / blocks - RESERVED;
         STAGES.rev().find(|&stages| bytes(stages) <= most)
     };
     fitting(blocks).or_else(|| fitting(1))
 }
 
-fn clocks(device: Device, product: Product, shape: [u64; 3], cut: &Cut, plan: &Plan) -> f64 {
+fn clocks(device: Capacity, product: Product, shape: [u64; 3], cut: &Cut, plan: &Plan) -> f64 {
     let [m, n, k] = shape.map(|size| size as f64);
     let (processors, blocks) = (device.processors as f64, blocks_per_processor(plan.fragments));
     let (inner, out) = match product {
@@ -179,18 +171,22 @@ fn clocks(device: Device, product: Product, shape: [u64; 3], cut: &Cut, plan: &P
 mod tests {
     use super::*;
 
-    const H100: Device = Device { processors: 132, shared: 227 << 10 };
+    const H100: Capacity = Capacity { processors: 132, shared_per_block: 227 << 10 };
 
     #[test]
     fn parts_cover_the_sum_and_none_is_empty() {
         for m in [1, 7, 16, 33, 64] {
             for n in [64, 128, 4096, 28672] {
                 for k in [64, 320, 4096, 64_000] {
-                    for device in [H100, Device { processors: 2, shared: 99 << 10 }] {
+                    for device in [H100, Capacity { processors: 2, shared_per_block: 99 << 10 }] {
                         for product in [Product::Forward, Product::Backward] {
                             let Some(plan) = plan(device, product, [m, n, k]) else {
                                 // The sums of all warps need more room than such a device has.
-                                assert!(product == Product::Backward && m > 32 && device.shared < 128 << 10);
+                                assert!(
+                                    product == Product::Backward
+                                        && m > 32
+                                        && device.shared_per_block < 128 << 10
+                                );
                                 continue;
                             };
                             let cut = product.cut([m, n, k], plan.fragments, plan.down);
@@ -198,7 +194,7 @@ mod tests {
                             assert!((plan.splits - 1) * plan.per_split < cut.inner, "{plan:?}");
                             assert_eq!(plan.per_split % cut.chunk, 0, "{plan:?}");
                             let bytes = product.shared_bytes(plan.fragments, plan.down, plan.stages);
-                            assert!(bytes <= device.shared, "{plan:?}");
+                            assert!(bytes <= device.shared_per_block, "{plan:?}");
                         }
                     }
                 }
@@ -218,6 +214,9 @@ mod tests {
     fn leaves_what_the_kernels_do_not_take() {
         assert_eq!(plan(H100, Product::Forward, [65, 4096, 4096]), None);
         assert_eq!(plan(H100, Product::Backward, [1, 64, 63]), None);
-        assert_eq!(plan(Device { processors: 40, shared: 64 << 10 }, Product::Forward, [1, 64, 64]), None);
+        assert_eq!(
+            plan(Capacity { processors: 40, shared_per_block: 64 << 10 }, Product::Forward, [1, 64, 64]),
+            None
+        );
     }
 }
