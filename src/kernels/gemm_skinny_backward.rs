@@ -28,7 +28,6 @@
 //! M ≤ 8, of 79 in which the memory of an H100 brings a piece.
 
 use super::decode::{Half, PairTable};
-use super::gemm_skinny::blocks_per_processor;
 use super::pieces::{self, COLS, Pieces, ROW_BYTES, ROWS, Range, Sources, WARPS, Way};
 use super::product::{LowRank, ProductParams, ProductSpec, RANK};
 use super::ring::{Batch, Ring};
@@ -50,6 +49,8 @@ pub struct GemmSkinnyBackwardSpec {
     pub fragments: u32,
     /// Warps down W's rows: 1, 2, 4 or 8.
     pub down: u32,
+    /// Blocks that an SM is to have at once: the registers of each are what that leaves.
+    pub blocks: u32,
     /// Slots of the ring.
     pub stages: u32,
     /// What is multiplied, in bf16.
@@ -134,8 +135,8 @@ struct Item {
 
 impl<'k> Body<'k> {
     fn new(k: &'k Kernel, spec: &'k GemmSkinnyBackwardSpec) -> (Self, usize) {
-        let GemmSkinnyBackwardSpec { fragments, down, stages, .. } = *spec;
-        k.minnctapersm(blocks_per_processor(fragments));
+        let GemmSkinnyBackwardSpec { fragments, down, blocks, stages, .. } = *spec;
+        k.minnctapersm(blocks);
         let params = ProductParams::new(k, &spec.product);
         let [splits, per_split] = ["splits", "per_split"].map(|name| k.param_u32(name));
         let mut shared = k.dynamic_shared(128);

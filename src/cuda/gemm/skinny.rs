@@ -2,6 +2,7 @@
 
 use super::cast::Slices;
 use super::low_rank::Term;
+use super::residence::Residence;
 use super::skinny_plan::{Plan, Product, plan};
 use super::split_sum::sum;
 use super::workspace::Workspace;
@@ -37,7 +38,7 @@ pub fn takes(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>) -> Option<(Half, 
 
 /// The cut, if the backward kernel takes these arguments, which are bf16.
 pub fn takes_backward(queue: &Queue<'_>, dy: &Tensor<'_>, w: Weight<'_>) -> Option<Plan> {
-    let half = mma::takes_backward(queue, dy, w)?;
+    let half = mma::takes_units(queue, dy, w)?;
     let fits = half == Half::Bf16
         && takes_weight(queue, w)
         && w.view.cols < 1 << 23
@@ -73,12 +74,12 @@ pub fn forward(
     if let Some(lora) = lora {
         args = Term::forward(queue, x, lora, half, workspace)?.args(args);
     }
-    let Plan { fragments, down, stages, splits, per_split, items } = plan;
+    let Plan { fragments, down, residence: Residence { blocks, stages }, splits, per_split, items } = plan;
     let launch = |out: &TensorMut<'_>, bias: Option<&Tensor<'_>>| {
         let product = product(half, w, out, bias, lora, false);
         let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
         let args = args.pointer(out).number(Matrix::row_stride(&out)).number(splits).number(per_split);
-        queue.launch(GemmSkinnySpec { fragments, down, stages, product }.into(), items, args)
+        queue.launch(GemmSkinnySpec { fragments, down, blocks, stages, product }.into(), items, args)
     };
     if splits == 1 {
         return launch(y, bias);
@@ -103,11 +104,11 @@ pub fn backward(
     if let Some(lora) = lora {
         args = Term::backward(queue, dy, lora, Half::Bf16, workspace)?.args(args);
     }
-    let Plan { fragments, down, stages, splits, per_split, items } = plan;
+    let Plan { fragments, down, residence: Residence { blocks, stages }, splits, per_split, items } = plan;
     let launch = |out: &TensorMut<'_>, accumulate| {
         let product = product(Half::Bf16, w, out, None, lora, accumulate);
         let args = args.pointer(out).number(Matrix::row_stride(&out)).number(splits).number(per_split);
-        queue.launch(GemmSkinnyBackwardSpec { fragments, down, stages, product }.into(), items, args)
+        queue.launch(GemmSkinnyBackwardSpec { fragments, down, blocks, stages, product }.into(), items, args)
     };
     if splits == 1 {
         return launch(dx, accumulate);

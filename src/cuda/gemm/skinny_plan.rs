@@ -11,8 +11,9 @@
 //! parts of a split sum. Wider tiles read X or dY less often; splitting the sum makes more of them. The constants are round:
 //! they order the choices, no more.
 
+use super::residence::Residence;
 use crate::cuda::device::Capacity;
-use crate::kernels::gemm_skinny::{GemmSkinnySpec, MOST_ROWS, blocks_per_processor};
+use crate::kernels::gemm_skinny::{GemmSkinnySpec, MOST_ROWS, most_blocks};
 use crate::kernels::gemm_skinny_backward::GemmSkinnyBackwardSpec;
 use crate::kernels::pieces::{COLS, ROWS, WARPS};
 
@@ -28,8 +29,6 @@ const ONE_BLOCK_USES: f64 = 0.75;
 const TWO_BLOCKS_USE: f64 = 0.9;
 /// What the longest part does not hide of the others.
 const NOT_HIDDEN: f64 = 0.1;
-/// Shared memory a block that the driver keeps for itself (CUDA programming guide, compute capability 8.0 on).
-const RESERVED: u32 = 1024;
 /// Slots of a ring: fewer do not bring ahead enough, more bring no more.
 const STAGES: std::ops::RangeInclusive<u32> = 3..=6;
 /// Units that a thread brings a chunk, at most: more take the registers of sums.
@@ -44,8 +43,8 @@ pub struct Plan {
     pub fragments: u32,
     /// Warps down W's rows.
     pub down: u32,
-    /// Slots of the ring.
-    pub stages: u32,
+    /// Blocks on an SM, and the slots of their rings.
+    pub residence: Residence,
     /// Parts of the sum, at least 1, none of them empty.
     pub splits: u64,
     /// The length of a part: columns of 64 forward, rows backward.
@@ -123,9 +122,10 @@ pub fn plan(device: Capacity, product: Product, shape: [u64; 3]) -> Option<Plan>
             let splits = cut.inner.div_ceil(per_split);
             let items = cut.tiles * splits;
             // An SM has two blocks, if there are so many and their registers allow it.
-            let blocks = if items <= device.processors { 1 } else { blocks_per_processor(fragments) };
-            let stages = stages(device, blocks, |stages| product.shared_bytes(fragments, down, stages))?;
-            let plan = Plan { fragments, down, stages, splits, per_split, items };
+            let blocks = if items <= device.processors { 1 } else { most_blocks(fragments) };
+            let bytes = |stages| product.shared_bytes(fragments, down, stages);
+            let residence = Residence::new(device, blocks, STAGES, bytes)?;
+            let plan = Plan { fragments, down, residence, splits, per_split, items };
             Some((plan, clocks(device, product, shape, &cut, &plan)))
         });
         Some(plans.into_iter().flatten())
@@ -134,18 +134,9 @@ pub fn plan(device: Capacity, product: Product, shape: [u64; 3]) -> Option<Plan>
     best.map(|(plan, _)| plan)
 }
 
-/// The slots that leave room for so many blocks on an SM, or at least for one.
-fn stages(device: Capacity, blocks: u32, bytes: impl Fn(u32) -> u32) -> Option<u32> {
-    let fitting = |blocks: u32| {
-        let most = (device.shared_per_block + RESERVED) / blocks - RESERVED;
-        STAGES.rev().find(|&stages| bytes(stages) <= most)
-    };
-    fitting(blocks).or_else(|| fitting(1))
-}
-
 fn clocks(device: Capacity, product: Product, shape: [u64; 3], cut: &Cut, plan: &Plan) -> f64 {
     let [m, n, k] = shape.map(|size| size as f64);
-    let (processors, blocks) = (device.processors as f64, blocks_per_processor(plan.fragments));
+    let (processors, blocks) = (device.processors as f64, plan.residence.blocks);
     let (inner, out) = match product {
         Product::Forward => (k, n),
         Product::Backward => (n, k),
@@ -193,8 +184,11 @@ mod tests {
                             assert!(plan.splits * plan.per_split >= cut.inner, "{plan:?}");
                             assert!((plan.splits - 1) * plan.per_split < cut.inner, "{plan:?}");
                             assert_eq!(plan.per_split % cut.chunk, 0, "{plan:?}");
-                            let bytes = product.shared_bytes(plan.fragments, plan.down, plan.stages);
-                            assert!(bytes <= device.shared_per_block, "{plan:?}");
+                            let bytes =
+                                product.shared_bytes(plan.fragments, plan.down, plan.residence.stages);
+                            // Each block has 1 KiB that is not its own.
+                            let all = plan.residence.blocks * (bytes + 1024);
+                            assert!(all <= device.shared_per_block + 1024, "{plan:?}");
                         }
                     }
                 }
@@ -208,6 +202,17 @@ mod tests {
         assert_eq!(plan(H100, Product::Forward, [1, 4096, 4096]).unwrap().splits, 1);
         assert!(plan(H100, Product::Forward, [16, 64, 16384]).unwrap().splits > 1);
         assert!(plan(H100, Product::Backward, [16, 16384, 64]).unwrap().splits > 1);
+    }
+
+    /// Two blocks of 16 rows fit on an SM of sm_90, one only on an SM of sm_86.
+    #[test]
+    fn blocks_are_as_many_as_fit() {
+        let shape = [16, 28672, 4096];
+        let blocks = |device, product| plan(device, product, shape).unwrap().residence.blocks;
+        let small = Capacity { processors: 132, shared_per_block: 99 << 10 };
+        for product in [Product::Forward, Product::Backward] {
+            assert_eq!([H100, small].map(|device| blocks(device, product)), [2, 1], "{product:?}");
+        }
     }
 
     #[test]
