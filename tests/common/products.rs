@@ -193,6 +193,12 @@ pub fn any_backward_case(most: [usize; 3], halves: &'static [DType]) -> impl Str
     })
 }
 
+/// Those of them that take N in whole vectors of 16 bytes.
+pub fn any_vectors_case(most: [usize; 3], halves: &'static [DType]) -> impl Strategy<Value = Case> {
+    let case = (any_backward_case(most, halves), 0usize..8);
+    case.prop_map(|(case, fewer)| Case { n: case.n - 8 * fewer, ..case })
+}
+
 /// What a case multiplies.
 pub struct Inputs {
     pub x: Matrix,
@@ -212,11 +218,12 @@ impl Case {
         self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
-    /// Whether the backward product is one: 16-bit dY, whole chunks of N, of 128 rows or more whole vectors, rows of W in whole
-    /// spans, blocks no shorter.
+    /// Whether the backward product is one: 16-bit dY, whole chunks of N, in bf16 of few rows and from 128 rows on whole vectors,
+    /// rows of W in whole spans, blocks no shorter.
     pub fn tensor_cores_backward(&self) -> bool {
+        let vectors = self.m >= 128 || self.m <= 64 && self.dtypes[1] == DType::Bf16;
         self.dtypes[1] != DType::F32
-            && self.n.is_multiple_of(if self.m < 128 { 64 } else { 8 })
+            && self.n.is_multiple_of(if vectors { 8 } else { 64 })
             && self.k.is_multiple_of(64)
             && self.spec.block_size >= 64
     }
