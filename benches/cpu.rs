@@ -1,11 +1,15 @@
-//! CPU speed, as ratios: `cargo bench --bench cpu`.
+//! CPU speed, as ratios: `cargo bench --bench cpu`, or a part of it: `-- streams`, `-- optimizers`, `-- products`.
 //!
 //! Streams are compared with a copy of as many bytes in the same run, products with the dense f32 product of the `gemm`
 //! crate (which candle uses) on the dequantized weight, with as many threads. A line is the best of several runs, since
 //! other work on the machine only ever adds time.
 
 use half::bf16;
-use qlora_kernels::{AdamW, Constants, Context, Lora, QuantSpec, QuantizedMatrix, Tensor, TensorMut, ops};
+use qlora_kernels::format::optimizer::blocks::Blocks;
+use qlora_kernels::{
+    Constants, Context, Lora, Optimizer, Parameter, QuantSpec, QuantizedMatrix, Rule, State, ops,
+};
+use qlora_kernels::{Tensor, TensorMut};
 use std::time::Instant;
 
 /// Seconds of the fastest of the runs that fit a fifth of a second, at least three.
@@ -72,13 +76,38 @@ fn streams(context: &Context) {
         let seconds = time(|| q.dequantize(context, TensorMut::new(&mut half, rows, cols).unwrap()).unwrap());
         row(&format!("dequantize nf4/{name} to bf16"), packed + 2.0 * len as f64, seconds);
     }
-    let (mut m, mut v) = (vec![0f32; len], vec![0f32; len]);
-    let seconds = time(|| {
-        let (param, grad) =
-            (TensorMut::new(&mut out, rows, cols).unwrap(), Tensor::new(&x, rows, cols).unwrap());
-        ops::adamw_step(context, &AdamW::default(), param, grad, m.as_mut_slice(), v.as_mut_slice()).unwrap();
-    });
-    row("adamw f32", 28.0 * len as f64, seconds);
+}
+
+/// A step of AdamW on parameters and gradients in f32, with states in 32 and in 8 bits, against a copy of as many numbers.
+fn optimizers(context: &Context) {
+    println!("{:<38} {:>9} {:>9} {:>14}", "millions of f32 parameters", "ms", "GB/s", "to copy's GB/s");
+    for millions in [16, 64] {
+        let len = millions << 20;
+        let (grad, mut param) = (noise(len), noise(len));
+        let copy = 8.0 * len as f64 / time(|| param.copy_from_slice(&grad));
+        for eight_bits in [false, true] {
+            let [mut m, mut v] = [(); 2].map(|()| vec![0f32; if eight_bits { 0 } else { len }]);
+            let mut codes = [true, false].map(|signed| match eight_bits {
+                true => Blocks::zeros(len, signed),
+                false => Blocks::zeros(0, signed),
+            });
+            let seconds = time(|| {
+                let states = if eight_bits {
+                    codes.each_mut().map(State::from).into()
+                } else {
+                    vec![(&mut m).into(), (&mut v).into()]
+                };
+                let param = TensorMut::new(&mut param, 1, len).unwrap();
+                let mut parameters = [Parameter { param, grad: Tensor::new(&grad, 1, len).unwrap(), states }];
+                let adamw = Optimizer::new(Rule::AdamW);
+                ops::optimizer_step(context, &adamw, &mut parameters, None, &mut [][..]).unwrap();
+            });
+            let (name, each) = if eight_bits { ("8-bit", 16.0 + 16.0 / 256.0) } else { ("f32", 28.0) };
+            let rate = each * len as f64 / seconds;
+            let name = format!("{millions:<3} adamw, {name} states");
+            println!("{name:<38} {:9.2} {:9.1} {:14.2}", seconds * 1e3, rate / 1e9, rate / copy);
+        }
+    }
 }
 
 fn products(context: &Context) {
@@ -174,9 +203,19 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return println!("nothing measured: run it by `cargo bench --bench cpu`, or with --bench");
     }
+    let only =
+        std::env::args().find(|argument| ["streams", "optimizers", "products"].contains(&argument.as_str()));
+    let wants = |part: &str| only.as_deref().is_none_or(|only| only == part);
     for context in Context::cpu_variants() {
         println!("== {}, {} threads", context.instruction_set(), context.threads());
-        streams(&context);
-        products(&context);
+        if wants("streams") {
+            streams(&context);
+        }
+        if wants("optimizers") {
+            optimizers(&context);
+        }
+        if wants("products") {
+            products(&context);
+        }
     }
 }

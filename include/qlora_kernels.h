@@ -146,27 +146,65 @@ typedef struct {
   const qlk_tensor *b;
 } qlk_lora;
 
-// The hyperparameters of one AdamW step (arXiv 1711.05101).
+// What an optimizer computes. With g the gradient times grad_scale, t the step, mhat = m / (1 - beta1^t), vhat =
+// v / (1 - beta2^t), all in f32:
+typedef uint32_t qlk_rule;
+
+// An optimizer at one of its steps. qlk_optimizer_init fills it.
 typedef struct {
-  // sizeof(qlk_adamw).
+  // sizeof(qlk_optimizer).
   uint32_t struct_size;
+  // QLK_RULE_*.
+  qlk_rule rule;
   // Learning rate, at least 0.
   float lr;
-  // Decay of the first moment, in [0, 1).
+  // In [0, 1).
   float beta1;
-  // Decay of the second moment, in [0, 1).
+  // In [0, 1).
   float beta2;
-  // Added to the root of the second moment, at least 0.
+  // In [0, 1).
+  float beta3;
+  // At least 0.
+  float alpha;
+  // At least 0.
   float eps;
-  // Decoupled weight decay, at least 0; it is multiplied by lr.
+  // At least 0.
   float weight_decay;
-  // Multiplies the gradient first: 1, or the inverse of a loss scale, or a clipping factor.
+  // The trust coefficient of LARS, at least 0.
+  float trust;
+  // Multiplies the gradients first: 1, or the inverse of a loss scale.
   float grad_scale;
+  // Greater than 0: the gradients of all parameters are scaled together so that their norm is at most this, as
+  // torch.nn.utils.clip_grad_norm_ does. 0: they are not.
+  float max_norm;
+  // 1: bf16 parameters are rounded at random, from `seed` on (Philox4x32-10 of seed, step, the parameter's number in the call
+  // and the element). 0: to nearest, as all others.
+  uint32_t stochastic_rounding;
   // 0.
   uint32_t reserved;
-  // The number of this step, from 1 on.
+  // Of stochastic rounding.
+  uint64_t seed;
+  // t, the number of this step, from 1 on.
   uint64_t step;
-} qlk_adamw;
+} qlk_optimizer;
+
+// A parameter with its gradient and its optimizer states. The caller owns the memory.
+typedef struct {
+  // sizeof(qlk_parameter).
+  uint32_t struct_size;
+  // 32: states are f32. 8: states are codes of the dynamic maps, signed for m and m2, unsigned for v, in blocks of 256
+  // elements with a scale each.
+  uint32_t state_bits;
+  // The parameter; f32, f16 or bf16.
+  const qlk_tensor *param;
+  // Its gradient, of the same shape; f32, f16 or bf16.
+  const qlk_tensor *grad;
+  // The states of the rule in its order, of the parameter's elements in row-major order: f32, or a byte an element. Zeros
+  // before the first step (of 8-bit states `absmax` alone need be).
+  void *states[3];
+  // 8-bit states: f32 scales, one for 256 elements or a part of as many. Else not looked at.
+  float *absmax[3];
+} qlk_parameter;
 
 // Done.
 #define QLK_STATUS_OK 0
@@ -237,6 +275,40 @@ typedef struct {
 
 // Double quantization to an 8-bit map: the signed dynamic map (bitsandbytes' default), or `constants_map`.
 #define QLK_CONSTANTS_MAP 2
+
+// States m, v (arXiv 1412.6980): g += weight_decay * p; m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g^2;
+// p -= lr * mhat / (sqrt(vhat) + eps).
+#define QLK_RULE_ADAM 0
+
+// States m, v (arXiv 1711.05101): m, v as Adam, without decay in g; p = p * (1 - lr * weight_decay)
+// - lr * mhat / (sqrt(vhat) + eps).
+#define QLK_RULE_ADAMW 1
+
+// States m, m2, v (arXiv 2409.03137): m, v as AdamW; m2 = beta3 * m2 + (1 - beta3) * g; p = p * (1 - lr * weight_decay)
+// - lr * (mhat + alpha * m2) / (sqrt(vhat) + eps).
+#define QLK_RULE_ADEMAMIX 2
+
+// State m (arXiv 2302.06675): p = p * (1 - lr * weight_decay) - lr * sign(beta1 * m + (1 - beta1) * g);
+// m = beta2 * m + (1 - beta2) * g.
+#define QLK_RULE_LION 3
+
+// State m, as torch.optim.SGD: g += weight_decay * p; m = beta1 * m + g; p -= lr * m.
+#define QLK_RULE_SGD 4
+
+// State m, as torch.optim.SGD with nesterov: m as SGD; p -= lr * (g + beta1 * m).
+#define QLK_RULE_NESTEROV 5
+
+// State v, as torch.optim.RMSprop: g += weight_decay * p; v = beta2 * v + (1 - beta2) * g^2; p -= lr * g / (sqrt(v) + eps).
+#define QLK_RULE_RMSPROP 6
+
+// State v, as torch.optim.Adagrad: g += weight_decay * p; v += g^2; p -= lr * g / (sqrt(v) + eps).
+#define QLK_RULE_ADAGRAD 7
+
+// States m, v (arXiv 1904.00962): m, v as AdamW; u = mhat / (sqrt(vhat) + eps) + weight_decay * p; p -= lr * |p| / |u| * u.
+#define QLK_RULE_LAMB 8
+
+// State m (arXiv 1708.03888): m = beta1 * m + lr * trust * |p| / (|g| + weight_decay * |p|) * (g + weight_decay * p); p -= m.
+#define QLK_RULE_LARS 9
 
 #ifdef __cplusplus
 extern "C" {
@@ -392,7 +464,9 @@ qlk_status qlk_gemm_workspace_size(const qlk_context *context,
 // context.
 //
 // On a GPU, tensor cores multiply 16-bit x: w's values, s * x * A^T, and B if it is of another type, are first rounded
-// to x's type, as automatic mixed precision does; f16 ends at 65504.
+// to x's type, as automatic mixed precision does; f16 ends at 65504. Of w it is the codebook's values that are rounded,
+// and the constants stay in f32; but on Hopper with many rows it is the dequantized weight: in f16, weights beyond 65504
+// become infinite and those below 2^-14 lose precision.
 qlk_status qlk_gemm_forward(const qlk_context *context,
                             const qlk_tensor *x,
                             const qlk_quantized *w,
@@ -407,8 +481,10 @@ qlk_status qlk_gemm_forward(const qlk_context *context,
 // `accumulate` 1 it is added to dx, in f32 before the one rounding, with 0 it replaces it. Types, workspace and the rest
 // as there.
 //
-// On a GPU, tensor cores multiply 16-bit dy: w's values, s * dy * B, and A if it is of another type, are first rounded to
-// dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants.
+// On a GPU, tensor cores multiply 16-bit dy: w, dequantized, s * dy * B, and A if it is of another type, are first rounded
+// to dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants. In f16, w is kept inside the
+// type's range by powers of two, and rounded to within 2^-25 of the largest constant around; but not on Hopper with many
+// rows, where weights beyond 65504 become infinite.
 qlk_status qlk_gemm_backward(const qlk_context *context,
                              const qlk_tensor *dy,
                              const qlk_quantized *w,
@@ -424,7 +500,7 @@ qlk_status qlk_gemm_backward(const qlk_context *context,
 // workspace and the rest as there.
 //
 // On a GPU, tensor cores multiply 16-bit x and dy: what is f32 beside them, s * dy * B and s * x * A^T included, is
-// taken as the sum of two bf16 numbers, which leaves each product within 2^-15.
+// taken as the sum of two bf16 numbers, which leaves each product within 2^-15; infinities among them become NaN.
 qlk_status qlk_lora_gradients(const qlk_context *context,
                               const qlk_tensor *x,
                               const qlk_tensor *dy,
@@ -436,20 +512,38 @@ qlk_status qlk_lora_gradients(const qlk_context *context,
                               uint64_t workspace_size,
                               void *stream);
 
-// One AdamW step in place: m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g^2;
-// param = param * (1 - lr * weight_decay) - lr * mhat / (sqrt(vhat) + eps), with g = grad * grad_scale,
-// mhat = m / (1 - beta1^step), vhat = v / (1 - beta2^step).
+// Fills `*optimizer`, whose struct_size the caller has set, with a rule at its first step: the hyperparameters of its paper, or
+// of torch where it has the optimizer; no clipping, rounding to nearest.
+qlk_status qlk_optimizer_init(qlk_rule rule,
+                              qlk_optimizer *optimizer);
+
+// Writes to `*size` how many bytes of workspace a step of these parameters needs, at any alignment: 0 on a CPU context.
+// Pointers in the parameters must be those of the step, whose alignment counts.
+qlk_status qlk_optimizer_workspace_size(const qlk_context *context,
+                                        const qlk_optimizer *optimizer,
+                                        const qlk_parameter *parameters,
+                                        uint64_t count,
+                                        uint64_t *size);
+
+// One step of an optimizer on `count` parameters of any sizes, in place; on a GPU, a launch for all that have the same types
+// and layout. All backends give the same bits: every operation is f32 and rounded by itself, bias corrections are computed in
+// f64 on the host, norms are added in one order; a 16-bit parameter is rounded once.
 //
-// `param` and `grad` have one shape and are f32, f16 or bf16, independently; `m` and `v` have as many f32 elements, in
-// row-major order, all zero before the first step. The arithmetic is f32; a 16-bit parameter is rounded once. The four
-// must not overlap. `stream` is ignored on a CPU context.
-qlk_status qlk_adamw_step(const qlk_context *context,
-                          const qlk_adamw *hyper,
-                          const qlk_tensor *param,
-                          const qlk_tensor *grad,
-                          float *m,
-                          float *v,
-                          void *stream);
+// No parameter and no state may overlap anything else; gradients may be shared. An element whose new states would not be
+// finite, as with a gradient that is infinite or NaN, keeps its parameter and states (8-bit ones but for the rounding of
+// their block). How many did is added to `*kept`, where it is not null: memory of the context's device. With clipping, a norm
+// of the gradients that is not finite keeps everything, and all elements count.
+//
+// `workspace` has `workspace_size` bytes, at least what qlk_optimizer_workspace_size says. `stream` is ignored on a CPU context.
+// A captured call repeats its step number.
+qlk_status qlk_optimizer_step(const qlk_context *context,
+                              const qlk_optimizer *optimizer,
+                              const qlk_parameter *parameters,
+                              uint64_t count,
+                              uint64_t *kept,
+                              void *workspace,
+                              uint64_t workspace_size,
+                              void *stream);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -46,5 +46,5 @@ pub mod view;
 
 pub use error::{Error, Result, Status};
 pub use format::{Codebook, Constants, QuantSpec};
-pub use ops::{AdamW, Context, DeviceKind, Lora, QuantizedMatrix};
+pub use ops::{Context, DeviceKind, Hyper, Lora, Optimizer, Parameter, QuantizedMatrix, Rule, State};
 pub use view::{DType, Element, Quantized, QuantizedMut, Tensor, TensorMut};

@@ -3,6 +3,7 @@
 mod common;
 
 use common::device::*;
+use common::device_products::check_kernel;
 use common::products::*;
 use proptest::prelude::*;
 use ptx_sim::{Config, Installed, Stats, counters, reset_counters};
@@ -59,9 +60,11 @@ fn counted(kernel: &str, [m, n, k]: [usize; 3]) -> Option<Stats> {
 
 /// What both kernels must do, of `activations`, `codes`, `constants` and `other` bytes of global memory read, for an output of
 /// `features` by M.
-fn check_counts(name: &str, stats: &Stats, [m, features, inner, rows]: [usize; 4], other: usize) {
+fn check_counts(name: &str, stats: &Stats, shape: [usize; 3], [rows, cluster]: [usize; 2], other: usize) {
+    let [m, features, inner] = shape;
     let tiles = m.div_ceil(rows);
-    let (activations, values) = (2 * m * inner * features / 128, features * inner * tiles);
+    let activations = 2 * m * inner * features.div_ceil(128 * cluster);
+    let values = features.next_multiple_of(128 * cluster) * inner * tiles;
     let (codes, constants) = (values / 2, 4 * values / 64);
     println!("{name}: activations {activations}, codes {codes}, constants {constants}, other {other} bytes");
     assert_eq!(stats.global_loads.bytes as usize, activations + codes + constants + other, "{name}");
@@ -81,18 +84,22 @@ fn check_counts(name: &str, stats: &Stats, [m, features, inner, rows]: [usize; 4
     );
 }
 
-/// Counted on the simulator: activations are read once for each 128 features, W and its constants once for each tile of rows,
-/// codes by 16 bytes; results are written by 16 bytes; nothing conflicts in shared memory.
+/// Counted on the simulator: activations are read once for each 128 features, or 256 by clusters of two blocks, W and its constants
+/// once for each tile of rows, codes by 16 bytes; results are written by 16 bytes; nothing conflicts in shared memory.
 #[test]
 fn traffic_is_as_planned() {
-    for ([m, n, k], rows) in
-        [([128, 256, 512], [128; 2]), ([200, 384, 256], [128, 256]), ([512, 256, 512], [256; 2])]
-    {
+    let cases = [
+        ([128, 256, 512], [[128, 2]; 2]),
+        ([200, 384, 256], [[256, 2]; 2]),
+        ([128, 128, 128], [[64, 1]; 2]),
+        ([512, 256, 512], [[256, 2]; 2]),
+    ];
+    for ([m, n, k], [forward, backward]) in cases {
         let name = format!("M = {m}, N = {n}, K = {k}");
         let Some(stats) = counted("gemm_wgmma", [m, n, k]) else { return };
-        let bias = 2 * n * 4 * m.div_ceil(rows[0]); // by each lane for itself
-        check_counts(&format!("forward, {name}"), &stats, [m, n, k, rows[0]], bias);
+        let bias = 2 * n * 4 * m.div_ceil(forward[0]); // by each lane for itself
+        check_counts(&format!("forward, {name}"), &stats, [m, n, k], forward, bias);
         let Some(stats) = counted("gemm_wgmma_backward", [m, n, k]) else { return };
-        check_counts(&format!("backward, {name}"), &stats, [m, k, n, rows[1]], 0);
+        check_counts(&format!("backward, {name}"), &stats, [m, k, n], backward, 0);
     }
 }

@@ -51,7 +51,7 @@ fn check_many(cases: u32, processors: u32, most: usize) {
         let mut runner = TestRunner::new(ProptestConfig::with_cases(cases));
         let result = runner.run(&any_adapter_case(most), |case| {
             reset_counters();
-            case.check_gradients(gpu)?;
+            case.check_gradients(gpu, &case.inputs(1.0))?;
             if let Installed::Simulator = ptx_sim::install() {
                 // U and dA, T and dB, written and added.
                 prop_assert_eq!(launches(gpu).len(), 8);
@@ -110,7 +110,7 @@ fn traffic_is_as_planned() {
             let spec = QuantSpec::new(Codebook::Nf4, 64);
             let case = Case { m, n, k, rank: Some(rank), spec, dtypes, gap: 0, seed: 1, threads: 1 };
             reset_counters();
-            case.check_gradients(gpu).unwrap();
+            case.check_gradients(gpu, &case.inputs(1.0)).unwrap();
             let launches = launches(gpu);
             let parts = if adapter == DType::F32 { 2 } else { 1 };
             // The long matrix's size across the sum and along it, and the narrow one's parts: U, dA, T, dB.
@@ -147,7 +147,7 @@ fn rings_fit_the_device() {
                 let (m, n, k) = (260, 136, 72);
                 let case = Case { m, n, k, rank: Some(rank), spec, dtypes, gap: 0, seed: 3, threads: 1 };
                 reset_counters();
-                case.check_gradients(gpu).unwrap();
+                case.check_gradients(gpu, &case.inputs(1.0)).unwrap();
                 let launches = launches(gpu);
                 let Installed::Simulator = ptx_sim::install() else { continue };
                 assert_eq!(launches.len(), 8);

@@ -39,7 +39,7 @@ fn everything_is_right() {
     let work = Work::select(&Options::parse_from(["gpu"]));
     assert!(work.cases.len() > 80);
     assert_eq!(work.products[0].len(), 3 * (5 + 5 + 3));
-    assert_eq!(work.steps.len(), 3);
+    assert_eq!(work.steps.len(), 6);
     assert_eq!(work.check_small(&gpu()), Tally::default());
 }
 
@@ -203,8 +203,8 @@ fn a_budget_is_kept() {
     let options = Options { out: folder.clone(), ..options };
     let now = Some(std::time::Instant::now());
     let tally = work.measure(&gpu_without_cache(), None, &options, Shape::of(4096), now).unwrap();
-    assert_eq!(tally, Tally { failed: 0, left_out: 3 });
-    assert!(std::fs::read_to_string(folder.join("gpu.json")).unwrap().contains("\"left_out\": 3"));
+    assert_eq!(tally, Tally { failed: 0, left_out: 6 });
+    assert!(std::fs::read_to_string(folder.join("gpu.json")).unwrap().contains("\"left_out\": 6"));
 }
 
 /// One flipped bit in any part of what a case must write is found.
@@ -280,6 +280,7 @@ fn a_run_is_timed_and_reported() {
         "| small calls",
         "| product forward nf4 64 f32 f32, M 1 N 1 K 1 rank 1 |",
         "| adamw bf16 |",
+        "| adamw8bit bf16 |",
     ] {
         assert!(table.contains(row), "{table}");
     }

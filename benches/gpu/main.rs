@@ -17,7 +17,7 @@
 //! | [`goals`] | what they are to reach, and the shapes that this is for |
 //! | [`cublas`] | cuBLAS, found at run time |
 //! | [`predict`] | how long the products should take on an H100 |
-//! | [`optimizer`] | the AdamW step |
+//! | [`optimizer`] | the AdamW step with states in 32 and in 8 bits |
 //! | [`launch`] | calls too small to fill the device: the cost of a launch, with and without a graph |
 //! | [`report`] | figures as a table and as JSON |
 //! | [`plot`] | figures as an image |

@@ -1,33 +1,43 @@
-//! The AdamW step: the CPU backend's bits, then bytes a second.
+//! The AdamW step with states in 32 and in 8 bits: the CPU backend's bits, then bytes a second.
 
 use super::Result;
 use super::data::{Bytes, Noise};
 use super::device::{Gpu, Memory};
 use super::report::Figures;
 use super::timing;
+use qlora_kernels::format::optimizer::blocks::BLOCK;
 use qlora_kernels::view::BufferMut;
-use qlora_kernels::{AdamW, Context, DType, Tensor, TensorMut, ops};
+use qlora_kernels::{Context, DType, Hyper, Optimizer, Parameter, Rule, State, Tensor, TensorMut, ops};
 use std::fmt;
 
-const HYPER: AdamW =
-    AdamW { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 7, grad_scale: 0.5 };
 /// The share of the copy rate that is aimed at.
 const GOAL: f64 = 0.9;
 
-/// A step on parameters and gradients of this type, with f32 states.
+/// A step on parameters and gradients of one type.
 #[derive(Clone, Copy, Debug)]
-pub struct Step(pub DType);
+pub struct Step {
+    dtype: DType,
+    eight_bits: bool,
+}
 
 pub fn select(only: Option<&str>) -> Vec<Step> {
-    let mut steps = [DType::F32, DType::F16, DType::Bf16].map(Step).to_vec();
-    steps.retain(|step| only.is_none_or(|pattern| step.to_string().contains(pattern)));
-    steps
+    let of = |eight_bits| {
+        [DType::F32, DType::F16, DType::Bf16].map(|dtype| Step { dtype, eight_bits }).into_iter()
+    };
+    let all = of(false).chain(of(true));
+    all.filter(|step| only.is_none_or(|pattern| step.to_string().contains(pattern))).collect()
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "adamw {}", format!("{:?}", self.0).to_lowercase())
+        let name = if self.eight_bits { "adamw8bit" } else { "adamw" };
+        write!(f, "{name} {}", format!("{:?}", self.dtype).to_lowercase())
     }
+}
+
+fn adamw() -> Optimizer {
+    let hyper = Hyper { step: 7, grad_scale: 0.5, ..Hyper::of(Rule::AdamW) };
+    Optimizer { hyper, ..Optimizer::new(Rule::AdamW) }
 }
 
 impl Step {
@@ -35,12 +45,16 @@ impl Step {
     pub fn check(self, gpu: &Gpu, n: usize) -> Result<usize> {
         let mut expected = self.state(n);
         let device = expected.iter().map(|bytes| gpu.upload(bytes)).collect::<Result<Vec<_>>>()?;
-        self.enqueue(gpu, n, &device)?;
-        let pointers = std::array::from_fn(|i| expected[i].as_mut_ptr());
+        let workspace = self.workspace(gpu, n, &device)?;
+        self.enqueue(gpu, n, &device, &workspace)?;
+        let pointers: Vec<_> = expected.iter_mut().map(|bytes| bytes.as_mut_ptr()).collect();
         // SAFETY: the memory outlives the call, which is done when it returns.
-        unsafe { self.step(&Context::cpu(), n, pointers)? };
-        for (name, (memory, expected)) in ["param", "grad", "m", "v"].iter().zip(device.iter().zip(&expected))
-        {
+        unsafe {
+            let mut parameter = [self.parameter(n, &pointers)?];
+            ops::optimizer_step(&Context::cpu(), &adamw(), &mut parameter, None, &mut [][..])?;
+        }
+        let names = ["param", "grad", "m", "v", "absmax of m", "absmax of v"];
+        for (name, (memory, expected)) in names.iter().zip(device.iter().zip(&expected)) {
             let found = gpu.download(memory)?;
             if let Some(at) = found.iter().zip(expected.iter()).position(|(a, b)| a != b) {
                 return Err(format!("{name} differs at byte {at}").into());
@@ -52,37 +66,69 @@ impl Step {
     /// Checks and times it.
     pub fn check_and_time(self, gpu: &Gpu, n: usize, repetitions: usize) -> Result<Figures> {
         self.check(gpu, n)?;
-        // The parameter and both states are read and written, the gradient is read.
-        let bytes = n * (3 * self.0.size() + 4 * 4);
         let state = self.state(n);
+        // The parameter and its states are read and written, the gradient is read.
+        let bytes = 2 * state.iter().map(|bytes| bytes.len()).sum::<usize>() - state[1].len();
         let upload = |_| state.iter().map(|bytes| gpu.upload(bytes)).collect::<Result<Vec<_>>>();
         let sets: Vec<Vec<Memory>> = (0..timing::sets(gpu, bytes)).map(upload).collect::<Result<_>>()?;
-        let times = timing::repeat(gpu, sets.len(), repetitions, |set| self.enqueue(gpu, n, &sets[set]))?;
+        let workspace = self.workspace(gpu, n, &sets[0])?;
+        let enqueue = |set: usize| self.enqueue(gpu, n, &sets[set], &workspace);
+        let times = timing::repeat(gpu, sets.len(), repetitions, enqueue)?;
         let bytes_per_second = bytes as f64 / times.median;
         Ok(Figures { name: self.to_string(), bytes, times, bytes_per_second, goal: Some(GOAL) })
     }
 
-    /// Parameters, gradients, first and second moments.
-    fn state(self, n: usize) -> [Bytes; 4] {
-        let row = |dtype, row| Noise::Weights.rows(dtype, row, 1, n);
-        [row(self.0, 0), row(self.0, 1), row(DType::F32, 2), Noise::Weights.constants(n)]
+    /// Parameters, gradients, first and second moments; of those in 8 bits the codes, then the scales.
+    fn state(self, n: usize) -> Vec<Bytes> {
+        let row = |dtype, row, len| Noise::Weights.rows(dtype, row, 1, len);
+        let mut state = vec![row(self.dtype, 0, n), row(self.dtype, 1, n)];
+        if self.eight_bits {
+            // Any byte is a code.
+            state.extend([2, 3].map(|at| Bytes::of(&row(DType::F16, at, n.div_ceil(2))[..n])));
+            state.extend([0, 1].map(|_| Noise::Weights.constants(n.div_ceil(BLOCK))));
+        } else {
+            state.extend([row(DType::F32, 2, n), Noise::Weights.constants(n)]);
+        }
+        state
     }
 
-    fn enqueue(self, gpu: &Gpu, n: usize, state: &[Memory]) -> Result<()> {
+    fn workspace(self, gpu: &Gpu, n: usize, state: &[Memory]) -> Result<Memory> {
+        // SAFETY: nothing is read or written.
+        let parameter = [unsafe { self.parameter(n, &addresses(gpu, state))? }];
+        gpu.allocate(ops::optimizer_workspace_size(&gpu.context, &adamw(), &parameter)?)
+    }
+
+    fn enqueue(self, gpu: &Gpu, n: usize, state: &[Memory], workspace: &Memory) -> Result<()> {
         // SAFETY: the memory is of these sizes, and the device's only stream orders its uses.
-        unsafe { self.step(&gpu.context, n, std::array::from_fn(|i| state[i].address(gpu))) }
+        unsafe {
+            let mut parameter = [self.parameter(n, &addresses(gpu, state))?];
+            let size = ops::optimizer_workspace_size(&gpu.context, &adamw(), &parameter)?;
+            let workspace = BufferMut::from_raw(workspace.address(gpu), size);
+            Ok(ops::optimizer_step(&gpu.context, &adamw(), &mut parameter, None, workspace)?)
+        }
     }
 
     /// # Safety
-    /// The pointers are to `n` elements each in memory of the context's device, which nothing else uses meanwhile.
-    unsafe fn step(self, context: &Context, n: usize, [param, grad, m, v]: [*mut u8; 4]) -> Result<()> {
+    /// The pointers are to what [`Self::state`] has, in memory of a context's device, which nothing else uses meanwhile.
+    unsafe fn parameter<'a>(self, n: usize, at: &[*mut u8]) -> Result<Parameter<'a>> {
         // SAFETY: as promised by the caller.
         unsafe {
-            let (param, grad) =
-                (TensorMut::from_raw(param, self.0, 1, n, n)?, Tensor::from_raw(grad, self.0, 1, n, n)?);
-            let (m, v) = (BufferMut::from_raw(m.cast(), n), BufferMut::from_raw(v.cast(), n));
-            ops::adamw_step(context, &HYPER, param, grad, m, v)?;
+            let states = [2, 3].map(|i| match self.eight_bits {
+                false => State::F32(BufferMut::from_raw(at[i].cast(), n)),
+                true => State::Blocks {
+                    codes: BufferMut::from_raw(at[i], n),
+                    absmax: BufferMut::from_raw(at[i + 2].cast(), n.div_ceil(BLOCK)),
+                },
+            });
+            Ok(Parameter {
+                param: TensorMut::from_raw(at[0], self.dtype, 1, n, n)?,
+                grad: Tensor::from_raw(at[1], self.dtype, 1, n, n)?,
+                states: states.into(),
+            })
         }
-        Ok(())
     }
+}
+
+fn addresses(gpu: &Gpu, state: &[Memory]) -> Vec<*mut u8> {
+    state.iter().map(|memory| memory.address(gpu)).collect()
 }

@@ -18,6 +18,7 @@
 use super::goals;
 use super::products::Kind;
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 
 const SMS: f64 = 132.0;
 /// Clocks a second.
@@ -38,11 +39,13 @@ const BYTES_A_WEIGHT: f64 = 0.5 + 1.0 / 64.0 + 4.0 / 256.0 / 64.0;
 pub struct Kernel {
     name: String,
     kind: Kind,
-    /// Rows of activations that it takes at most.
-    most: usize,
+    /// How many rows of activations it takes.
+    takes: RangeInclusive<usize>,
     /// Of a tile of the result.
     rows: usize,
     cols: usize,
+    /// Blocks side by side that read activations together.
+    cluster: usize,
     /// Of the inner dimension, brought at a time.
     chunk: usize,
     /// Into how many parts a tile's inner dimension can be cut; from 2 on their sums are added by a second launch.
@@ -80,9 +83,10 @@ fn kernels() -> Vec<Kernel> {
             all.push(Kernel {
                 name,
                 kind,
-                most: usize::MAX,
+                takes: 0..=usize::MAX,
                 rows,
                 cols: 128,
+                cluster: 1,
                 chunk: 64,
                 splits: &[1],
                 roles,
@@ -92,21 +96,22 @@ fn kernels() -> Vec<Kernel> {
             });
         }
     }
-    // `gemm_wgmma*`: 8 warps multiply, 4 bring data, the weight's codes two chunks ahead.
+    // `gemm_wgmma*`: 8 warps multiply, 4 bring data, the weight's codes four chunks ahead.
     for (kind, family, pass) in
         [(Kind::Forward, "gemm_wgmma", 128), (Kind::Backward, "gemm_wgmma_backward", 64)]
     {
         for rows in [64, 128, 256] {
             let main = row(family, &rows.to_string());
-            let producers = Role { row: format!("{main} producers"), warps: 4, pass: 128 };
+            let producers = Role { row: format!("{main} producers"), warps: 4, pass: 256 };
             let roles = vec![Role { row: main, warps: 8, pass }, producers];
-            let (name, ahead, blocks, tensor) = (format!("wgmma {rows}"), 2, 1, WGMMA);
+            let (name, ahead, blocks, tensor) = (format!("wgmma {rows}"), 4, 1, WGMMA);
             all.push(Kernel {
                 name,
                 kind,
-                most: usize::MAX,
+                takes: 128..=usize::MAX,
                 rows,
                 cols: 128,
+                cluster: 2,
                 chunk: 64,
                 splits: &[1, 2, 3, 4, 6, 8],
                 roles,
@@ -129,9 +134,10 @@ fn kernels() -> Vec<Kernel> {
                 all.push(Kernel {
                     name: format!("skinny {rows}x{down}"),
                     kind,
-                    most: 64,
+                    takes: 0..=64,
                     rows,
                     cols,
+                    cluster: 1,
                     chunk,
                     splits: &[1, 2, 3, 4, 6, 8, 12, 16],
                     roles: vec![Role { row: row(family, cut), warps: 8, pass: chunk }],
@@ -190,7 +196,8 @@ pub fn cublas(kind: Kind, sizes: [usize; 3]) -> f64 {
 
 /// The product of a weight `[n, k]` with `m` rows, by the kernel that is fastest at it; `None` for the gradients.
 pub fn product(kind: Kind, sizes: [usize; 3]) -> Option<Prediction> {
-    let kernels = kernels().into_iter().filter(|kernel| kernel.kind == kind && sizes[0] <= kernel.most);
+    let kernels =
+        kernels().into_iter().filter(|kernel| kernel.kind == kind && kernel.takes.contains(&sizes[0]));
     let ways =
         |kernel: Kernel| kernel.splits.iter().map(|&split| kernel.predict(split, sizes)).collect::<Vec<_>>();
     kernels.flat_map(ways).min_by(|a, b| a.seconds.total_cmp(&b.seconds))
@@ -208,7 +215,8 @@ impl Kernel {
         let [activations, weight, result] = bytes(self.kind, sizes, BYTES_A_WEIGHT);
         // Partial sums are f32, written and read.
         let (partial, launches) = if split > 1 { (4.0 * split as f64 * result, 2.0) } else { (0.0, 1.0) };
-        let traffic = activations * across as f64 + weight * down as f64 + result + partial;
+        let traffic =
+            activations * across.div_ceil(self.cluster) as f64 + weight * down as f64 + result + partial;
         let mut parts = vec![
             ("memory", (activations + weight + result) / MEMORY),
             ("cache", traffic / CACHE),

@@ -114,9 +114,12 @@ class Bench:
     def __init__(self, torch, ours, peer, options):
         self.torch, self.ours, self.peer, self.options, self.rows = torch, ours, peer, options, []
         self.numbers = {torch.float32: (0, "fp32"), torch.float16: (1, "fp16"), torch.bfloat16: (2, "bf16")}
-        dynamic = (c.c_float * 256)()
-        qlk.call("qlk_dynamic_map", 1, dynamic)
-        self.code = self.tensor(list(dynamic))
+        self.code = self.map(1)
+
+    def map(self, signed):
+        values = (c.c_float * 256)()
+        qlk.call("qlk_dynamic_map", signed, values)
+        return self.tensor(list(values))
 
     def tensor(self, values):
         return self.torch.tensor(values, device="cuda")
@@ -264,7 +267,7 @@ class Bench:
                                              c.c_int(CONSTANT_BLOCK), c.c_int(absmax.numel()), stream)
         absmax.add_(offset)
 
-    # AdamW with f32 states.
+    # AdamW with states in 32 and in 8 bits.
 
     def optimizer(self):
         torch, n = self.torch, self.options.elements // 4
@@ -276,10 +279,12 @@ class Bench:
                 continue
             p, g = ((torch.randn(1, n, device="cuda") * 0.03).to(dtype) for _ in "pg")
             m, v = (torch.zeros(n, device="cuda") for _ in "mv")
-            hyper = qlk.AdamW(c.sizeof(qlk.AdamW), 1e-3, 0.9, 0.999, 1e-8, 0.01, 1.0, 0, 7)
+            adamw = qlk.optimizer(qlk.ADAMW, step=7)
+            parameter = qlk.parameter(self.view(p), self.view(g), [m.data_ptr(), v.data_ptr()])
+            workspace = self.workspace(self.ours.step_workspace(adamw, parameter))
             step = getattr(self.peer, f"cadam32bit_grad_{self.numbers[dtype][1]}")
             f = c.c_float
-            ours = self.called(lambda: self.ours.adamw(hyper, self.view(p), self.view(g), m.data_ptr(), v.data_ptr(), NULL))
+            ours = self.called(lambda: self.ours.step(adamw, parameter, workspace, NULL))
             theirs = self.called(lambda: step(
                 at(g), at(p), at(m), at(v), NULL, f(0), f(0), f(0.9), f(0.999), f(0), f(0), f(1e-8), f(0.01), c.c_int32(7),
                 f(1e-3), f(1), c.c_bool(False), c.c_int32(n)))
@@ -292,6 +297,25 @@ class Bench:
                 cells = [f"{dense * 1e3:.3f}", f"{dense / ours:.2f}"]
             self.row([f"{ours * 1e3:.3f}", f"{theirs * 1e3:.3f}", f"{theirs / ours:.2f}", *cells], name=name, ours=ours,
                      bitsandbytes=theirs, torch=dense)
+            self.optimizer_8bit(name.replace("adamw", "adamw8bit"), p, g)
+
+    def optimizer_8bit(self, name, p, g):
+        """The same states for both, from zero on, in blocks of 256 with bitsandbytes' maps."""
+        torch, n = self.torch, p.numel()
+        codes = [torch.zeros(n, dtype=torch.uint8, device="cuda") for _ in "mv"]
+        absmax = [torch.zeros(-(-n // 256), device="cuda") for _ in "mv"]
+        maps = [self.map(signed) for signed in (1, 0)]
+        adamw = qlk.optimizer(qlk.ADAMW, step=7)
+        parameter = qlk.parameter(self.view(p), self.view(g), [x.data_ptr() for x in codes], [x.data_ptr() for x in absmax])
+        workspace = self.workspace(self.ours.step_workspace(adamw, parameter))
+        step = getattr(self.peer, f"cadam_8bit_blockwise_grad_{self.numbers[p.dtype][1]}")
+        f = c.c_float
+        ours = self.called(lambda: self.ours.step(adamw, parameter, workspace, NULL))
+        theirs = self.called(lambda: step(
+            at(p), at(g), at(codes[0]), at(codes[1]), f(0.9), f(0.999), f(0), f(0), f(1e-8), c.c_int32(7), f(1e-3), at(maps[0]),
+            at(maps[1]), at(absmax[0]), at(absmax[1]), f(0.01), f(1), c.c_bool(False), c.c_int32(n)))
+        self.row([f"{ours * 1e3:.3f}", f"{theirs * 1e3:.3f}", f"{theirs / ours:.2f}", "-", "-"], name=name, ours=ours,
+                 bitsandbytes=theirs)
 
 
 def at(tensor):

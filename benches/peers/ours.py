@@ -64,9 +64,12 @@ class Ours:
         qlk.call("qlk_gemm_backward", self.context, c.byref(dy), c.byref(weight.q), None, c.byref(dx), 0, *sized(workspace),
                  stream)
 
-    def adamw(self, hyper, param, grad, m, v, stream):
-        qlk.call("qlk_adamw_step", self.context, c.byref(hyper), c.byref(param), c.byref(grad), c.c_void_p(m),
-                 c.c_void_p(v), stream)
+    def step_workspace(self, optimizer, parameter):
+        return self.size("qlk_optimizer_workspace_size", c.byref(optimizer), c.byref(parameter), 1)
+
+    def step(self, optimizer, parameter, workspace, stream):
+        qlk.call("qlk_optimizer_step", self.context, c.byref(optimizer), c.byref(parameter), c.c_uint64(1), None,
+                 *sized(workspace), stream)
 
 
 def sized(workspace):
@@ -106,9 +109,12 @@ def main():
         call(qlk.tensor(from_), weight, qlk.tensor(to), (pointer(space).value, size), stream)
         close(to, left.astype(np.float64) @ exact)
     p, g = (rng.standard_normal((1, 99)).astype(np.float32) for _ in "pg")
-    hyper = qlk.AdamW(c.sizeof(qlk.AdamW), 1e-2, 0.9, 0.999, 1e-8, 0.1, 1.0, 0, 1)
-    param, grad, first, second = device.upload(p), device.upload(g), memory(99, np.float32), memory(99, np.float32)
-    ours.adamw(hyper, qlk.tensor(param), qlk.tensor(grad), pointer(first).value, pointer(second).value, stream)
+    adamw = qlk.optimizer(qlk.ADAMW, lr=1e-2, weight_decay=0.1)
+    param, grad, states = device.upload(p), device.upload(g), [memory(99, np.float32) for _ in "mv"]
+    parameter = qlk.parameter(qlk.tensor(param), qlk.tensor(grad), [pointer(state).value for state in states])
+    size = ours.step_workspace(adamw, parameter)
+    space = memory(max(size, 1), np.uint8)
+    ours.step(adamw, parameter, (pointer(space).value, size), stream)
     close(param, p * (1 - 1e-3) - 1e-2 * g / (np.abs(g) + 1e-8))
     ours.close()
     print("ok")

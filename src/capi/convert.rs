@@ -15,7 +15,8 @@ impl Struct for qlk_quant_spec {}
 impl Struct for qlk_quantized {}
 impl Struct for qlk_sizes {}
 impl Struct for qlk_lora {}
-impl Struct for qlk_adamw {}
+impl Struct for qlk_optimizer {}
+impl Struct for qlk_parameter {}
 impl Struct for qlk_device_info {}
 
 /// Refuses null and misaligned pointers.

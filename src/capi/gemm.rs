@@ -36,7 +36,9 @@ pub unsafe extern "C" fn qlk_gemm_workspace_size(
 /// context.
 ///
 /// On a GPU, tensor cores multiply 16-bit x: w's values, s * x * A^T, and B if it is of another type, are first rounded
-/// to x's type, as automatic mixed precision does; f16 ends at 65504.
+/// to x's type, as automatic mixed precision does; f16 ends at 65504. Of w it is the codebook's values that are rounded,
+/// and the constants stay in f32; but on Hopper with many rows it is the dequantized weight: in f16, weights beyond 65504
+/// become infinite and those below 2^-14 lose precision.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_gemm_forward(
     context: *const qlk_context,
@@ -62,8 +64,10 @@ pub unsafe extern "C" fn qlk_gemm_forward(
 /// `accumulate` 1 it is added to dx, in f32 before the one rounding, with 0 it replaces it. Types, workspace and the rest
 /// as there.
 ///
-/// On a GPU, tensor cores multiply 16-bit dy: w's values, s * dy * B, and A if it is of another type, are first rounded to
-/// dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants.
+/// On a GPU, tensor cores multiply 16-bit dy: w, dequantized, s * dy * B, and A if it is of another type, are first rounded
+/// to dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants. In f16, w is kept inside the
+/// type's range by powers of two, and rounded to within 2^-25 of the largest constant around; but not on Hopper with many
+/// rows, where weights beyond 65504 become infinite.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_gemm_backward(
     context: *const qlk_context,
@@ -91,7 +95,7 @@ pub unsafe extern "C" fn qlk_gemm_backward(
 /// workspace and the rest as there.
 ///
 /// On a GPU, tensor cores multiply 16-bit x and dy: what is f32 beside them, s * dy * B and s * x * A^T included, is
-/// taken as the sum of two bf16 numbers, which leaves each product within 2^-15.
+/// taken as the sum of two bf16 numbers, which leaves each product within 2^-15; infinities among them become NaN.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_lora_gradients(
     context: *const qlk_context,

@@ -1,43 +1,163 @@
 //! Optimizer steps.
 
-use super::convert::*;
+use super::convert::{self, *};
 use super::guard::guard;
 use super::types::*;
-use crate::ops;
+use crate::error::{Error, Result, ensure};
+use crate::format::optimizer::blocks::BLOCK;
+use crate::ops::{self, Hyper, Optimizer, Parameter, Rule, State};
+use crate::view::BufferMut;
 use std::ffi::c_void;
 
-/// One AdamW step in place: m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g^2;
-/// param = param * (1 - lr * weight_decay) - lr * mhat / (sqrt(vhat) + eps), with g = grad * grad_scale,
-/// mhat = m / (1 - beta1^step), vhat = v / (1 - beta2^step).
-///
-/// `param` and `grad` have one shape and are f32, f16 or bf16, independently; `m` and `v` have as many f32 elements, in
-/// row-major order, all zero before the first step. The arithmetic is f32; a 16-bit parameter is rounded once. The four
-/// must not overlap. `stream` is ignored on a CPU context.
+/// Fills `*optimizer`, whose struct_size the caller has set, with a rule at its first step: the hyperparameters of its paper, or
+/// of torch where it has the optimizer; no clipping, rounding to nearest.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn qlk_adamw_step(
+pub unsafe extern "C" fn qlk_optimizer_init(rule: qlk_rule, optimizer: *mut qlk_optimizer) -> qlk_status {
+    guard(|| {
+        let out = unsafe { out_struct(optimizer, "optimizer")? };
+        let h = Hyper::of(self::rule(rule)?);
+        *out = qlk_optimizer {
+            struct_size: out.struct_size,
+            rule,
+            lr: h.lr,
+            beta1: h.beta1,
+            beta2: h.beta2,
+            beta3: h.beta3,
+            alpha: h.alpha,
+            eps: h.eps,
+            weight_decay: h.weight_decay,
+            trust: h.trust,
+            grad_scale: h.grad_scale,
+            step: h.step,
+            ..Default::default()
+        };
+        Ok(())
+    })
+}
+
+/// Writes to `*size` how many bytes of workspace a step of these parameters needs, at any alignment: 0 on a CPU context.
+/// Pointers in the parameters must be those of the step, whose alignment counts.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qlk_optimizer_workspace_size(
     context: *const qlk_context,
-    hyper: *const qlk_adamw,
-    param: *const qlk_tensor,
-    grad: *const qlk_tensor,
-    m: *mut f32,
-    v: *mut f32,
+    optimizer: *const qlk_optimizer,
+    parameters: *const qlk_parameter,
+    count: u64,
+    size: *mut u64,
+) -> qlk_status {
+    guard(|| unsafe {
+        let (context, optimizer) = (convert::context(context)?, self::optimizer(optimizer)?);
+        let parameters = self::parameters(parameters, count, optimizer.rule)?;
+        let size = out(size, "size")?;
+        *size = ops::optimizer_workspace_size(context, &optimizer, &parameters)? as u64;
+        Ok(())
+    })
+}
+
+/// One step of an optimizer on `count` parameters of any sizes, in place; on a GPU, a launch for all that have the same types
+/// and layout. All backends give the same bits: every operation is f32 and rounded by itself, bias corrections are computed in
+/// f64 on the host, norms are added in one order; a 16-bit parameter is rounded once.
+///
+/// No parameter and no state may overlap anything else; gradients may be shared. An element whose new states would not be
+/// finite, as with a gradient that is infinite or NaN, keeps its parameter and states (8-bit ones but for the rounding of
+/// their block). How many did is added to `*kept`, where it is not null: memory of the context's device. With clipping, a norm
+/// of the gradients that is not finite keeps everything, and all elements count.
+///
+/// `workspace` has `workspace_size` bytes, at least what qlk_optimizer_workspace_size says. `stream` is ignored on a CPU context.
+/// A captured call repeats its step number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qlk_optimizer_step(
+    context: *const qlk_context,
+    optimizer: *const qlk_optimizer,
+    parameters: *const qlk_parameter,
+    count: u64,
+    kept: *mut u64,
+    workspace: *mut c_void,
+    workspace_size: u64,
     stream: *mut c_void,
 ) -> qlk_status {
     guard(|| unsafe {
-        let (context, hyper) = (context_on_stream(context, stream)?, read(hyper, "hyper")?);
-        check_reserved(hyper.reserved, "hyper")?;
-        let (param, grad) = (tensor_mut(param, "param")?, tensor(grad, "grad")?);
-        let elements = (param.rows() * param.cols()) as u64;
-        let (m, v) = (buffer_mut(m, elements, "m")?, buffer_mut(v, elements, "v")?);
-        let hyper = ops::AdamW {
-            lr: hyper.lr,
-            beta1: hyper.beta1,
-            beta2: hyper.beta2,
-            eps: hyper.eps,
-            weight_decay: hyper.weight_decay,
-            step: hyper.step,
-            grad_scale: hyper.grad_scale,
-        };
-        ops::adamw_step(&context, &hyper, param, grad, m, v)
+        let (context, optimizer) = (context_on_stream(context, stream)?, self::optimizer(optimizer)?);
+        let mut parameters = self::parameters(parameters, count, optimizer.rule)?;
+        let kept = if kept.is_null() { None } else { Some(buffer_mut(kept, 1, "kept")?) };
+        let workspace = self::workspace(workspace, workspace_size)?;
+        ops::optimizer_step(&context, &optimizer, &mut parameters, kept, workspace)
     })
+}
+
+fn rule(value: qlk_rule) -> Result<Rule> {
+    // The numbers are in the order of the list.
+    let rule = Rule::ALL.get(value as usize).copied();
+    rule.ok_or_else(|| Error::invalid(format!("rule is {value}; it must be a QLK_RULE_* value, 0 to 9")))
+}
+
+/// # Safety
+/// `ptr` is null or an optimizer.
+unsafe fn optimizer(ptr: *const qlk_optimizer) -> Result<Optimizer> {
+    let o = unsafe { read(ptr, "optimizer")? };
+    check_reserved(o.reserved, "optimizer")?;
+    let flag = o.stochastic_rounding;
+    ensure!(flag <= 1, "stochastic_rounding is {flag}; it must be 0 or 1");
+    let hyper = Hyper {
+        lr: o.lr,
+        beta1: o.beta1,
+        beta2: o.beta2,
+        beta3: o.beta3,
+        alpha: o.alpha,
+        eps: o.eps,
+        weight_decay: o.weight_decay,
+        trust: o.trust,
+        grad_scale: o.grad_scale,
+        step: o.step,
+    };
+    let (max_norm, seed) = ((o.max_norm != 0.0).then_some(o.max_norm), (flag == 1).then_some(o.seed));
+    Ok(Optimizer { rule: rule(o.rule)?, hyper, max_norm, seed })
+}
+
+/// # Safety
+/// `ptr` is null or `count` parameters whose memory may be used for `'a`, and nothing else uses it.
+unsafe fn parameters<'a>(ptr: *const qlk_parameter, count: u64, rule: Rule) -> Result<Vec<Parameter<'a>>> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    check_pointer(ptr, "parameters")?;
+    let count = size(count, "count")?;
+    (0..count).map(|i| unsafe { parameter(ptr.wrapping_add(i), i, rule) }).collect()
+}
+
+/// # Safety
+/// As for [`parameters`].
+unsafe fn parameter<'a>(ptr: *const qlk_parameter, i: usize, rule: Rule) -> Result<Parameter<'a>> {
+    let name = format!("parameters[{i}]");
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let raw = read(ptr, &name)?;
+        let of = |error: Error| error.of(&name);
+        let param = tensor_mut(raw.param, "param").map_err(of)?;
+        let grad = tensor(raw.grad, "grad").map_err(of)?;
+        let elements = (param.rows() * param.cols()) as u64;
+        let state = |s: usize| -> Result<State<'a>> {
+            Ok(match raw.state_bits {
+                32 => State::F32(state_buffer(raw.states[s].cast(), elements, s, "states")?),
+                8 => State::Blocks {
+                    codes: state_buffer(raw.states[s].cast(), elements, s, "states")?,
+                    absmax: state_buffer(raw.absmax[s], elements.div_ceil(BLOCK as u64), s, "absmax")?,
+                },
+                bits => return Err(Error::invalid(format!("state_bits is {bits}; it must be 8 or 32"))),
+            })
+        };
+        let states = (0..rule.states().len()).map(state).collect::<Result<_>>().map_err(of)?;
+        Ok(Parameter { param, grad, states })
+    }
+}
+
+/// # Safety
+/// As for [`buffer_mut`].
+unsafe fn state_buffer<'a, T>(ptr: *mut T, len: u64, state: usize, name: &str) -> Result<BufferMut<'a, T>> {
+    let named = if len == 0 || (!ptr.is_null() && ptr.is_aligned()) {
+        String::new()
+    } else {
+        format!("{name}[{state}]")
+    };
+    unsafe { buffer_mut(ptr, len, &named) }
 }

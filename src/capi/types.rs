@@ -174,28 +174,92 @@ pub struct qlk_lora {
     pub b: *const qlk_tensor,
 }
 
-/// The hyperparameters of one AdamW step (arXiv 1711.05101).
+/// What an optimizer computes. With g the gradient times grad_scale, t the step, mhat = m / (1 - beta1^t), vhat =
+/// v / (1 - beta2^t), all in f32:
+pub type qlk_rule = u32;
+/// States m, v (arXiv 1412.6980): g += weight_decay * p; m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g^2;
+/// p -= lr * mhat / (sqrt(vhat) + eps).
+pub const QLK_RULE_ADAM: qlk_rule = 0;
+/// States m, v (arXiv 1711.05101): m, v as Adam, without decay in g; p = p * (1 - lr * weight_decay)
+/// - lr * mhat / (sqrt(vhat) + eps).
+pub const QLK_RULE_ADAMW: qlk_rule = 1;
+/// States m, m2, v (arXiv 2409.03137): m, v as AdamW; m2 = beta3 * m2 + (1 - beta3) * g; p = p * (1 - lr * weight_decay)
+/// - lr * (mhat + alpha * m2) / (sqrt(vhat) + eps).
+pub const QLK_RULE_ADEMAMIX: qlk_rule = 2;
+/// State m (arXiv 2302.06675): p = p * (1 - lr * weight_decay) - lr * sign(beta1 * m + (1 - beta1) * g);
+/// m = beta2 * m + (1 - beta2) * g.
+pub const QLK_RULE_LION: qlk_rule = 3;
+/// State m, as torch.optim.SGD: g += weight_decay * p; m = beta1 * m + g; p -= lr * m.
+pub const QLK_RULE_SGD: qlk_rule = 4;
+/// State m, as torch.optim.SGD with nesterov: m as SGD; p -= lr * (g + beta1 * m).
+pub const QLK_RULE_NESTEROV: qlk_rule = 5;
+/// State v, as torch.optim.RMSprop: g += weight_decay * p; v = beta2 * v + (1 - beta2) * g^2; p -= lr * g / (sqrt(v) + eps).
+pub const QLK_RULE_RMSPROP: qlk_rule = 6;
+/// State v, as torch.optim.Adagrad: g += weight_decay * p; v += g^2; p -= lr * g / (sqrt(v) + eps).
+pub const QLK_RULE_ADAGRAD: qlk_rule = 7;
+/// States m, v (arXiv 1904.00962): m, v as AdamW; u = mhat / (sqrt(vhat) + eps) + weight_decay * p; p -= lr * |p| / |u| * u.
+pub const QLK_RULE_LAMB: qlk_rule = 8;
+/// State m (arXiv 1708.03888): m = beta1 * m + lr * trust * |p| / (|g| + weight_decay * |p|) * (g + weight_decay * p); p -= m.
+pub const QLK_RULE_LARS: qlk_rule = 9;
+
+/// An optimizer at one of its steps. qlk_optimizer_init fills it.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct qlk_adamw {
-    /// sizeof(qlk_adamw).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct qlk_optimizer {
+    /// sizeof(qlk_optimizer).
     pub struct_size: u32,
+    /// QLK_RULE_*.
+    pub rule: qlk_rule,
     /// Learning rate, at least 0.
     pub lr: f32,
-    /// Decay of the first moment, in [0, 1).
+    /// In [0, 1).
     pub beta1: f32,
-    /// Decay of the second moment, in [0, 1).
+    /// In [0, 1).
     pub beta2: f32,
-    /// Added to the root of the second moment, at least 0.
+    /// In [0, 1).
+    pub beta3: f32,
+    /// At least 0.
+    pub alpha: f32,
+    /// At least 0.
     pub eps: f32,
-    /// Decoupled weight decay, at least 0; it is multiplied by lr.
+    /// At least 0.
     pub weight_decay: f32,
-    /// Multiplies the gradient first: 1, or the inverse of a loss scale, or a clipping factor.
+    /// The trust coefficient of LARS, at least 0.
+    pub trust: f32,
+    /// Multiplies the gradients first: 1, or the inverse of a loss scale.
     pub grad_scale: f32,
+    /// Greater than 0: the gradients of all parameters are scaled together so that their norm is at most this, as
+    /// torch.nn.utils.clip_grad_norm_ does. 0: they are not.
+    pub max_norm: f32,
+    /// 1: bf16 parameters are rounded at random, from `seed` on (Philox4x32-10 of seed, step, the parameter's number in the call
+    /// and the element). 0: to nearest, as all others.
+    pub stochastic_rounding: u32,
     /// 0.
     pub reserved: u32,
-    /// The number of this step, from 1 on.
+    /// Of stochastic rounding.
+    pub seed: u64,
+    /// t, the number of this step, from 1 on.
     pub step: u64,
+}
+
+/// A parameter with its gradient and its optimizer states. The caller owns the memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct qlk_parameter {
+    /// sizeof(qlk_parameter).
+    pub struct_size: u32,
+    /// 32: states are f32. 8: states are codes of the dynamic maps, signed for m and m2, unsigned for v, in blocks of 256
+    /// elements with a scale each.
+    pub state_bits: u32,
+    /// The parameter; f32, f16 or bf16.
+    pub param: *const qlk_tensor,
+    /// Its gradient, of the same shape; f32, f16 or bf16.
+    pub grad: *const qlk_tensor,
+    /// The states of the rule in its order, of the parameter's elements in row-major order: f32, or a byte an element. Zeros
+    /// before the first step (of 8-bit states `absmax` alone need be).
+    pub states: [*mut c_void; 3],
+    /// 8-bit states: f32 scales, one for 256 elements or a part of as many. Else not looked at.
+    pub absmax: [*mut f32; 3],
 }
 
 /// What a context is.

@@ -18,6 +18,19 @@ pub fn read_row(simd: &Simd, tensor: &Tensor<'_>, row: usize, col: usize, out: &
     }
 }
 
+/// Elements `start..end` of a matrix, flattened, where they are consecutive f32 in memory.
+pub fn f32_slice<'a>(tensor: &Tensor<'a>, start: usize, end: usize) -> Option<&'a [f32]> {
+    assert!(start <= end && end <= tensor.rows() * tensor.cols());
+    // SAFETY: the elements lie inside the tensor, which the view's maker vouched for.
+    is_consecutive_f32(tensor)
+        .then(|| unsafe { std::slice::from_raw_parts(tensor.at(0, 0).cast::<f32>().add(start), end - start) })
+}
+
+fn is_consecutive_f32(tensor: &Tensor<'_>) -> bool {
+    let consecutive = tensor.row_stride() == tensor.cols() || tensor.rows() == 1;
+    tensor.dtype() == DType::F32 && consecutive && !tensor.is_empty()
+}
+
 /// A writable tensor that threads share, each writing its own elements.
 pub struct Output<'a>(TensorMut<'a>);
 
@@ -47,6 +60,24 @@ impl<'a> Output<'a> {
                 }
             }
         }
+    }
+
+    /// Elements `start..end`, flattened, where they are consecutive f32 in memory.
+    ///
+    /// # Safety
+    /// No other thread uses these elements now.
+    #[allow(clippy::mut_from_ref)] // as the promise allows
+    pub unsafe fn f32_slice(&self, start: usize, end: usize) -> Option<&mut [f32]> {
+        assert!(start <= end && end <= self.0.rows() * self.0.cols());
+        // SAFETY: the elements lie inside the tensor, which the view's maker vouched for.
+        is_consecutive_f32(&self.0.as_tensor()).then(|| unsafe {
+            std::slice::from_raw_parts_mut(self.0.at(0, 0).cast::<f32>().add(start), end - start)
+        })
+    }
+
+    /// The type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.0.dtype()
     }
 
     /// Reads back what [`Self::write_row`] writes.

@@ -5,13 +5,13 @@
 //! thread in one order.
 
 pub mod access;
-pub mod adamw;
 pub mod blockwise8;
 pub mod dequantize;
 pub mod double_quantize;
 pub mod float_environment;
 pub mod gemm;
 pub mod lora_gradients;
+pub mod optimizer;
 pub mod quantize;
 pub mod simd;
 pub mod threads;

@@ -43,6 +43,7 @@ pub struct Args(Vec<Arg>);
 
 enum Arg {
     Number(u64),
+    Block(Vec<u64>),
     TensorMap(Box<CUtensorMap>),
 }
 
@@ -51,6 +52,7 @@ impl Arg {
     fn pointer(&mut self) -> *mut c_void {
         match self {
             Self::Number(value) => (value as *mut u64).cast(),
+            Self::Block(words) => words.as_mut_ptr().cast(),
             Self::TensorMap(map) => (&raw mut **map).cast(),
         }
     }
@@ -65,6 +67,19 @@ impl Args {
     /// A number, or an address.
     pub fn number(mut self, value: u64) -> Self {
         self.0.push(Arg::Number(value)); // a narrower parameter reads its low bytes
+        self
+    }
+
+    /// A number in f32.
+    pub fn float(self, value: f32) -> Self {
+        self.number(value.to_bits().into())
+    }
+
+    /// A block of `len` words, the first of which are these.
+    pub fn block(mut self, words: &[u64], len: usize) -> Self {
+        let mut block = words.to_vec();
+        block.resize(len, 0);
+        self.0.push(Arg::Block(block));
         self
     }
 

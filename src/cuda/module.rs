@@ -99,14 +99,11 @@ fn load(written: &Written, device: &str) -> Result<Function> {
             sys::cuModuleUnload(module);
         }
         check(result, "cuModuleGetFunction")?;
-        if written.shared > DEFAULT_SHARED {
-            let most = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let result = sys::cuFuncSetAttribute(handle, most, written.shared as i32);
-            if result != CUresult::CUDA_SUCCESS {
-                sys::cuModuleUnload(module);
-            }
-            check(result, "cuFuncSetAttribute")?;
-        }
+    }
+    if let Err(error) = allow_shared(handle, written.shared) {
+        // SAFETY: loaded above, and nothing uses it.
+        let _ = unsafe { sys::cuModuleUnload(module) };
+        return Err(error);
     }
     Ok(Function {
         handle,
@@ -118,8 +115,22 @@ fn load(written: &Written, device: &str) -> Result<Function> {
     })
 }
 
-/// Bytes of dynamic shared memory that a block may have without being allowed more.
-const DEFAULT_SHARED: u32 = 48 << 10;
+/// Lets a kernel have its dynamic shared memory: beyond 48 KB, static memory included, it needs leave; and an SM is to make as
+/// much of its memory shared as it can, so that a second block may fit.
+fn allow_shared(function: CUfunction, bytes: u32) -> Result<()> {
+    use sys::CUfunction_attribute_enum::{
+        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST,
+        CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT as CARVEOUT_PERCENT,
+    };
+    if bytes == 0 {
+        return Ok(());
+    }
+    for (attribute, value) in [(MOST, bytes as i32), (CARVEOUT_PERCENT, 100)] {
+        // SAFETY: the function is loaded.
+        check(unsafe { sys::cuFuncSetAttribute(function, attribute, value) }, "cuFuncSetAttribute")?;
+    }
+    Ok(())
+}
 
 /// Blocks that an SM holds at once.
 fn occupancy(function: CUfunction, written: &Written) -> u32 {

@@ -9,21 +9,23 @@
 //! | [`nf4`] | NormalFloat from its construction (QLoRA, section 3) |
 //! | [`fp8`] | FP8 E4M3, the 8-bit type of double-quantized constants |
 //! | [`dynamic`] | the dynamic 8-bit maps of bitsandbytes |
+//! | [`dynamic_rank`] | their codes by arithmetic |
 //! | [`spec`] | [`QuantSpec`]: which formats a matrix uses, and how many bytes that takes |
 //! | [`blockwise4`] | 4-bit blocks: quantize and dequantize |
 //! | [`blockwise8`] | 8-bit blocks (optimizer states, nested constants) |
 //! | [`double_quant`] | double quantization of the block constants |
 //! | [`sum`] | the one order in which constants are summed |
-//! | [`adamw`] | one AdamW step on one element |
+//! | [`optimizer`] | what optimizers compute: rules, norms, 8-bit states, stochastic rounding |
 
-pub mod adamw;
 pub mod blockwise4;
 pub mod blockwise8;
 pub mod codebook;
 pub mod double_quant;
 pub mod dynamic;
+pub mod dynamic_rank;
 pub mod fp8;
 pub mod nf4;
+pub mod optimizer;
 pub mod spec;
 pub mod sum;
 

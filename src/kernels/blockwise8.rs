@@ -109,7 +109,7 @@ impl Spec for Dequantize8Spec {
 }
 
 /// Four bytes as a word, the first lowest.
-fn join(k: &Kernel, bytes: &[Reg<B32>]) -> Reg<B32> {
+pub fn join(k: &Kernel, bytes: &[Reg<B32>]) -> Reg<B32> {
     let (low, high) = (k.prmt_b32(bytes[0], bytes[1], 0x0040), k.prmt_b32(bytes[2], bytes[3], 0x0040));
     k.prmt_b32(low, high, 0x5410)
 }

@@ -1,6 +1,5 @@
 //! One of each kernel for each target that has its own: what `ptx/generated` shows and what ptxas must accept.
 
-use super::adamw::AdamWSpec;
 use super::blockwise8::{Dequantize8Spec, Quantize8Spec};
 use super::cast::CastSpec;
 use super::constants::{ConstantsSpec, NestedSpec};
@@ -15,12 +14,16 @@ use super::gemm_skinny::{GemmSkinnySpec, most_blocks};
 use super::gemm_skinny_backward::GemmSkinnyBackwardSpec;
 use super::gemm_wgmma::GemmWgmmaSpec;
 use super::gemm_wgmma_backward::GemmWgmmaBackwardSpec;
+use super::optimizer::StepSpec;
+use super::optimizer::norms::{ReduceSpec, SquaresSpec};
+use super::optimizer::table::{Group, StateStorage, TableSpec};
 use super::product::ProductSpec;
 use super::quantize::QuantizeSpec;
 use super::split_sum::SplitSumSpec;
 use super::table;
 use super::tensor::Layout;
 use super::{KernelSpec, Spec, Written};
+use crate::format::optimizer::Rule;
 use crate::format::{Codebook, CodebookTable, Map256};
 use crate::view::DType;
 use ptx_asm::{Error, Target};
@@ -60,8 +63,8 @@ fn of_hopper() -> Vec<Entry> {
     };
     let kernels = |tokens| {
         let (forward, backward) = (forward.clone(), backward.clone());
-        let forward = GemmWgmmaSpec { tokens, product: forward }.into();
-        let backward = GemmWgmmaBackwardSpec { tokens, product: backward }.into();
+        let forward = GemmWgmmaSpec { tokens, cluster: 2, product: forward }.into();
+        let backward = GemmWgmmaBackwardSpec { tokens, cluster: 2, product: backward }.into();
         [entry("gemm_wgmma", tokens, forward), entry("gemm_wgmma_backward", tokens, backward)]
     };
     WGMMA_TOKENS.into_iter().flat_map(kernels).collect()
@@ -205,10 +208,23 @@ fn of_target(target: Target) -> Vec<Entry> {
         add("gemm_low_rank_t_f16_64".into(), low_rank(AdapterMatrix::T, [Half::F16; 2], 1));
         add("cast_f32_f16".into(), CastSpec { from: f32, to: Half::F16, parts: 1 }.into());
     }
-    for (name, dtypes, layout) in
-        [("bf16", [bf16; 2], Layout::Elements), ("f32_strided", [f32; 2], Layout::Strided)]
-    {
-        add(format!("adamw_{name}"), AdamWSpec { dtypes, layout }.into());
+    add("optimizer_table".into(), TableSpec.into());
+    add("optimizer_norms_clip".into(), ReduceSpec::Clip.into());
+    for (name, rule, storage, layout) in [
+        ("adamw", Rule::AdamW, StateStorage::F32, Layout::Vectors),
+        ("adamw_strided", Rule::AdamW, StateStorage::F32, Layout::Strided),
+        ("adamw_8bit", Rule::AdamW, StateStorage::Blocks, Layout::Vectors),
+        ("lion_8bit", Rule::Lion, StateStorage::Blocks, Layout::Vectors),
+        ("lamb_8bit", Rule::Lamb, StateStorage::Blocks, Layout::Vectors),
+    ] {
+        let group = Group { dtypes: [bf16; 2], layout, storage, states: rule.states().len() };
+        let spec = StepSpec { group, rule, clipped: true, stochastic: name == "adamw" };
+        add(format!("optimizer_step_{name}"), spec.into());
+        if rule.uses_norms() {
+            let spec = SquaresSpec { group, rule: Some(rule), clipped: true };
+            add(format!("optimizer_squares_{name}"), spec.into());
+            add(format!("optimizer_norms_{name}"), ReduceSpec::Trust(group, rule).into());
+        }
     }
     entries
 }
@@ -244,8 +260,8 @@ pub fn variants() -> Vec<Entry> {
             let accumulate = product.bias.is_some();
             let product = ProductSpec { accumulate, ..product.clone() };
             let backward = ProductSpec { bias: None, ..product.clone() };
-            add(Target::Sm90a, GemmWgmmaSpec { tokens, product }.into());
-            add(Target::Sm90a, GemmWgmmaBackwardSpec { tokens, product: backward }.into());
+            add(Target::Sm90a, GemmWgmmaSpec { tokens, cluster: 1, product }.into());
+            add(Target::Sm90a, GemmWgmmaBackwardSpec { tokens, cluster: 1, product: backward }.into());
         }
     }
     for target in TARGETS {
@@ -257,6 +273,7 @@ pub fn variants() -> Vec<Entry> {
         for spec in low_rank(target) {
             add(target, spec);
         }
+        optimizers().into_iter().for_each(|spec| add(target, spec));
         for product in products() {
             if product.half == Half::Bf16 && target < Target::Sm80 {
                 continue;
@@ -273,6 +290,26 @@ pub fn variants() -> Vec<Entry> {
         add(Target::Sm80, entry);
     }
     entries
+}
+
+/// Every rule, type and storage of optimizers, with everything that a step may have.
+fn optimizers() -> Vec<KernelSpec> {
+    let mut specs = Vec::new();
+    for rule in Rule::ALL {
+        for storage in [StateStorage::F32, StateStorage::Blocks] {
+            for dtype in [DType::F32, DType::F16, DType::Bf16] {
+                for layout in [Layout::Vectors, Layout::Strided] {
+                    let group = Group { dtypes: [dtype; 2], layout, storage, states: rule.states().len() };
+                    let stochastic = dtype == DType::Bf16;
+                    specs.push(StepSpec { group, rule, clipped: true, stochastic }.into());
+                    if rule.uses_norms() {
+                        specs.push(SquaresSpec { group, rule: Some(rule), clipped: true }.into());
+                    }
+                }
+            }
+        }
+    }
+    specs
 }
 
 /// The kernels for few rows, of every cut, with everything in the pass.

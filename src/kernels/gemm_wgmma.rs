@@ -42,16 +42,20 @@ const WEIGHTS: u32 = 4 * PLANE;
 pub struct GemmWgmmaSpec {
     /// Rows of X in a tile: 64, 128 or 256.
     pub tokens: u32,
+    /// Blocks that share activations: 1 or 2.
+    pub cluster: u32,
     /// What is multiplied.
     pub product: ProductSpec,
 }
 
 impl Spec for GemmWgmmaSpec {
-    /// Parameters: those of [`emit`]; the maps are of X and of T, in boxes of 64 x `tokens` with the 128-byte swizzle; the right
+    /// Parameters: those of [`emit`]; the maps are of X and of T, in boxes 64 wide with the 128-byte swizzle; the right
     /// side is `B[N, rank]` and its row stride (u64). K is a multiple of 64, the rank even. Codes are aligned to 16 bytes, B
-    /// and its rows to 4. Any grid; one block an SM is best.
+    /// and its rows to 4. Any grid of whole clusters; one block an SM is best.
     fn write(&self, target: Target) -> Result<Written, Error> {
-        dynamic_module(target, "gemm_wgmma", THREADS, |k| emit::<Forward>(k, &self.product, self.tokens))
+        dynamic_module(target, "gemm_wgmma", THREADS, |k| {
+            emit::<Forward>(k, &self.product, self.tokens, self.cluster)
+        })
     }
 
     fn target(&self, _device: Target) -> Target {
@@ -72,8 +76,6 @@ struct Forward;
 impl Roles for Forward {
     const FEATURES: usize = 1;
     const WEIGHTS: u32 = WEIGHTS;
-    // Beside the sums, two sets of fragments and two tables.
-    const CONSUMER_REGISTERS: u32 = 224;
     type Right = Right;
 
     fn right(k: &Kernel) -> Right {
@@ -129,7 +131,7 @@ impl Roles for Forward {
             sums.clear();
             pipeline.wait(&at);
             decode(block, row, at.stage, &sets[0]);
-            in_turns(k, item.chunks, |chunk, copy| {
+            in_turns(k, 2, item.chunks, |chunk, copy| {
                 let stage = k.mov(at.stage);
                 multiply(block, &sums, &sets[copy], stage);
                 pipeline.advance(&at);

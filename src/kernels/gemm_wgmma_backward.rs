@@ -39,17 +39,19 @@ const WEIGHTS: u32 = 2 * BLOCK;
 pub struct GemmWgmmaBackwardSpec {
     /// Rows of dY in a tile: 64, 128 or 256.
     pub tokens: u32,
+    /// Blocks that share activations: 1 or 2.
+    pub cluster: u32,
     /// What is multiplied.
     pub product: ProductSpec,
 }
 
 impl Spec for GemmWgmmaBackwardSpec {
-    /// Parameters: those of [`emit`]; the maps are of dY and of U, in boxes of 64 x `tokens` with the 128-byte swizzle; the right
+    /// Parameters: those of [`emit`]; the maps are of dY and of U, in boxes 64 wide with the 128-byte swizzle; the right
     /// side is a map of `A[rank, K]` in boxes of 64 x 64 with the same. N is not 0, K a multiple of 64. Codes are aligned to
-    /// 16 bytes. Any grid; one block an SM is best.
+    /// 16 bytes. Any grid of whole clusters; one block an SM is best.
     fn write(&self, target: Target) -> Result<Written, Error> {
         dynamic_module(target, "gemm_wgmma_backward", THREADS, |k| {
-            emit::<Backward>(k, &self.product, self.tokens)
+            emit::<Backward>(k, &self.product, self.tokens, self.cluster)
         })
     }
 
@@ -67,8 +69,6 @@ struct Backward;
 impl Roles for Backward {
     const FEATURES: usize = 2;
     const WEIGHTS: u32 = WEIGHTS;
-    // The sums, and few beside them: the producers can use the rest.
-    const CONSUMER_REGISTERS: u32 = 208;
     type Right = TensorMap;
 
     fn right(k: &Kernel) -> TensorMap {
@@ -87,9 +87,8 @@ impl Roles for Backward {
                 k.if_then(first, || pipeline.bring(&at, map, k.mul_lo_u32(chunk, CHUNK), token));
             };
             // Beyond the end any column will do.
-            let feature_col = k.cvt_u64_u32(feature);
-            let col = k.add_u64(feature_col, k.cvt_u64_u32(span));
-            let col = k.selp_b64(col, feature_col, k.setp_lt_u64(col, cols));
+            let col = k.cvt_u64_u32(k.add_u32(feature, span));
+            let col = k.selp_b64(col, 0, k.setp_lt_u64(col, cols));
             let last = k.sub_u64(n, 1);
             let source = |chunk| {
                 let scaled = k.mad_lo_u64(k.min_u64(row_of(chunk), last), cols, col);

@@ -16,7 +16,7 @@
 //! | [`gemm_wgmma`] | `X·Wᵀ` by the warpgroups of Hopper |
 //! | [`gemm_wgmma_backward`] | `dY·W` by the warpgroups of Hopper |
 //! | [`cast`] | a matrix in 16 bits, padded |
-//! | [`adamw`] | the AdamW step |
+//! | [`optimizer`] | optimizer steps |
 //! | [`tile`] | how the streaming kernels cut their work |
 //! | [`tensor`] | 16 bytes of a matrix of any dtype, strided or not, in registers |
 //! | [`product`] | spec and parameters of products on tensor cores |
@@ -38,7 +38,6 @@
 //!
 //! What a kernel must compute is written in [`crate::format`]: the same bits. All sizes are 64-bit.
 
-pub mod adamw;
 pub mod blockwise8;
 pub mod cast;
 pub mod catalogue;
@@ -56,6 +55,7 @@ pub mod gemm_skinny_backward;
 pub mod gemm_wgmma;
 pub mod gemm_wgmma_backward;
 pub mod mma_tile;
+pub mod optimizer;
 pub mod pieces;
 pub mod product;
 pub mod quantize;
@@ -140,14 +140,20 @@ pub enum KernelSpec {
     GemmWgmmaBackward(gemm_wgmma_backward::GemmWgmmaBackwardSpec),
     /// [`cast`].
     Cast(cast::CastSpec),
-    /// [`adamw`].
-    AdamW(adamw::AdamWSpec),
+    /// [`optimizer`]: its table of parameters.
+    OptimizerTable(optimizer::table::TableSpec),
+    /// [`optimizer`]: sums of squares.
+    OptimizerSquares(optimizer::norms::SquaresSpec),
+    /// [`optimizer`]: norms, and what depends on them.
+    OptimizerNorms(optimizer::norms::ReduceSpec),
+    /// [`optimizer`]: the step.
+    OptimizerStep(optimizer::StepSpec),
 }
 
 macro_rules! any_kernel {
-    ($($variant:ident $family:ident::$spec:ident;)*) => {
-        $(impl From<$family::$spec> for KernelSpec {
-            fn from(spec: $family::$spec) -> Self {
+    ($($variant:ident $spec:path;)*) => {
+        $(impl From<$spec> for KernelSpec {
+            fn from(spec: $spec) -> Self {
                 Self::$variant(spec)
             }
         })*
@@ -186,7 +192,10 @@ any_kernel! {
     GemmWgmma gemm_wgmma::GemmWgmmaSpec;
     GemmWgmmaBackward gemm_wgmma_backward::GemmWgmmaBackwardSpec;
     Cast cast::CastSpec;
-    AdamW adamw::AdamWSpec;
+    OptimizerTable optimizer::table::TableSpec;
+    OptimizerSquares optimizer::norms::SquaresSpec;
+    OptimizerNorms optimizer::norms::ReduceSpec;
+    OptimizerStep optimizer::StepSpec;
 }
 
 /// A module with one kernel of `threads` threads a block, whose shared memory is static.

@@ -57,7 +57,7 @@ impl Span {
                 apart /= 2;
             }
             let max = self.across_warps(k, place, max);
-            self.scale(k, max)
+            scale_of(k, max)
         });
         groups.flat_map(|scale| vec![scale; self.vectors as usize]).collect()
     }
@@ -74,14 +74,15 @@ impl Span {
         let others = (0..self.warps as i32).map(|warp| k.ld_shared::<B32>(first.at(4 * warp)));
         others.reduce(|a, b| k.max_u32(a, b)).expect("several warps")
     }
+}
 
-    fn scale(&self, k: &Kernel, max: Reg<B32>) -> Scale {
-        let inverse = k.rcp_rn_f32(k.f32_from_bits(max));
-        let vanishes = k.setp_eq_f32(inverse, f32::INFINITY);
-        let nan = k.setp_gt_u32(max, f32::INFINITY.to_bits());
-        let absmax = k.selp_b32(0, k.selp_b32(NAN_ABSMAX.to_bits(), max, nan), vanishes);
-        Scale { absmax, inverse: k.selp_f32(0.0, inverse, vanishes) }
-    }
+/// The scale of a block from the bits of its largest magnitude.
+pub fn scale_of(k: &Kernel, max: Reg<B32>) -> Scale {
+    let inverse = k.rcp_rn_f32(k.f32_from_bits(max));
+    let vanishes = k.setp_eq_f32(inverse, f32::INFINITY);
+    let nan = k.setp_gt_u32(max, f32::INFINITY.to_bits());
+    let absmax = k.selp_b32(0, k.selp_b32(NAN_ABSMAX.to_bits(), max, nan), vanishes);
+    Scale { absmax, inverse: k.selp_f32(0.0, inverse, vanishes) }
 }
 
 /// The largest magnitude of some values, as bits.

@@ -158,7 +158,7 @@ impl TensorParam {
 }
 
 /// The f32 values of a vector, exact.
-pub fn widen(k: &Kernel, dtype: DType, words: [Reg<B32>; 4]) -> Vec<Reg<F32>> {
+pub fn widen(k: &Kernel, dtype: DType, words: impl IntoIterator<Item = Reg<B32>>) -> Vec<Reg<F32>> {
     words
         .into_iter()
         .flat_map(|word| match dtype {

@@ -11,6 +11,11 @@ use ptx_asm::{Array, B32, B64, F32, Global, Kernel, Ptr, Reg, TensorMap, U8};
 
 /// Registers of a thread at launch, as many as three warpgroups can have.
 const REGISTERS: u32 = 65536 / THREADS / 8 * 8;
+/// Of a consuming one: beside up to 128 sums, two sets of fragments and two tables. The producing ones have what is left.
+const CONSUMER_REGISTERS: u32 = 208;
+
+/// Chunks of W that are on their way to a producing thread: 1.4 thousand clocks of latency are no more than 350 a chunk.
+const AHEAD: usize = 4;
 
 /// What every thread knows. `R` is the right side of the low-rank term.
 pub struct Block<'k, R> {
@@ -55,8 +60,6 @@ pub trait Roles {
     const FEATURES: usize;
     /// Bytes of W's side of a stage.
     const WEIGHTS: u32;
-    /// Registers of a consuming thread; the producing ones have what is left.
-    const CONSUMER_REGISTERS: u32;
     /// The right side of the low-rank term.
     type Right;
 
@@ -95,11 +98,12 @@ pub struct Piece {
     constant: StoredConstant,
 }
 
-/// Emits a kernel of tiles of `tokens` rows of activations. Its parameters: a tensor map of the activations; codes and constants;
+/// Emits a kernel of tiles of `tokens` rows of activations for clusters of so many blocks; the boxes of the maps of activations
+/// and of the low-rank term's left side have `tokens / cluster` rows. Its parameters: a map of the activations; codes and constants;
 /// M, N, K (u64); with a low-rank term a map of its left side, the right side, the rank (u32); the bias if there is one; the
 /// output and its row stride (u64); parts that the inner dimension is split in, and chunks of 64 in each (u32), of which no part
 /// is without. The output has M rows for each part. Returns the bytes of dynamic shared memory.
-pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
+pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32, cluster: u32) -> usize {
     k.maxnreg(REGISTERS);
     let (activations, codes) = (k.param_tensor_map("activations"), k.param_ptr("codes"));
     let constants = ConstantsParam::of_block(k, &product.constants, THREADS);
@@ -113,12 +117,13 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
     let out = Dense { dtype: product.out, base: k.param_ptr("out"), stride: k.param_u64("out_stride") };
     let [splits, per_split] = ["splits", "per_split"].map(|name| k.param_u32(name));
     let mut shared = k.dynamic_shared(1024);
-    let pipeline = Pipeline::new(k, &mut shared, tokens, R::WEIGHTS, wgmma_store::SHARED);
+    let cut = (tokens, cluster);
+    let pipeline = Pipeline::new(k, &mut shared, cut, R::WEIGHTS, wgmma_store::SHARED);
     let weights = shared.array_aligned((pipeline.stages * R::WEIGHTS) as usize, 1024);
     let turned = shared.array_aligned::<U8>(wgmma_store::SHARED as usize, 128);
-    k.bar_sync(0);
+    pipeline.meet();
     let size = [shape[R::FEATURES], shape[0]];
-    let (tiles, tid) = (Tiles::new(k, size, tokens, splits), k.tid_x());
+    let (tiles, tid) = (Tiles::new(k, size, cut, splits), k.tid_x());
     let lane = k.and_b32(tid, 31);
     #[rustfmt::skip]
     let block = Block {
@@ -127,17 +132,19 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32) -> usize {
     k.if_else(
         k.setp_lt_u32(tid, WARPGROUP),
         || {
-            k.setmaxnreg_dec(3 * REGISTERS - 2 * R::CONSUMER_REGISTERS);
+            k.setmaxnreg_dec(3 * REGISTERS - 2 * CONSUMER_REGISTERS);
             k.section("produce");
             R::produce(&block);
+            block.pipeline.leave();
         },
         || {
-            k.setmaxnreg_inc(R::CONSUMER_REGISTERS);
+            k.setmaxnreg_inc(CONSUMER_REGISTERS);
             k.section("consume");
             // The same in all lanes, as ptxas must know for descriptors that depend on it.
             let warp = k.shfl_idx_b32(k.shr_u32(k.sub_u32(tid, WARPGROUP), 5), 0, 31, u32::MAX);
             let store = Store::new(k, turned.ptr(k), [warp, lane], out, bias, product.accumulate, size);
             R::consume(&block, warp, &store);
+            block.pipeline.leave();
         },
     );
     shared.bytes()
@@ -159,7 +166,7 @@ impl<R> Block<'_, R> {
     }
 
     /// A producing thread's walk over a tile's chunks: `source` says where its part of one comes from, `work` puts it into a
-    /// stage. It is loaded two chunks ahead, which hides the latency of memory.
+    /// stage. It is loaded [`AHEAD`] chunks ahead, which hides the latency of memory.
     pub fn for_each_piece(
         &self,
         item: &Item,
@@ -168,7 +175,7 @@ impl<R> Block<'_, R> {
     ) {
         let k = self.k;
         let pieces =
-            [(); 2].map(|()| Piece { codes: [k.regs(), k.regs()], constant: StoredConstant::new(k) });
+            [(); AHEAD].map(|()| Piece { codes: [k.regs(), k.regs()], constant: StoredConstant::new(k) });
         let fetch = |chunk: Reg<B32>, to: &Piece| {
             k.if_then(k.setp_lt_u32(chunk, item.chunks), || {
                 let Source { codes, scaled } = source(k.add_u32(item.first, chunk));
@@ -182,9 +189,9 @@ impl<R> Block<'_, R> {
         for (chunk, piece) in (0..).zip(&pieces) {
             fetch(k.mov(chunk), piece);
         }
-        in_turns(k, item.chunks, |chunk, copy| {
+        in_turns(k, AHEAD, item.chunks, |chunk, copy| {
             work(k.add_u32(item.first, chunk), &pieces[copy]);
-            fetch(k.add_u32(chunk, 2), &pieces[copy]);
+            fetch(k.add_u32(chunk, AHEAD as u32), &pieces[copy]);
         });
     }
 

@@ -13,6 +13,10 @@
 //! consuming warps; each warp synchronizes and then one lane arrives for all. Blocks are persistent, one an SM, and the ring
 //! runs on from tile to tile: while the consumers store one, the producers fill the stages for the next.
 //!
+//! **Cluster.** Two blocks may work side by side, on neighbouring tiles of features of the same tokens. Each then brings half of
+//! the activations, to both (`.multicast::cluster`): half as many bytes from L2. So a stage is empty when the consumers of both
+//! blocks say so to both, and no block leaves before the other has done.
+//!
 //! **Order of the tiles.** Groups of [`GROUP`] tiles of tokens, in them feature after feature: what the blocks work on at a
 //! time is nearly a square in bytes, and a group's activations stay in the L2 cache while all of W passes by. Where there are
 //! few tiles, the inner dimension is split in parts, one after the other, each with an output of its own to be added up later.
@@ -44,12 +48,12 @@ const STATIC: u32 = 1 << 10;
 /// Stages of a ring at most: more hide nothing.
 const MOST_STAGES: u32 = 8;
 
-/// Emits `body` twice, to run for each index below `count` in turn, with the number of the copy: for registers that one
-/// step fills while another uses the other set.
-pub fn in_turns(k: &Kernel, count: Reg<B32>, body: impl Fn(Reg<B32>, usize)) {
+/// Emits `body` so many times, to run for each index below `count` in turn, with the number of the copy: for registers that
+/// one step fills while others use other sets.
+pub fn in_turns(k: &Kernel, copies: usize, count: Reg<B32>, body: impl Fn(Reg<B32>, usize)) {
     let index = k.var_u32(0);
     k.loop_(|l| {
-        for copy in 0..2 {
+        for copy in 0..copies {
             l.break_if(k.setp_ge_u32(index, count));
             body(index, copy);
             k.to(index).add_u32(index, 1);
@@ -64,6 +68,8 @@ pub struct Pipeline<'k> {
     pub stages: u32,
     /// Tokens of a tile.
     pub tokens: u32,
+    /// Blocks that share activations: 1 or 2.
+    cluster: u32,
     activations: Array<U8>,
     full: Array<B64>,
     empty: Array<B64>,
@@ -77,9 +83,18 @@ pub struct Cursor {
 }
 
 impl<'k> Pipeline<'k> {
-    /// As many stages as fit, with `beside` bytes of W's side each and `other` bytes beside the ring. A barrier of the block
-    /// must follow.
-    pub fn new(k: &'k Kernel, shared: &mut DynamicShared, tokens: u32, beside: u32, other: u32) -> Self {
+    /// For tiles of `tokens` tokens and clusters of so many blocks: as many stages as fit, with `beside` bytes of W's side each
+    /// and `other` bytes beside the ring. [`meet`](Self::meet) must follow.
+    pub fn new(
+        k: &'k Kernel,
+        shared: &mut DynamicShared,
+        (tokens, cluster): (u32, u32),
+        beside: u32,
+        other: u32,
+    ) -> Self {
+        if cluster > 1 {
+            k.reqnctapercluster([cluster, 1, 1]);
+        }
         let barriers = 2 * 8 * MOST_STAGES;
         let stages = ((SHARED - STATIC - other - barriers) / (tokens * ROW + beside)).min(MOST_STAGES);
         let activations = shared.array_aligned::<U8>((stages * tokens * ROW) as usize, 1024);
@@ -87,11 +102,30 @@ impl<'k> Pipeline<'k> {
         k.if_then(k.setp_eq_u32(k.tid_x(), 0), || {
             for stage in 0..stages as usize {
                 k.mbarrier_init(full.at(stage), WARPGROUP / 32);
-                k.mbarrier_init(empty.at(stage), 2 * WARPGROUP / 32);
+                k.mbarrier_init(empty.at(stage), cluster * 2 * WARPGROUP / 32);
             }
             k.fence_mbarrier_init_release_cluster();
         });
-        Self { k, stages, tokens, activations, full, empty }
+        Self { k, stages, tokens, cluster, activations, full, empty }
+    }
+
+    /// All threads of the block, or of the cluster, meet.
+    pub fn meet(&self) {
+        let k = self.k;
+        match self.cluster {
+            1 => k.bar_sync(0),
+            _ => {
+                k.barrier_cluster_arrive();
+                k.barrier_cluster_wait();
+            }
+        }
+    }
+
+    /// At the end of a thread: while others of the cluster reach into a block, it must be there.
+    pub fn leave(&self) {
+        if self.cluster > 1 {
+            self.meet();
+        }
     }
 
     /// Where a producer begins: the phase before the first counts as over, so every stage is free.
@@ -115,15 +149,26 @@ impl<'k> Pipeline<'k> {
 
     /// A producer waits until its stage is free.
     pub fn acquire(&self, at: &Cursor) {
-        self.k.mbarrier_wait_parity(self.empty.element(self.k, at.stage), at.parity);
+        let (k, empty) = (self.k, self.empty.element(self.k, at.stage));
+        match self.cluster {
+            1 => k.mbarrier_wait_parity(empty, at.parity),
+            _ => k.do_while(|| !k.mbarrier_try_wait_parity_cluster(empty, at.parity)),
+        }
     }
 
-    /// One thread, lane 0 of a producing warp: starts the copy of a box of activations, from this inner element and token on.
-    /// What lies outside the matrix becomes zeros.
+    /// One thread, lane 0 of a producing warp: starts the copy of the block's box of activations, from this inner element and
+    /// token on. What lies outside the matrix becomes zeros.
     pub fn bring(&self, at: &Cursor, map: TensorMap, inner: Reg<B32>, token: Reg<B32>) {
         let (k, full) = (self.k, self.full.element(self.k, at.stage));
+        let to = self.activations_at(at.stage);
         k.mbarrier_expect_tx(full, self.tokens * ROW);
-        k.cp_async_bulk_tensor_2d_load(self.activations_at(at.stage), map.tile([inner, token]), full);
+        if self.cluster == 1 {
+            return k.cp_async_bulk_tensor_2d_load(to, map.tile([inner, token]), full);
+        }
+        let first = k.mul_lo_u32(k.cluster_ctarank(), self.tokens / self.cluster);
+        let (to, tile) = (k.element(to, first, ROW), map.tile([inner, k.add_u32(token, first)]));
+        let all = (1u16 << self.cluster) - 1;
+        k.cp_async_bulk_tensor_2d_load_multicast(to, tile, full, all);
     }
 
     /// The stage's full barrier: what one thread of the producers may expect more bytes on.
@@ -133,7 +178,11 @@ impl<'k> Pipeline<'k> {
 
     /// A producer has written its part.
     pub fn publish(&self, at: &Cursor, lane: Reg<B32>) {
-        self.arrive(self.full, at.stage, lane);
+        let k = self.k;
+        k.bar_warp_sync(u32::MAX);
+        k.if_then(k.setp_eq_u32(lane, 0), || {
+            k.mbarrier_arrive(self.full.element(k, at.stage));
+        });
     }
 
     /// A consumer waits until its stage is full.
@@ -143,14 +192,15 @@ impl<'k> Pipeline<'k> {
 
     /// A consumer has read its part.
     pub fn release(&self, stage: Reg<B32>, lane: Reg<B32>) {
-        self.arrive(self.empty, stage, lane);
-    }
-
-    fn arrive(&self, barrier: Array<B64>, stage: Reg<B32>, lane: Reg<B32>) {
         let k = self.k;
         k.bar_warp_sync(u32::MAX);
-        k.if_then(k.setp_eq_u32(lane, 0), || {
-            k.mbarrier_arrive(barrier.element(k, stage));
+        k.if_then(k.setp_lt_u32(lane, self.cluster), || {
+            let empty = self.empty.element(k, stage);
+            match self.cluster {
+                1 => drop(k.mbarrier_arrive(empty)),
+                // A lane for each block.
+                _ => k.mbarrier_arrive_remote(k.map_shared(empty, lane)),
+            }
         });
     }
 
@@ -170,7 +220,8 @@ impl<'k> Pipeline<'k> {
 pub struct Tiles<'k> {
     k: &'k Kernel,
     tokens: u32,
-    /// Tiles in each direction.
+    cluster: u32,
+    /// Tiles in each direction, of features those of a cluster.
     feature_tiles: Reg<B32>,
     token_tiles: Reg<B32>,
     splits: Reg<B32>,
@@ -188,19 +239,29 @@ pub struct Place {
 }
 
 impl<'k> Tiles<'k> {
-    /// Of an output of so many features and tokens, in tiles of `size` tokens.
-    pub fn new(k: &'k Kernel, [features, tokens]: [Reg<B64>; 2], size: u32, splits: Reg<B32>) -> Self {
+    /// Of an output of so many features and tokens, in tiles of `size` tokens, for clusters of so many blocks.
+    pub fn new(
+        k: &'k Kernel,
+        [features, tokens]: [Reg<B64>; 2],
+        (size, cluster): (u32, u32),
+        splits: Reg<B32>,
+    ) -> Self {
         let tiles = |len, size: u32| {
             k.cvt_u32_u64(k.shr_u64(k.add_u64(len, u64::from(size - 1)), size.trailing_zeros()))
         };
-        let (feature_tiles, token_tiles) = (tiles(features, FEATURES), tiles(tokens, size));
-        Self { k, tokens: size, feature_tiles, token_tiles, splits }
+        let (feature_tiles, token_tiles) = (tiles(features, cluster * FEATURES), tiles(tokens, size));
+        Self { k, tokens: size, cluster, feature_tiles, token_tiles, splits }
     }
 
-    /// Emits `body` once, to run for each tile of each part that is this block's.
+    /// Emits `body` once, to run for each tile of each part that is this block's. The last may have no feature: a cluster's blocks
+    /// make as many.
     pub fn for_each(&self, body: impl FnOnce(&Place)) {
-        let k = self.k;
-        let item = k.mov(k.ctaid_x());
+        let (k, alone) = (self.k, self.cluster == 1);
+        let (first, step) = match alone {
+            true => (k.ctaid_x(), k.nctaid_x()),
+            false => (k.clusterid_x(), k.nclusterid_x()),
+        };
+        let item = k.mov(first);
         let tiles = k.mul_lo_u32(self.feature_tiles, self.token_tiles);
         let total = k.mul_lo_u32(tiles, self.splits);
         let of_group = k.mul_lo_u32(self.feature_tiles, GROUP);
@@ -215,17 +276,21 @@ impl<'k> Tiles<'k> {
                 let across = k.min_u32(GROUP, k.sub_u32(self.token_tiles, first));
                 let feature = k.div_u32(within, across);
                 let token = k.add_u32(first, k.sub_u32(within, k.mul_lo_u32(feature, across)));
+                let feature = match alone {
+                    true => feature,
+                    false => k.mad_lo_u32(feature, self.cluster, k.cluster_ctarank()),
+                };
                 let (feature, token) = (k.mul_lo_u32(feature, FEATURES), k.mul_lo_u32(token, self.tokens));
                 body(&Place { feature, token, split });
-                k.to(item).add_u32(item, k.nctaid_x());
+                k.to(item).add_u32(item, step);
             },
         );
     }
 }
 
-/// Tiles of an output of `features` by `tokens`, `size` tokens each.
-pub fn tiles(features: u64, tokens: u64, size: u32) -> u64 {
-    features.div_ceil(FEATURES.into()) * tokens.div_ceil(size.into())
+/// What clusters of so many blocks take of an output of `features` by `tokens`, `size` tokens each.
+pub fn tiles(features: u64, tokens: u64, size: u32, cluster: u32) -> u64 {
+    features.div_ceil((cluster * FEATURES).into()) * tokens.div_ceil(size.into())
 }
 
 /// The sums of a consumer warpgroup: 64 features of a tile. Of each 8 tokens lane `4g + t` of warp w holds the tokens `2t` and

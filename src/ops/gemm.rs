@@ -42,7 +42,9 @@ pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank
 /// Y is rounded once. The weight is decoded in pieces that stay in the cache: it is never written out.
 ///
 /// On a GPU, tensor cores multiply 16-bit X: W's values, `s·X·Aᵀ`, and B if it is of another type, are first rounded to X's
-/// type, as automatic mixed precision does; f16 ends at 65504.
+/// type, as automatic mixed precision does; f16 ends at 65504. Of W it is the codebook's values that are rounded, and the
+/// constants stay in f32; but on Hopper with many rows it is the dequantized weight: in f16, weights beyond 65504 become
+/// infinite and those below 2⁻¹⁴ lose precision.
 pub fn gemm_forward<'w>(
     context: &Context,
     x: Tensor<'_>,
@@ -81,8 +83,10 @@ pub fn gemm_forward<'w>(
 /// `dX[M, K] = dY[M, N]·W[N, K] + s·(dY·B)·A`: the gradient of [`gemm_forward`] in its input; added to what is there if
 /// `accumulate`, in f32, and rounded once. Types as there.
 ///
-/// On a GPU, tensor cores multiply 16-bit dY: W's values, `s·dY·B`, and A if it is of another type, are first rounded to dY's
-/// type; with up to 64 rows of bf16 W's codebook is, and dY times W's constants.
+/// On a GPU, tensor cores multiply 16-bit dY: W, dequantized, `s·dY·B`, and A if it is of another type, are first rounded to
+/// dY's type; with up to 64 rows of bf16 W's codebook is, and dY times W's constants. In f16, W is kept inside the type's
+/// range by powers of two, and rounded to within 2⁻²⁵ of the largest constant around; but not on Hopper with many rows,
+/// where weights beyond 65504 become infinite.
 pub fn gemm_backward<'w>(
     context: &Context,
     dy: Tensor<'_>,

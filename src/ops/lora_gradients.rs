@@ -12,7 +12,7 @@ use crate::{cpu, cuda};
 /// [`super::gemm_workspace_size`].
 ///
 /// On a GPU, tensor cores multiply 16-bit X and dY: what is f32 beside them, `s·dY·B` and `s·X·Aᵀ` included, is taken as the
-/// sum of two bf16 numbers, which leaves each product within 2⁻¹⁵.
+/// sum of two bf16 numbers, which leaves each product within 2⁻¹⁵; infinities among them become NaN.
 pub fn lora_gradients<'w>(
     context: &Context,
     x: Tensor<'_>,

@@ -3,7 +3,6 @@
 //! Every function may be called from several threads at once with one [`Context`]; results do not depend on that, nor
 //! on the number of threads. On an argument error nothing has been written.
 
-mod adamw;
 mod blockwise8;
 mod context;
 mod dequantize;
@@ -11,10 +10,11 @@ mod double_quantize;
 mod gemm;
 mod lora_gradients;
 mod matrix;
+mod optimizer;
 mod quantize;
 
-pub use crate::view::Lora;
-pub use adamw::{AdamW, adamw_step};
+pub use crate::format::optimizer::{Hyper, Optimizer, Rule};
+pub use crate::view::{Lora, Parameter, State};
 pub use blockwise8::{dequantize_8bit, quantize_8bit};
 #[cfg(any(feature = "cudarc", feature = "cust"))]
 pub(crate) use context::Device;
@@ -24,6 +24,7 @@ pub use double_quantize::{double_dequantize, double_quantize, double_quantize_wo
 pub use gemm::{gemm_backward, gemm_forward, gemm_workspace_size};
 pub use lora_gradients::lora_gradients;
 pub use matrix::QuantizedMatrix;
+pub use optimizer::{optimizer_step, optimizer_workspace_size};
 pub use quantize::{quantize, quantize_workspace_size};
 
 use crate::error::{Error, Result, Status, ensure};

@@ -5,11 +5,13 @@
 
 mod buffer;
 mod lora;
+mod parameter;
 mod quantized;
 mod tensor;
 
 pub use buffer::{Buffer, BufferMut};
 pub use lora::Lora;
+pub use parameter::{Parameter, State};
 pub(crate) use quantized::sizes;
 pub use quantized::{ConstantsMut, ConstantsView, Quantized, QuantizedMut};
 pub(crate) use tensor::Extent;

@@ -144,6 +144,11 @@ impl Extent {
         self.start
     }
 
+    /// Behind the last byte.
+    pub(crate) fn end(&self) -> usize {
+        self.start + self.len
+    }
+
     /// Whether it is a Rust slice, which an asynchronous call could outlive.
     pub(crate) fn is_host(&self) -> bool {
         self.host

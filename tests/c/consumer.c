@@ -158,6 +158,15 @@ static void finetune(void) {
 
     uint64_t size;
     OK(qlk_gemm_workspace_size(context, M, N, K, R, &size));
+    qlk_optimizer optimizer = {.struct_size = sizeof optimizer};
+    OK(qlk_optimizer_init(QLK_RULE_ADAMW, &optimizer));
+    optimizer.lr = 0.05f, optimizer.weight_decay = 0;
+    float *moments = state + 2 * R * K;
+    qlk_parameter trained[2] = {{sizeof(qlk_parameter), 32, &at, &dat, {state, state + R * K, NULL}, {NULL, NULL, NULL}},
+                                {sizeof(qlk_parameter), 32, &bt, &dbt, {moments, moments + N * R, NULL}, {NULL, NULL, NULL}}};
+    uint64_t optimizer_size;
+    OK(qlk_optimizer_workspace_size(context, &optimizer, trained, 2, &optimizer_size));
+    if (optimizer_size > size) size = optimizer_size;
     void *workspace = allocate(size);
     double first = 0, loss = 0;
     for (uint64_t step = 1; step <= 60; step++) {
@@ -173,9 +182,8 @@ static void finetune(void) {
         upload(y, host_y, M * N * sizeof *y);
         OK(qlk_gemm_backward(context, &yt, &q, &lora, &dxt, 0, workspace, size, stream));
         OK(qlk_lora_gradients(context, &xt, &yt, &lora, &dat, &dbt, 0, workspace, size, stream));
-        qlk_adamw hyper = {sizeof hyper, 0.05f, 0.9f, 0.999f, 1e-8f, 0.0f, 1.0f, 0, step};
-        OK(qlk_adamw_step(context, &hyper, &at, &dat, state, state + R * K, stream));
-        OK(qlk_adamw_step(context, &hyper, &bt, &dbt, state + 2 * R * K, state + 2 * R * K + N * R, stream));
+        optimizer.step = step;
+        OK(qlk_optimizer_step(context, &optimizer, trained, 2, NULL, workspace, size, stream));
     }
     download(host_dx, dx, sizeof host_dx);
     printf("loss %.3f -> %.3f\n", first, loss);
@@ -198,15 +206,30 @@ static void finetune(void) {
     qlk_lora infinite = {sizeof lora, INFINITY, &at, &bt}, missing = {sizeof lora, 1.0f, &at, NULL};
     FAILS(qlk_gemm_backward(context, &yt, &q, &infinite, &dxt, 0, workspace, size, stream), INVALID, "lora.scale is inf");
     FAILS(qlk_gemm_backward(context, &yt, &q, &missing, &dxt, 0, workspace, size, stream), INVALID, "lora.b is null");
-    qlk_adamw hyper = {sizeof hyper, 0.05f, 0.9f, 0.999f, 1e-8f, 0.0f, 1.0f, 0, 0};
-    FAILS(qlk_adamw_step(context, &hyper, &at, &dat, state, state, stream), INVALID, "step is 0");
-    hyper.step = 1;
-    hyper.reserved = 7;
-    FAILS(qlk_adamw_step(context, &hyper, &at, &dat, state, state, stream), INVALID, "hyper.reserved is 7");
-    hyper.reserved = 0;
-    FAILS(qlk_adamw_step(context, &hyper, &at, &dbt, state, state, stream), INVALID, "grad is 65 x 4");
-    FAILS(qlk_adamw_step(context, &hyper, &at, &dat, NULL, state, stream), INVALID, "m is null");
-    FAILS(qlk_adamw_step(context, &hyper, &at, &dat, state, state, stream), INVALID, "v overlaps m");
+    optimizer.step = 0;
+    FAILS(qlk_optimizer_step(context, &optimizer, trained, 2, NULL, workspace, size, stream), INVALID, "step is 0");
+    optimizer.step = 1, optimizer.reserved = 7;
+    FAILS(qlk_optimizer_step(context, &optimizer, trained, 2, NULL, workspace, size, stream), INVALID, "optimizer.reserved is 7");
+    optimizer.reserved = 0, optimizer.rule = 10;
+    FAILS(qlk_optimizer_step(context, &optimizer, trained, 2, NULL, workspace, size, stream), INVALID, "rule is 10");
+    optimizer.rule = QLK_RULE_ADAMW, optimizer.stochastic_rounding = 2;
+    FAILS(qlk_optimizer_step(context, &optimizer, trained, 2, NULL, workspace, size, stream), INVALID, "stochastic_rounding is 2");
+    optimizer.stochastic_rounding = 0;
+    FAILS(qlk_optimizer_step(context, &optimizer, NULL, 2, NULL, workspace, size, stream), INVALID, "parameters is null");
+    FAILS(qlk_optimizer_init(17, &optimizer), INVALID, "rule is 17");
+    qlk_parameter bad[2] = {trained[0], trained[1]};
+    bad[1].struct_size = 8;
+    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "parameters[1].struct_size is 8");
+    bad[1] = trained[1], bad[1].state_bits = 16;
+    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "parameters[1].state_bits is 16");
+    bad[1] = trained[1], bad[1].grad = &at;
+    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "parameters[1].grad is 4 x 129");
+    bad[1] = trained[1], bad[1].states[0] = NULL;
+    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "parameters[1].states[0] is null");
+    bad[1].states[0] = trained[0].states[1];
+    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "overlaps parameters[");
+    bad[1] = trained[1], bad[1].state_bits = 8;
+    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "parameters[1].absmax[0] is null");
 
     release_quantized(&q);
     release(workspace), release(w), release(x), release(y), release(a), release(b), release(bias);

@@ -2,6 +2,9 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod device;
+pub mod device_products;
+pub mod exact;
+pub mod optimizers;
 pub mod products;
 
 use half::{bf16, f16};
@@ -177,6 +180,15 @@ impl Matrix {
         .unwrap()
     }
 
+    pub fn dtype(&self) -> DType {
+        self.view().dtype()
+    }
+
+    /// Other values, rounded to the type.
+    pub fn set(&mut self, values: &[f32]) {
+        *self = Self::new(self.dtype(), values, self.rows, self.cols, self.stride - self.cols);
+    }
+
     /// The memory, guards included.
     pub fn bytes(&self) -> &[u8] {
         match &self.data {
@@ -193,6 +205,13 @@ impl Matrix {
             Data::F16(v) => bytemuck::cast_slice_mut(v),
             Data::Bf16(v) => bytemuck::cast_slice_mut(v),
         }
+    }
+
+    /// The same with another value in one place.
+    pub fn with(&self, [row, col]: [usize; 2], value: f32) -> Self {
+        let mut values = self.values();
+        values[row * self.cols + col] = value;
+        Self::new(self.view().dtype(), &values, self.rows, self.cols, self.stride - self.cols)
     }
 
     pub fn stride(&self) -> usize {

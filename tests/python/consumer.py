@@ -7,7 +7,7 @@ import numpy as np
 
 import qlk
 from device import Cpu, Cuda, pointer
-from qlk import FP8, NF4, AdamW, Lora, Quantized, Sizes, Spec, call, tensor
+from qlk import ADAMW, FP8, LION, NF4, Lora, Optimizer, Parameter, Quantized, Sizes, Spec, call, tensor
 
 lib = qlk.load(sys.argv[1])
 device = Cuda() if sys.argv[2:] == ["cuda"] else Cpu()
@@ -115,14 +115,33 @@ def strides(context, w, dense, rng, m, n, k):
 
 
 def optimizer(context, rng):
-    """A step of AdamW."""
-    p, g = rng.standard_normal((7, 9)).astype(np.float32), rng.standard_normal((7, 9)).astype(np.float32)
-    hyper = AdamW(c.sizeof(AdamW), 1e-2, 0.9, 0.999, 1e-8, 0.1, 1.0, 0, 1)
-    expected = p * (1 - 1e-3) - 1e-2 * g / (np.abs(g) + 1e-8)
-    param, grad, m, v = (upload(array) for array in (p, g, np.zeros(63, np.float32), np.zeros(63, np.float32)))
-    call("qlk_adamw_step", context, c.byref(hyper), c.byref(tensor(param)), c.byref(tensor(grad)), pointer(m), pointer(v),
-         stream)
-    np.testing.assert_allclose(download(param), expected, rtol=1e-5, atol=1e-6)
+    """Steps of AdamW and Lion on two parameters, with states in 32 and in 8 bits, one gradient of which is no number."""
+    for rule, states in ((ADAMW, 2), (LION, 1)):
+        optimizer = qlk.optimizer(rule, lr=1e-2, weight_decay=0.1)
+        assert (optimizer.step, optimizer.max_norm) == (1, 0)
+        numbers = [[rng.standard_normal((7, 9)).astype(np.float32) for _ in "pg"] for _ in range(2)]
+        numbers[1][1][2, 3] = np.nan
+        arrays = [[upload(array.copy()) for array in pair] for pair in numbers]
+        values = [upload(np.zeros(63, np.float32)) for _ in range(states)]
+        codes = [upload(np.zeros(63, np.uint8)) for _ in range(states)]
+        absmax = [upload(np.zeros(1, np.float32)) for _ in range(states)]
+
+        def addresses(arrays):
+            return [pointer(array).value for array in arrays]
+
+        parameters = (Parameter * 2)(qlk.parameter(*map(tensor, arrays[0]), addresses(values)),
+                                     qlk.parameter(*map(tensor, arrays[1]), addresses(codes), addresses(absmax)))
+        size, kept = c.c_uint64(), upload(np.zeros(1, np.uint64))
+        call("qlk_optimizer_workspace_size", context, c.byref(optimizer), parameters, c.c_uint64(2), c.byref(size))
+        workspace = upload(np.zeros(max(size.value, 1), np.uint8))
+        call("qlk_optimizer_step", context, c.byref(optimizer), parameters, c.c_uint64(2), pointer(kept), pointer(workspace),
+             size, stream)
+        assert download(kept)[0] == 1
+        for (p, g), (param, _) in zip(numbers, arrays):
+            step = np.sign(g) if rule == LION else g / (np.abs(g) + 1e-8)
+            expected = np.where(np.isnan(g), p, p * (1 - 1e-3) - 1e-2 * step)
+            np.testing.assert_allclose(download(param), expected, rtol=1e-5, atol=1e-6)
+    assert c.sizeof(Optimizer) == 72 and c.sizeof(Parameter) == 72
 
 
 def fails(name, args, message):

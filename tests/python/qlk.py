@@ -21,6 +21,7 @@ def load(path):
 
 DTYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
 NF4, FP8 = 0, 1
+ADAMW, LION = 1, 3
 
 
 class Tensor(c.Structure):
@@ -49,16 +50,37 @@ class Lora(c.Structure):
     _fields_ = [("struct_size", c.c_uint32), ("scale", c.c_float), ("a", c.POINTER(Tensor)), ("b", c.POINTER(Tensor))]
 
 
-class AdamW(c.Structure):
-    _fields_ = [("struct_size", c.c_uint32)] + [
-        (name, c.c_float) for name in ("lr", "beta1", "beta2", "eps", "weight_decay", "grad_scale")] + [
-        ("reserved", c.c_uint32), ("step", c.c_uint64)]
+class Optimizer(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32), ("rule", c.c_uint32)] + [
+        (name, c.c_float) for name in ("lr", "beta1", "beta2", "beta3", "alpha", "eps", "weight_decay", "trust", "grad_scale",
+                                       "max_norm")] + [
+        ("stochastic_rounding", c.c_uint32), ("reserved", c.c_uint32), ("seed", c.c_uint64), ("step", c.c_uint64)]
+
+
+class Parameter(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32), ("state_bits", c.c_uint32), ("param", c.POINTER(Tensor)),
+                ("grad", c.POINTER(Tensor)), ("states", c.c_void_p * 3), ("absmax", c.c_void_p * 3)]
 
 
 def call(name, *args):
     status = getattr(lib, name)(*args)
     if status != 0:
         raise ValueError(f"{lib.qlk_status_string(status).decode()}: {lib.qlk_last_error_message().decode()}")
+
+
+def optimizer(rule, **fields):
+    """A rule with its defaults, but for these fields."""
+    optimizer = Optimizer(c.sizeof(Optimizer))
+    call("qlk_optimizer_init", rule, c.byref(optimizer))
+    for name, value in fields.items():
+        setattr(optimizer, name, value)
+    return optimizer
+
+
+def parameter(param, grad, states, absmax=()):
+    """Two tensors and the addresses of states: f32, or codes with absmax."""
+    return Parameter(c.sizeof(Parameter), 8 if absmax else 32, c.pointer(param), c.pointer(grad), (c.c_void_p * 3)(*states),
+                     (c.c_void_p * 3)(*absmax))
 
 
 def tensor(array):

@@ -82,7 +82,7 @@ const SKINNY_BACKWARD: &[&str] = &["LDS.32", "LDGSTS.32"];
 /// narrow matrix comes in two parts, three times where the long one does, too.
 ///
 /// `gemm_wgmma*` has products of 64 x tokens x 16, chunks of 64. Forward a pass is two chunks, of which a consumer decodes its
-/// warpgroup's 64 rows; backward the producers decode, in a pass of two chunks, 64 x 128 each.
+/// warpgroup's 64 rows; backward the producers decode, in a pass of four chunks, 64 x 128 each.
 const EXPECTED: &[Expected] = &[
     one_loop("gemm_mma_nf4_f16_fp8_lora_32", 32, 64, FORWARD),
     one_loop("gemm_mma_nf4_f16_fp8_lora_64", 64, 64, FORWARD),
@@ -111,9 +111,9 @@ const EXPECTED: &[Expected] = &[
     two_loops("gemm_wgmma_nf4_bf16_fp8_lora_64", 8, 64, 0, WGMMA),
     two_loops("gemm_wgmma_nf4_bf16_fp8_lora_128", 8, 64, 0, WGMMA),
     two_loops("gemm_wgmma_nf4_bf16_fp8_lora_256", 8, 64, 0, WGMMA),
-    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_64", 4, 0, 128, &[]),
-    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_128", 4, 0, 128, &[]),
-    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_256", 4, 0, 128, &[]),
+    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_64", 4, 0, 256, &[]),
+    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_128", 4, 0, 256, &[]),
+    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_256", 4, 0, 256, &[]),
 ];
 
 /// GPUs whose code is looked at: the first and the most important one that a module serves.

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 
 use crate::engine::Place;
+use crate::optimizer::Choice;
 
 /// Finetunes a small Llama-architecture model twice, with QLoRA (its linear weights held as NF4 with
 /// double quantization) and with LoRA on the unquantized weights, and compares the two.
@@ -34,7 +35,10 @@ pub struct Args {
     /// Sequences of one step
     #[arg(long, default_value_t = 1)]
     pub batch: usize,
-    /// Learning rate of AdamW (constant, as in the paper)
+    /// What trains the adapters
+    #[arg(long, value_enum, default_value_t = Choice::AdamW)]
+    pub optimizer: Choice,
+    /// Learning rate (constant, as in the paper)
     #[arg(long, default_value_t = 1e-3)]
     pub lr: f32,
     /// Seed of the adapters' start and of the order of the data

@@ -48,7 +48,7 @@ pub fn run(
     let fresh_peak = memory::reset_peak();
     let lora = LoraSpec { rank: args.rank, alpha: args.alpha, seed: args.seed };
     let model = Llama::load(engine, checkpoint, spec, Some(lora))?;
-    let mut optimizer = Optimizer::new(&model, args.lr);
+    let mut optimizer = Optimizer::new(&model, args.optimizer, args.lr);
     let (mut losses, start) = (Vec::new(), Instant::now());
     let bar = progress(args.steps, &format!("training, {name}"));
     for batch in corpus.batches(args.batch, args.seed).take(args.steps) {

@@ -53,7 +53,7 @@
 //!
 //! - the program, within a thread. Lanes of a warp are not ordered by running in lockstep;
 //! - `bar.warp.sync`, between its members. Shuffles and votes order nothing;
-//! - `bar`/`barrier` by number and count, `mbarrier` arrivals and completed waits;
+//! - `bar`/`barrier` by number and count, `barrier.cluster`, `mbarrier` arrivals and completed waits;
 //! - release and acquire patterns: `st.release`, `ld.acquire`, `atom.acq_rel`, or a fence before a strong write and a fence
 //!   after a strong read. A barrier carries fences on. Between threads of different blocks accesses and fences must be of gpu
 //!   scope or wider, within a block any scope serves;
@@ -64,13 +64,17 @@
 //! Accesses of different kernels in streams that nothing orders are not compared; that such streams may run in any order shows by
 //! their results ([`StreamOrder`]).
 //!
-//! Coarser than the manual, on the side of silence: a strong read is held to see all earlier releases of its location; a warp
-//! acquires for all of its lanes; relaxed `mbarrier` operations count as release and acquire; of two warps of different blocks
-//! that read a byte one may be forgotten (each has one of 32 places, which its block's and its own number give); the source in
-//! global memory of `cp.async` and bulk loads is read when they are issued, and free from then on; whether fences separate the
-//! async proxy from ordinary accesses to global memory, or from ordinary reads of shared memory, is not looked at; that the four
-//! warps of a warpgroup execute the same `wgmma` is not, either. `mbarrier.test_wait` tells the truth at once, so that a missing
-//! loop around it may not show (`try_wait` fails the first time).
+//! A cluster is simulated as one block with the warps and the shared memory of all of its blocks; what it can reach of a block
+//! that has ended is a fault.
+//!
+//! Coarser than the manual, on the side of silence: within a cluster block scope serves; a strong read is held to see all
+//! earlier releases of its location; a warp acquires for all of its lanes; relaxed `mbarrier` operations count as release and
+//! acquire; of two warps of different blocks that read a byte one may be forgotten (each has one of 32 places, which its
+//! block's and its own number give); the source in global memory of `cp.async` and bulk loads is read when they are issued, and
+//! free from then on; whether fences separate the async proxy from ordinary accesses to global memory, or from ordinary reads
+//! of shared memory, is not looked at; that the four warps of a warpgroup execute the same `wgmma` is not, either.
+//! `mbarrier.test_wait` tells the truth at once, so that a missing loop around it may not show (`try_wait` fails the first
+//! time).
 //!
 //! Memory registered by `cuMemHostRegister` is not looked at at all, and page-locked and managed memory counts as written.
 //! Registers that are read before they are written hold a conspicuous value; that is no fault by itself.
@@ -91,12 +95,13 @@
 //!
 //! # What is not there
 //!
-//! Clusters of more than one block, functions (`.func`, `call`), textures and surfaces, `wmma`, sparse products, f64 matrix
-//! products, `mma` of 4-bit and 1-bit integers, `tcgen05`, `multimem`, bulk reductions, interleaved and im2col tensor maps; in the
-//! driver, everything but memory, modules, launches, streams, events, captured graphs and tensor maps. Such instructions are
-//! refused, such functions answer NOT_SUPPORTED. Peer access is one of them, so a kernel reaches no other device's memory. Bank
-//! conflicts of shared atomics are not counted. Time is not simulated, and nobody checks that a module's `.target` and `.version`
-//! have the instructions that it uses: that is for ptxas.
+//! Clusters of more than 1024 threads or along y and z, their size as a launch attribute, generic addresses of other blocks'
+//! shared memory, functions (`.func`, `call`), textures and surfaces, `wmma`, sparse products, f64 matrix products, `mma` of
+//! 4-bit and 1-bit integers, `tcgen05`, `multimem`, bulk reductions, interleaved and im2col tensor maps; in the driver,
+//! everything but memory, modules, launches, streams, events, captured graphs and tensor maps. Such instructions are refused,
+//! such functions answer NOT_SUPPORTED. Peer access is one of them, so a kernel reaches no other device's memory. Bank
+//! conflicts of shared atomics are not counted. Time is not simulated, and nobody checks that a module's `.target` and
+//! `.version` have the instructions that it uses: that is for ptxas.
 
 #![warn(missing_docs)]
 

@@ -1,8 +1,11 @@
 //! The inner loops for AVX2 with FMA and F16C.
 
-use super::{Simd, Tile, portable};
+use super::codes::Coder;
+use super::lanes::{self, Lanes};
+use super::{Simd, States, Step, Tile, portable};
 use crate::format::CodebookTable;
-use crate::format::adamw::AdamWScalars;
+use crate::format::optimizer::stochastic::{self, Key};
+use crate::format::optimizer::{Arithmetic, Numbers};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -18,7 +21,11 @@ pub static SIMD: Simd = Simd {
     encode4,
     decode4,
     transpose,
-    adamw,
+    decode8,
+    encode8,
+    optimizer,
+    norm_terms,
+    round_at_random,
 };
 
 #[target_feature(enable = "avx2,f16c")]
@@ -251,6 +258,106 @@ unsafe fn tile<const ROWS: usize>(
 }
 
 #[target_feature(enable = "avx2")]
-fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
-    portable::adamw(s, param, grad, m, v);
+fn decode8(coder: &Coder, codes: &[u8], scale: f32, out: &mut [f32]) {
+    portable::decode8(coder, codes, scale, out);
+}
+
+#[target_feature(enable = "avx2")]
+fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
+    portable::encode8(coder, x, inverse, codes);
+}
+
+/// 8 numbers. Made where the instruction set is there only, and inlined there.
+#[derive(Clone, Copy)]
+struct Vectors;
+
+impl Arithmetic for Vectors {
+    type Value = __m256;
+    type Truth = __m256;
+
+    #[inline(always)]
+    fn add(&self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(&self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(&self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(&self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn number(&self, value: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn sqrt(&self, a: __m256) -> __m256 {
+        unsafe { _mm256_sqrt_ps(a) }
+    }
+    #[inline(always)]
+    fn greater(&self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_cmp_ps::<_CMP_GT_OQ>(a, b) }
+    }
+    #[inline(always)]
+    fn is_finite(&self, a: __m256) -> __m256 {
+        unsafe {
+            let magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0), a);
+            _mm256_cmp_ps::<_CMP_LT_OQ>(magnitude, _mm256_set1_ps(f32::INFINITY))
+        }
+    }
+    #[inline(always)]
+    fn both(&self, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_and_ps(a, b) }
+    }
+    #[inline(always)]
+    fn select(&self, which: __m256, a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_blendv_ps(b, a, which) }
+    }
+}
+
+impl Lanes for Vectors {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn load(&self, from: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(&self, to: *mut f32, value: __m256) {
+        unsafe { _mm256_storeu_ps(to, value) }
+    }
+    #[inline(always)]
+    fn count(&self, which: __m256) -> usize {
+        unsafe { _mm256_movemask_ps(which) }.count_ones() as usize
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn optimizer(step: &Step, param: &mut [f32], grad: &[f32], mut states: States<'_>) -> usize {
+    let whole = param.len() / Vectors::LANES * Vectors::LANES;
+    // SAFETY: the instruction set is there; `Simd` has checked the lengths.
+    unsafe {
+        lanes::optimizer(Vectors, step, 0, param, grad, &mut states)
+            + lanes::optimizer(Numbers, step, whole, param, grad, &mut states)
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn norm_terms(step: &Step, param: &[f32], grad: &[f32], mut states: States<'_>, mut terms: [&mut [f32]; 2]) {
+    let whole = param.len() / Vectors::LANES * Vectors::LANES;
+    // SAFETY: as above.
+    unsafe {
+        lanes::norm_terms(Vectors, step, 0, param, grad, &mut states, &mut terms);
+        lanes::norm_terms(Numbers, step, whole, param, grad, &mut states, &mut terms);
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn round_at_random(key: &Key, first: usize, values: &mut [f32]) {
+    stochastic::round_all(key, first, values);
 }

@@ -1,8 +1,11 @@
 //! The inner loops for AVX-512 (F, BW, VL): the 16 values of a codebook fill exactly one register.
 
-use super::{Simd, Tile, avx2, portable};
+use super::codes::Coder;
+use super::lanes::{self, Lanes};
+use super::{Simd, States, Step, Tile, avx2, portable, vbmi};
 use crate::format::CodebookTable;
-use crate::format::adamw::AdamWScalars;
+use crate::format::optimizer::stochastic::{self, Key};
+use crate::format::optimizer::{Arithmetic, Numbers};
 use half::bf16;
 use std::arch::x86_64::*;
 
@@ -31,7 +34,11 @@ pub static SIMD: Simd = Simd {
     encode4,
     decode4,
     transpose: avx2::transpose,
-    adamw,
+    decode8,
+    encode8,
+    optimizer,
+    norm_terms,
+    round_at_random,
 };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -128,7 +135,117 @@ unsafe fn tile<const ROWS: usize>(
     }
 }
 
+/// Ice Lake and Zen 4 have it, Skylake's servers have not. Asked once: the answer is kept.
+fn has_vbmi() -> bool {
+    is_x86_feature_detected!("avx512vbmi")
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
-    portable::adamw(s, param, grad, m, v);
+fn decode8(coder: &Coder, codes: &[u8], scale: f32, out: &mut [f32]) {
+    if has_vbmi() {
+        // SAFETY: it is there.
+        return unsafe { vbmi::decode8(coder, codes, scale, out) };
+    }
+    portable::decode8(coder, codes, scale, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
+    if has_vbmi() {
+        // SAFETY: it is there.
+        return unsafe { vbmi::encode8(coder, x, inverse, codes) };
+    }
+    portable::encode8(coder, x, inverse, codes);
+}
+
+/// 16 numbers. Made where the instruction set is there only, and inlined there.
+#[derive(Clone, Copy)]
+struct Vectors;
+
+impl Arithmetic for Vectors {
+    type Value = __m512;
+    type Truth = __mmask16;
+
+    #[inline(always)]
+    fn add(&self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(&self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(&self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(&self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn number(&self, value: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn sqrt(&self, a: __m512) -> __m512 {
+        unsafe { _mm512_sqrt_ps(a) }
+    }
+    #[inline(always)]
+    fn greater(&self, a: __m512, b: __m512) -> __mmask16 {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) }
+    }
+    #[inline(always)]
+    fn is_finite(&self, a: __m512) -> __mmask16 {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(a), _mm512_set1_ps(f32::INFINITY)) }
+    }
+    #[inline(always)]
+    fn both(&self, a: __mmask16, b: __mmask16) -> __mmask16 {
+        a & b
+    }
+    #[inline(always)]
+    fn select(&self, which: __mmask16, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mask_blend_ps(which, b, a) }
+    }
+}
+
+impl Lanes for Vectors {
+    const LANES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn load(&self, from: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(&self, to: *mut f32, value: __m512) {
+        unsafe { _mm512_storeu_ps(to, value) }
+    }
+    #[inline(always)]
+    fn count(&self, which: __mmask16) -> usize {
+        which.count_ones() as usize
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn optimizer(step: &Step, param: &mut [f32], grad: &[f32], mut states: States<'_>) -> usize {
+    let whole = param.len() / Vectors::LANES * Vectors::LANES;
+    // SAFETY: the instruction set is there; `Simd` has checked the lengths.
+    unsafe {
+        lanes::optimizer(Vectors, step, 0, param, grad, &mut states)
+            + lanes::optimizer(Numbers, step, whole, param, grad, &mut states)
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn norm_terms(step: &Step, param: &[f32], grad: &[f32], mut states: States<'_>, mut terms: [&mut [f32]; 2]) {
+    let whole = param.len() / Vectors::LANES * Vectors::LANES;
+    // SAFETY: as above.
+    unsafe {
+        lanes::norm_terms(Vectors, step, 0, param, grad, &mut states, &mut terms);
+        lanes::norm_terms(Numbers, step, whole, param, grad, &mut states, &mut terms);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn round_at_random(key: &Key, first: usize, values: &mut [f32]) {
+    stochastic::round_all(key, first, values);
 }

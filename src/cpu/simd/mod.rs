@@ -9,11 +9,17 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod codes;
+mod lanes;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod vbmi;
 
 use crate::format::CodebookTable;
-use crate::format::adamw::AdamWScalars;
 use crate::format::blockwise4::NAN_ABSMAX;
+use crate::format::optimizer::stochastic::Key;
+use crate::format::optimizer::{MAX_STATES, Rule, Scalars};
+use codes::Coder;
 use half::{bf16, f16};
 
 /// `C[rows, tile_cols] (+)= A[rows, k] · B[k, tile_cols]`, all row-major f32 with strides in elements.
@@ -28,8 +34,19 @@ type Tile = unsafe fn(
     add: bool,
 );
 
-/// Scalars, parameters, gradients, first and second moments.
-type AdamWStep = unsafe fn(&AdamWScalars, &mut [f32], &[f32], &mut [f32], &mut [f32]);
+/// One optimizer's arithmetic on f32 values: the rule, the scalars of the step, and the trust ratio.
+#[derive(Clone, Copy)]
+pub struct Step {
+    pub rule: Rule,
+    pub scalars: Scalars<f32>,
+    pub trust: f32,
+}
+
+/// The states of some elements, as many slices as the rule has states; others are empty.
+pub type States<'a> = [&'a mut [f32]; MAX_STATES];
+
+/// Step, parameters, gradients, states; both terms of each element.
+type NormTerms = unsafe fn(&Step, &[f32], &[f32], States<'_>, [&mut [f32]; 2]);
 
 /// The inner loops of one instruction set.
 pub struct Simd {
@@ -46,7 +63,11 @@ pub struct Simd {
     encode4: unsafe fn(&CodebookTable, &[f32], f32, &mut [u8]),
     decode4: unsafe fn(&[f32; 16], &[u8], f32, &mut [f32]),
     transpose: unsafe fn(usize, usize, *const f32, usize, *mut f32, usize),
-    adamw: AdamWStep,
+    decode8: unsafe fn(&Coder, &[u8], f32, &mut [f32]),
+    encode8: unsafe fn(&Coder, &[f32], f32, &mut [u8]),
+    optimizer: unsafe fn(&Step, &mut [f32], &[f32], States<'_>) -> usize,
+    norm_terms: NormTerms,
+    round_at_random: unsafe fn(&Key, usize, &mut [f32]),
 }
 
 impl Simd {
@@ -161,17 +182,42 @@ impl Simd {
         unsafe { (self.tiles[rows - 1])(k, a.as_ptr(), lda, b.as_ptr(), ldb, c.as_mut_ptr(), ldc, add) }
     }
 
-    /// One AdamW step on f32 parameters.
-    pub fn adamw(
+    /// `out[i] = value[codes[i]] · scale`.
+    pub fn decode8(&self, coder: &Coder, codes: &[u8], scale: f32, out: &mut [f32]) {
+        assert_eq!(codes.len(), out.len());
+        unsafe { (self.decode8)(coder, codes, scale, out) }
+    }
+
+    /// Codes of `x[i] · inverse`.
+    pub fn encode8(&self, coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
+        assert_eq!(codes.len(), x.len());
+        unsafe { (self.encode8)(coder, x, inverse, codes) }
+    }
+
+    /// An optimizer's step on f32 values, in place; how many elements were kept.
+    pub fn optimizer(&self, step: &Step, param: &mut [f32], grad: &[f32], states: States<'_>) -> usize {
+        assert!(param.len() == grad.len());
+        assert!(states.iter().take(step.rule.states().len()).all(|state| state.len() == param.len()));
+        unsafe { (self.optimizer)(step, param, grad, states) }
+    }
+
+    /// [`Rule::norm_terms`] of each element. The states are only read.
+    pub fn norm_terms(
         &self,
-        scalars: &AdamWScalars,
-        param: &mut [f32],
+        step: &Step,
+        param: &[f32],
         grad: &[f32],
-        m: &mut [f32],
-        v: &mut [f32],
+        states: States<'_>,
+        terms: [&mut [f32]; 2],
     ) {
-        assert!(param.len() == grad.len() && grad.len() == m.len() && m.len() == v.len());
-        unsafe { (self.adamw)(scalars, param, grad, m, v) }
+        assert!(param.len() == grad.len() && terms.iter().all(|terms| terms.len() == param.len()));
+        assert!(states.iter().take(step.rule.states().len()).all(|state| state.len() == param.len()));
+        unsafe { (self.norm_terms)(step, param, grad, states, terms) }
+    }
+
+    /// [`crate::format::optimizer::stochastic::round_all`].
+    pub fn round_at_random(&self, key: &Key, first: usize, values: &mut [f32]) {
+        unsafe { (self.round_at_random)(key, first, values) }
     }
 }
 

@@ -1,9 +1,12 @@
 //! The inner loops in plain Rust, for any machine. The elementwise bodies are inlined into the other tables, where the
 //! compiler vectorizes them for those targets: Rust never fuses or reorders floating point, so the bits stay.
 
-use super::{Simd, Tile};
+use super::codes::Coder;
+use super::{Simd, States, Step, Tile, lanes};
 use crate::format::CodebookTable;
-use crate::format::adamw::AdamWScalars;
+use crate::format::optimizer::Numbers;
+use crate::format::optimizer::blocks::BLOCK;
+use crate::format::optimizer::stochastic;
 use half::{bf16, f16};
 
 pub static SIMD: Simd = Simd {
@@ -18,7 +21,11 @@ pub static SIMD: Simd = Simd {
     encode4,
     decode4,
     transpose,
-    adamw,
+    decode8,
+    encode8,
+    optimizer,
+    norm_terms,
+    round_at_random: stochastic::round_all,
 };
 
 pub fn widen_f16(from: &[f16], to: &mut [f32]) {
@@ -127,8 +134,40 @@ unsafe fn tile<const ROWS: usize>(
 }
 
 #[inline(always)]
-pub fn adamw(s: &AdamWScalars, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
-    for (((p, g), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
-        s.step(p, *g, m, v);
+pub fn decode8(coder: &Coder, codes: &[u8], scale: f32, out: &mut [f32]) {
+    for (value, &code) in out.iter_mut().zip(codes) {
+        *value = coder.map.values[usize::from(code)] * scale;
     }
+}
+
+/// [`Map256::encode`](crate::format::Map256::encode) as [`crate::format::dynamic_rank`] does it: the estimates first, which the
+/// compiler vectorizes, then a look-up each.
+#[inline(always)]
+pub fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
+    for (x, codes) in x.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)) {
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code = coder.lines.before(x * inverse, |a, b, c| a * b + c) as u8;
+        }
+        for (code, x) in codes.iter_mut().zip(x) {
+            let t = x * inverse;
+            let exceeds = t > coder.map.midpoints[usize::from(*code)];
+            *code = if t.is_nan() { 0 } else { *code + u8::from(exceeds) };
+        }
+    }
+}
+
+pub fn optimizer(step: &Step, param: &mut [f32], grad: &[f32], mut states: States<'_>) -> usize {
+    // SAFETY: numbers need no instruction set; `Simd` has checked the lengths.
+    unsafe { lanes::optimizer(Numbers, step, 0, param, grad, &mut states) }
+}
+
+pub fn norm_terms(
+    step: &Step,
+    param: &[f32],
+    grad: &[f32],
+    mut states: States<'_>,
+    mut terms: [&mut [f32]; 2],
+) {
+    // SAFETY: as above.
+    unsafe { lanes::norm_terms(Numbers, step, 0, param, grad, &mut states, &mut terms) }
 }

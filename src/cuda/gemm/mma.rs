@@ -72,7 +72,7 @@ fn tile_rows(queue: &Queue<'_>, m: u64, n: u64) -> u32 {
     }
 }
 
-/// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ`, rounded to X's type.
+/// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ` rounded to X's type.
 pub fn forward(
     queue: &Queue<'_>,
     half: Half,
@@ -95,7 +95,7 @@ pub fn forward(
     queue.launch(GemmMmaSpec { rows, product }.into(), tiles(m, n, rows), args)
 }
 
-/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dY's type; written or added to what is there.
+/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B` rounded to dY's type; written or added to what is there.
 pub fn backward(
     queue: &Queue<'_>,
     half: Half,

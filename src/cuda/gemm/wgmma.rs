@@ -1,7 +1,8 @@
 //! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for many rows.
 
-use super::cast::aligned;
+use super::cast::{Slices, aligned};
 use super::low_rank::Term;
+use super::split_sum::sum;
 use super::wgmma_plan::{Decoding, Plan};
 use super::workspace::{self, Workspace};
 use super::{Weight, product};
@@ -14,7 +15,6 @@ use crate::kernels::KernelSpec;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_wgmma::GemmWgmmaSpec;
 use crate::kernels::gemm_wgmma_backward::{GemmWgmmaBackwardSpec, SPAN};
-use crate::kernels::split_sum::{self, SplitSumSpec};
 use crate::kernels::wgmma_pipeline::{CHUNK, SHARED, tiles};
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use cudarc::driver::sys::{
@@ -45,7 +45,7 @@ pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Opti
         && cols > 0
         && cols.is_multiple_of(SPAN as usize)
         && [rows, cols].into_iter().all(|len| len < 1 << 31)
-        && tiles(rows.max(cols) as u64, activations.rows() as u64, 64) < 1 << 28
+        && tiles(rows.max(cols) as u64, activations.rows() as u64, 64, 1) < 1 << 28
         && w.view.spec.block_size >= SPAN
         && w.view.codes.address().is_multiple_of(16);
     fits.then_some(half)
@@ -71,7 +71,7 @@ pub fn bytes(cuda: &Cuda, [m, n, k]: [usize; 3]) -> Option<usize> {
     Some(parts(n, k, Decoding::Forward)?.max(parts(k, n, Decoding::Backward)?))
 }
 
-/// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ`, rounded to X's type.
+/// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ` rounded to X's type.
 pub fn forward(
     queue: &Queue<'_>,
     half: Half,
@@ -84,26 +84,32 @@ pub fn forward(
 ) -> Result<()> {
     let [m, n, k] = shape(x, w);
     let plan = Plan::new(queue.processors(), [n, m, k], Decoding::Forward);
-    let mut args = operands(x, w, plan.rows)?;
+    let mut args = operands(x, w, plan.box_rows())?;
     if let Some(lora) = lora {
         let Term { low, matrix } = Term::forward(queue, x, lora, half, workspace)?;
-        args = args.tensor_map(tensor_map(&low, plan.rows)?);
+        args = args.tensor_map(tensor_map(&low, plan.box_rows())?);
         args = args.pointer(&matrix).number(matrix.row_stride() as u64).number(low.cols() as u64);
     }
     let launch = |args: Args, out: &TensorMut<'_>, bias: Option<&Tensor<'_>>| {
         let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
         let product = product(half, w, out, bias, lora, false);
-        start(queue, GemmWgmmaSpec { tokens: plan.rows, product }.into(), &plan, args, out)
+        start(
+            queue,
+            GemmWgmmaSpec { tokens: plan.rows, cluster: plan.cluster, product }.into(),
+            &plan,
+            args,
+            out,
+        )
     };
     if plan.splits == 1 {
         return launch(args, y, bias);
     }
     let parts = workspace.matrix(DType::F32, plan.splits as usize * y.rows(), y.cols())?;
     launch(args, &parts, None)?;
-    sum(queue, &parts, &plan, bias, y, false)
+    sum(queue, &Slices::stacked(parts, plan.splits), bias, y, false)
 }
 
-/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dX's type; written or added to what is there.
+/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B` rounded to dY's type; written or added to what is there.
 pub fn backward(
     queue: &Queue<'_>,
     half: Half,
@@ -116,45 +122,34 @@ pub fn backward(
 ) -> Result<()> {
     let [m, n, k] = shape(dy, w);
     let plan = Plan::new(queue.processors(), [k, m, n], Decoding::Backward);
-    let mut args = operands(dy, w, plan.rows)?;
+    let mut args = operands(dy, w, plan.box_rows())?;
     if let Some(lora) = lora {
         let Term { low, matrix } = Term::backward(queue, dy, lora, half, workspace)?;
-        args = args.tensor_map(tensor_map(&low, plan.rows)?).tensor_map(tensor_map(&matrix, CHUNK)?);
+        args = args.tensor_map(tensor_map(&low, plan.box_rows())?).tensor_map(tensor_map(&matrix, CHUNK)?);
         args = args.number(low.cols() as u64);
     }
     let launch = |args: Args, out: &TensorMut<'_>, accumulate: bool| {
         let product = product(half, w, out, None, lora, accumulate);
-        start(queue, GemmWgmmaBackwardSpec { tokens: plan.rows, product }.into(), &plan, args, out)
+        start(
+            queue,
+            GemmWgmmaBackwardSpec { tokens: plan.rows, cluster: plan.cluster, product }.into(),
+            &plan,
+            args,
+            out,
+        )
     };
     if plan.splits == 1 {
         return launch(args, dx, accumulate);
     }
     let parts = workspace.matrix(DType::F32, plan.splits as usize * dx.rows(), dx.cols())?;
     launch(args, &parts, false)?;
-    sum(queue, &parts, &plan, None, dx, accumulate)
+    sum(queue, &Slices::stacked(parts, plan.splits), None, dx, accumulate)
 }
 
 /// Launches a kernel whose arguments are complete but for the output and the cut.
 fn start(queue: &Queue<'_>, spec: KernelSpec, plan: &Plan, args: Args, out: &TensorMut<'_>) -> Result<()> {
     let args = args.pointer(out).number(Matrix::row_stride(&out)).number(plan.splits).number(plan.per_split);
-    queue.launch(spec, plan.items.min(queue.processors()), args)
-}
-
-/// Enqueues `out = Σ parts + bias`, or adds that to what is there.
-fn sum(
-    queue: &Queue<'_>,
-    parts: &TensorMut<'_>,
-    plan: &Plan,
-    bias: Option<&Tensor<'_>>,
-    out: &TensorMut<'_>,
-    accumulate: bool,
-) -> Result<()> {
-    let (rows, cols) = (out.rows() as u64, out.cols() as u64);
-    let args = Args::new().pointer(parts).number(plan.splits).number(1f32.to_bits().into());
-    let args = bias.into_iter().fold(args.number(rows).number(cols), |args, bias| args.pointer(bias));
-    let args = args.pointer(out).number(Matrix::row_stride(&out));
-    let spec = SplitSumSpec { out: out.dtype(), bias: bias.map(Tensor::dtype), accumulate };
-    queue.launch(spec.into(), split_sum::tiles(rows, cols), args)
+    queue.launch(spec, plan.blocks(queue.processors()), args)
 }
 
 /// M, N and K.

@@ -7,8 +7,9 @@
 //!   warps and a producing one (forward), or of one producing warp alone, which waits for itself (backward);
 //! - what it reads from L2: activations, codes and constants.
 //!
-//! A tile takes some time more to fill the pipeline and to store its rows. Parts of a split inner dimension are written and
-//! read as f32, by another launch. The constants are round: they order the choices, no more.
+//! Two blocks side by side in a cluster read activations once. A tile takes some time more to fill the pipeline and to store
+//! its rows. Parts of a split inner dimension are written and read as f32, by another launch. The constants are round: they
+//! order the choices, no more.
 
 use crate::kernels::wgmma_pipeline::{CHUNK, FEATURES, tiles};
 
@@ -26,11 +27,13 @@ pub enum Decoding {
 pub struct Plan {
     /// Rows of a tile.
     pub rows: u32,
+    /// Blocks of a cluster.
+    pub cluster: u32,
     /// Parts of the inner dimension, at least 1, none of them empty.
     pub splits: u64,
     /// Chunks of a part.
     pub per_split: u64,
-    /// Tiles times parts.
+    /// Tiles of a cluster times parts.
     pub items: u64,
 }
 
@@ -46,25 +49,42 @@ impl Plan {
     /// For an output of `features` by `rows` sums over `inner` on so many SMs; none of the three is 0.
     pub fn new(processors: u64, [features, rows, inner]: [u64; 3], decoding: Decoding) -> Self {
         let chunks = inner.div_ceil(CHUNK.into());
-        let plans = [256, 128, 64].into_iter().flat_map(|tile_rows| {
-            [1, 2, 3, 4, 6, 8].into_iter().map(move |splits| {
+        let of_tiles = |(tile_rows, cluster)| {
+            [1, 2, 3, 4, 6, 8].map(|splits| {
                 let per_split = chunks.div_ceil(splits);
                 let splits = chunks.div_ceil(per_split);
-                Plan { rows: tile_rows, splits, per_split, items: tiles(features, rows, tile_rows) * splits }
+                let items = tiles(features, rows, tile_rows, cluster) * splits;
+                Plan { rows: tile_rows, cluster, splits, per_split, items }
             })
-        });
-        let clocks = |plan: &Plan| plan.clocks(processors, features * rows, decoding);
-        plans.min_by_key(clocks).expect("there are plans")
+        };
+        let cuts = [256, 128, 64].into_iter().flat_map(|rows| [(rows, 2), (rows, 1)]);
+        let plans = cuts.filter(|&(_, cluster)| u64::from(cluster) <= processors).flat_map(of_tiles);
+        plans.min_by_key(|plan| plan.clocks(processors, features * rows, decoding)).expect("there are plans")
     }
 
-    fn clocks(&self, processors: u64, outputs: u64, decoding: Decoding) -> u64 {
-        let rows = u64::from(self.rows);
-        let bytes = u64::from(CHUNK) * (2 * rows + u64::from(FEATURES)); // codes and constants: a byte at most
+    /// Rows that a block brings of the activations.
+    pub fn box_rows(&self) -> u32 {
+        self.rows / self.cluster
+    }
+
+    /// Blocks to launch: one an SM, in whole clusters.
+    pub fn blocks(&self, processors: u64) -> u64 {
+        self.cluster as u64 * self.items.min(processors / u64::from(self.cluster))
+    }
+
+    /// Clocks, as a number that no sizes of matrices overflow.
+    fn clocks(&self, processors: u64, outputs: u64, decoding: Decoding) -> u128 {
+        let [rows, cluster] = [self.rows, self.cluster].map(u64::from);
+        // Codes and constants: a byte at most.
+        let bytes = u64::from(CHUNK) * (2 * rows / cluster + u64::from(FEATURES));
         let chunk = (4 * rows).max(decoding as u64).max(bytes / L2_RATE);
-        let item = self.per_split * chunk + TILE + TILE_ROW * rows;
-        let parts =
-            if self.splits == 1 { 0 } else { LAUNCH + 8 * self.splits * outputs / (L2_RATE * processors) };
-        self.items.div_ceil(processors) * item + parts
+        let item = u128::from(self.per_split) * u128::from(chunk) + u128::from(TILE + TILE_ROW * rows);
+        let written = 8 * u128::from(self.splits) * u128::from(outputs);
+        let parts = match self.splits {
+            1 => 0,
+            _ => u128::from(LAUNCH) + written / u128::from(L2_RATE * processors),
+        };
+        u128::from(self.items.div_ceil(processors / cluster)) * item + parts
     }
 }
 
@@ -83,7 +103,8 @@ mod tests {
                         let plan = Plan::new(H100, [features, rows, 64 * chunks - 3], decoding);
                         assert!(plan.splits * plan.per_split >= chunks, "{plan:?}");
                         assert!((plan.splits - 1) * plan.per_split < chunks, "{plan:?}");
-                        assert_eq!(plan.items, tiles(features, rows, plan.rows) * plan.splits);
+                        assert_eq!(plan.items, tiles(features, rows, plan.rows, plan.cluster) * plan.splits);
+                        assert_eq!(plan.blocks(H100) % u64::from(plan.cluster), 0);
                     }
                 }
             }
@@ -95,8 +116,8 @@ mod tests {
     fn splits_where_tiles_are_few() {
         let plan = |shape| Plan::new(H100, shape, Decoding::Forward);
         let large = plan([4096, 8192, 4096]);
-        assert_eq!((large.rows, large.splits), (256, 1));
+        assert_eq!((large.rows, large.cluster, large.splits), (256, 2, 1));
         let few = plan([4096, 128, 4096]);
-        assert!(few.splits > 1 && few.items <= H100, "{few:?}");
+        assert!(few.splits > 1 && few.items * u64::from(few.cluster) <= H100, "{few:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! The caller's workspace, cut into matrices.
 
 use crate::cuda::memory::Address;
-use crate::error::Result;
+use crate::error::{Error, Result, Status};
 use crate::view::{BufferMut, DType, TensorMut};
 
 /// Alignment of each matrix, enough for every kind of copy.
@@ -38,7 +38,10 @@ impl<'a> Workspace<'a> {
         let (start, bytes) = (self.next, rows * cols * dtype.size());
         self.next = (start + bytes).next_multiple_of(ALIGN);
         let end = self.buffer.address() as usize + self.buffer.len();
-        debug_assert!(bytes == 0 || start + bytes <= end, "the workspace's size was checked");
+        if bytes > 0 && start + bytes > end {
+            let message = format!("a workspace of {} bytes, checked, is too small", self.buffer.len());
+            return Err(Error::new(Status::Internal, message));
+        }
         // SAFETY: it lies in the workspace, which nothing else uses; parts do not overlap.
         unsafe { TensorMut::from_raw(std::ptr::without_provenance_mut(start), dtype, rows, cols, cols) }
     }

@@ -9,7 +9,7 @@ use qlora_kernels::{Codebook, Constants};
 
 use super::*;
 use crate::engine::Place;
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Choice, Optimizer};
 use crate::testing::random;
 use crate::tokenizer::tests::array_of;
 
@@ -179,7 +179,7 @@ fn training_lowers_the_loss_and_is_repeatable() {
     for spec in [None, Some(&nf4())] {
         let train = || {
             let model = Llama::load(&engine, &checkpoint, spec, Some(LORA)).unwrap();
-            let mut optimizer = Optimizer::new(&model, 1e-2);
+            let mut optimizer = Optimizer::new(&model, Choice::AdamW, 1e-2);
             let losses: Vec<f32> = (0..20)
                 .map(|_| {
                     let loss = model.loss(&batch()).unwrap();

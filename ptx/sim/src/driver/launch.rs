@@ -97,12 +97,26 @@ impl Driver {
             && grid[2] <= 65535
             // Block numbers of the race checks have 29 bits, all ones excepted.
             && (1..(1 << 29) - 1).contains(&blocks)
-            && dynamic_shared <= f.dynamic_shared_limit();
+            && dynamic_shared <= f.dynamic_shared_limit()
+            && self.takes_clusters(f, grid, threads);
         if !fits {
             return Err(Status::INVALID_VALUE);
         }
         let shared = f.kernel.dynamic_shared_at + dynamic_shared;
         if shared > self.config.max_shared_optin() { Err(Status::LAUNCH_OUT_OF_RESOURCES) } else { Ok(()) }
+    }
+
+    /// Clusters along x, as many as the kernel says, of no more threads than a block may have.
+    fn takes_clusters(&self, f: &Function, grid: [u32; 3], threads: u64) -> bool {
+        match f.kernel.limits.reqnctapercluster {
+            None | Some([1, 1, 1]) => true,
+            Some([x, 1, 1]) => {
+                self.config.compute_capability >= (9, 0)
+                    && grid[0].is_multiple_of(x)
+                    && threads * u64::from(x) <= 1024
+            }
+            Some(_) => false,
+        }
     }
 
     unsafe fn launch(

@@ -20,7 +20,10 @@ impl Warp {
                 Space::Global | Space::Const => {
                     self.read_global(c, &addresses, mask, bytes, access.order, &mut data)?
                 }
-                Space::Shared => self.read_shared(c, &addresses, mask, bytes, access.order, &mut data)?,
+                Space::Shared => {
+                    self.to_cluster(c, &mut addresses, mask)?;
+                    self.read_shared(c, &addresses, mask, bytes, access.order, &mut data)?
+                }
                 Space::Local => self.read_local(c, &addresses, mask, bytes, &mut data)?,
                 Space::Param => read_param(c, &addresses, mask, bytes, &mut data)?,
             }
@@ -52,7 +55,10 @@ impl Warp {
         for (space, mask) in self.split(access.space, &mut addresses, mask) {
             match space {
                 Space::Global => self.write_global(c, &addresses, mask, bytes, access.order, &data)?,
-                Space::Shared => self.write_shared(c, &addresses, mask, bytes, access.order, &data)?,
+                Space::Shared => {
+                    self.to_cluster(c, &mut addresses, mask)?;
+                    self.write_shared(c, &addresses, mask, bytes, access.order, &data)?
+                }
                 Space::Local => self.write_local(c, &addresses, mask, bytes, &data)?,
                 Space::Const | Space::Param => {
                     let text = "parameters and constants cannot be written".into();

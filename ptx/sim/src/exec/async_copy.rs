@@ -105,7 +105,8 @@ pub fn land(block: &mut Block, warp: usize, clock: u32, copy: &Landing) {
 
 impl Warp {
     pub(super) fn cp_async(&mut self, c: &mut Context<'_>, op: &CpAsync, mask: u32) -> Step {
-        let (dst, src) = (self.addresses(&op.dst), self.addresses(&op.src));
+        let (mut dst, src) = (self.addresses(&op.dst), self.addresses(&op.src));
+        self.to_cluster(c, &mut dst, mask)?;
         let ignored = op.ignore.map_or(0, |p| self.predicate(p)) & mask;
         let mut data = [[0; 32]; WARP];
         // Lanes with a short source read less: one read for each length.

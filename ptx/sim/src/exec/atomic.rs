@@ -38,7 +38,10 @@ impl Warp {
                 new
             };
             match space {
-                Space::Shared => self.update_shared(c, &addresses, mask, bytes, atomic.order, f)?,
+                Space::Shared => {
+                    self.to_cluster(c, &mut addresses, mask)?;
+                    self.update_shared(c, &addresses, mask, bytes, atomic.order, f)?
+                }
                 _ => self.update_global(c, &addresses, mask, bytes, atomic.order, f)?,
             }
         }

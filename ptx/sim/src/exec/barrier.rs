@@ -1,6 +1,7 @@
 //! Barriers of a block and fences (PTX ISA §9.7.13.1–4).
 
 use super::cta::Block;
+use super::grid::Launch;
 use super::lanes::{Class, WARP};
 use super::warp::{Context, Wait, Warp};
 use crate::fault::{FaultKind, Step, raise};
@@ -44,14 +45,15 @@ impl Warp {
         }
         let past = c.block.clocks[self.index].release(self.index, mask, self.live);
         let votes = barrier.reduce.map(|r| self.predicate(r.p) & mask);
-        let state = &mut c.block.barriers[id];
+        let (rank, own) = (self.rank(c.launch) as usize, self.index as u32 % c.launch.warps());
+        let state = &mut c.block.barriers[rank][id];
         if state.arrived == 0 {
             state.expected = expected;
         } else if state.expected != expected {
             let text = format!("arrives at barrier {id} with a thread count other than the first arrival's");
             return raise(FaultKind::Barrier, lane, text);
         }
-        if state.arrived >> self.index & 1 != 0 {
+        if state.arrived >> own & 1 != 0 {
             let text = format!("arrives at barrier {id} twice before it completes");
             return raise(FaultKind::Barrier, lane, text);
         }
@@ -64,14 +66,14 @@ impl Warp {
                 format!("more than {count} threads arrive at barrier {id}"),
             );
         }
-        state.arrived |= 1 << self.index;
+        state.arrived |= 1 << own;
         state.past.join(&past);
         if let Some(votes) = votes {
             state.votes.0 += votes.count_ones();
             state.votes.1 += mask.count_ones();
         }
         if !barrier.arrive {
-            state.waiting |= 1 << self.index;
+            state.waiting |= 1 << own;
             self.waiting = Some(Wait::Barrier(*barrier, id));
         }
         Ok(!barrier.arrive)
@@ -106,11 +108,18 @@ impl Warp {
 }
 
 /// Completes the barriers that everybody has come to, and wakes their warps. Says whether there were any.
-pub fn complete(block: &mut Block, warps: &mut [Warp]) -> bool {
-    let alive = warps.iter().filter(|w| w.live != 0).fold(0u32, |set, w| set | 1 << w.index);
+pub fn complete(launch: &Launch<'_>, block: &mut Block, warps: &mut [Warp]) -> bool {
+    let each = launch.warps() as usize;
+    let blocks = warps.chunks_mut(each).enumerate();
+    blocks.fold(false, |any, (rank, warps)| complete_of_block(block, rank, warps, each) || any)
+}
+
+/// The same for one block of a cluster.
+fn complete_of_block(block: &mut Block, rank: usize, warps: &mut [Warp], each: usize) -> bool {
+    let alive = warps.iter().filter(|w| w.live != 0).fold(0u32, |set, w| set | 1 << (w.index % each));
     let mut any = false;
     for id in 0..BARRIERS {
-        let state = &block.barriers[id];
+        let state = &block.barriers[rank][id];
         let complete = match state.expected {
             _ if state.arrived == 0 => false,
             Some(count) => state.arrived.count_ones() * 32 >= count,
@@ -121,7 +130,7 @@ pub fn complete(block: &mut Block, warps: &mut [Warp]) -> bool {
             continue;
         }
         any = true;
-        let state = std::mem::take(&mut block.barriers[id]);
+        let state = std::mem::take(&mut block.barriers[rank][id]);
         let mut past = state.past;
         if state.expected.is_none() {
             // What ended threads did is ordered too.
@@ -130,7 +139,7 @@ pub fn complete(block: &mut Block, warps: &mut [Warp]) -> bool {
             }
         }
         for warp in warps.iter_mut() {
-            if state.waiting >> warp.index & 1 != 0
+            if state.waiting >> (warp.index % each) & 1 != 0
                 && let Some(Wait::Barrier(barrier, _)) = warp.waiting
             {
                 block.clocks[warp.index].acquire(&past, warp.index);

@@ -63,13 +63,7 @@ impl Warp {
         if !at.is_multiple_of(UNIT as u64) {
             return super::access::misaligned("shared", lane, at, UNIT);
         }
-        let size = c.block.shared.data.len();
-        if at.saturating_add(len as u64) > size as u64 {
-            let text =
-                format!("a bulk copy of {len} bytes at shared offset {at:#x}; the block has {size:#x} bytes");
-            return raise(FaultKind::OutOfBounds, lane, text);
-        }
-        Ok(at as usize)
+        self.shared_range(c, lane, at, len)
     }
 
     fn bulk_size(&self, copy: &BulkCopy, lane: usize) -> Step<usize> {
@@ -91,26 +85,48 @@ impl Warp {
             }
             let mut data = vec![0; size];
             self.read_global_range(c, lane, source[lane], &mut data)?;
-            self.issue_load(c, copy.mbarrier.as_ref(), lane, vec![(at, data)])?;
+            self.issue_load(c, copy.mbarrier.as_ref(), copy.blocks, lane, vec![(at, data)])?;
         }
         Ok(())
     }
 
-    /// Begins a load whose bytes are known.
+    /// Begins a load whose bytes are known: to where the pieces say, or to the same place in every block of a mask. The mbarrier
+    /// lies in the same block.
     pub(super) fn issue_load(
         &self,
         c: &mut Context<'_>,
         mbarrier: Option<&Address>,
+        blocks: Option<u16>,
         lane: usize,
         pieces: Vec<(usize, Vec<u8>)>,
     ) -> Step {
         let Some(mbarrier) = mbarrier else { return Ok(()) };
-        let at = self.addresses(mbarrier)[lane];
-        self.mbarrier_for_copy(c, lane, at)?;
-        for (offset, data) in &pieces {
-            self.begin_async_write(c, lane, *offset, data.len())?;
+        let mbarrier = self.in_cluster(c, lane, self.addresses(mbarrier)[lane])? as usize;
+        let stride = c.launch.shared_stride();
+        let rank = |at: usize| at / stride.max(1);
+        let given = pieces.first().map_or(0, |(at, _)| rank(*at));
+        if rank(mbarrier) != given {
+            let text = "a bulk copy into one block of the cluster that counts on a barrier of another".into();
+            return raise(FaultKind::Barrier, lane, text);
         }
-        c.block.loads.push(Load { pieces, mbarrier: at as usize });
+        let mask = match blocks {
+            Some(register) => self.registers.b32[usize::from(register)][lane] & 0xFFFF,
+            None => 1 << given,
+        };
+        if mask == 0 || mask >> c.launch.cluster != 0 {
+            let text = format!("a copy to the blocks {mask:#x} of a cluster of {}", c.launch.cluster);
+            return raise(FaultKind::IllegalOperand, lane, text);
+        }
+        for to in lanes(mask) {
+            self.reach(c, lane, to as u32)?;
+            let moved = |at: usize| at % stride.max(1) + to * stride;
+            self.mbarrier_for_copy(c, lane, moved(mbarrier) as u64)?;
+            let pieces: Vec<_> = pieces.iter().map(|(at, data)| (moved(*at), data.clone())).collect();
+            for (at, data) in &pieces {
+                self.begin_async_write(c, lane, *at, data.len())?;
+            }
+            c.block.loads.push(Load { pieces, mbarrier: moved(mbarrier) });
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::barrier::{BARRIERS, BarrierState, complete};
 use super::bulk::{Load, land_last};
+use super::cluster::{self, ClusterBarrier};
 use super::grid::Launch;
 use super::lanes::{Class, WARP};
 use super::mbarrier::Mbarrier;
@@ -19,17 +20,19 @@ use crate::race::WarpClock;
 /// Instructions that a warp runs before the next has its turn.
 const SLICE: u64 = 4096;
 
-/// What warps of a block share.
+/// What warps of a block share; of a cluster's blocks, see [`cluster`].
 pub struct Block {
-    /// The block's number in the grid.
+    /// The number of the block in the grid, or of the cluster.
     pub index: u32,
-    /// `%ctaid`.
-    pub id: [u32; 3],
     pub shared: Shared,
     pub local: Vec<u8>,
     pub local_state: Vec<u8>,
     pub clocks: Vec<WarpClock>,
-    pub barriers: [BarrierState; BARRIERS],
+    /// For each block of the cluster.
+    pub barriers: Vec<[BarrierState; BARRIERS]>,
+    pub cluster_barrier: ClusterBarrier,
+    /// Warps of each block of the cluster that have ended.
+    pub ended: Vec<u32>,
     /// A read of unwritten shared memory. It is reported when the block ends or fails otherwise, unless that is by a race: then
     /// the write came too late.
     pub unwritten: Option<Box<Fault>>,
@@ -101,16 +104,21 @@ pub enum Progress {
 impl Cta {
     pub fn new(launch: &Launch<'_>, index: u32) -> Self {
         let threads = launch.block.iter().product::<u32>() as usize;
-        let count = threads.div_ceil(WARP);
-        let local = threads.next_multiple_of(WARP) * launch.kernel.local_size as usize;
+        let (each, blocks) = (threads.div_ceil(WARP), launch.cluster as usize);
+        let count = blocks * each;
+        let local = count * WARP * launch.kernel.local_size as usize;
         let block = Block {
             index,
-            id: launch.block_id(index),
-            shared: Shared::new(launch.shared_size as usize),
+            shared: Shared::new(match blocks {
+                1 => launch.shared_size as usize,
+                blocks => blocks * launch.shared_stride(),
+            }),
             local: vec![0xCD; local],
             local_state: vec![State::Unwritten as u8; local],
             clocks: vec![WarpClock::new(count); count],
-            barriers: Default::default(),
+            barriers: (0..blocks).map(|_| Default::default()).collect(),
+            cluster_barrier: ClusterBarrier::default(),
+            ended: vec![0; blocks],
             unwritten: None,
             mbarriers: BTreeMap::new(),
             phase_changes: 0,
@@ -121,7 +129,7 @@ impl Cta {
         };
         let warps = (0..count)
             .map(|warp| {
-                let lanes = (threads - warp * WARP).min(WARP);
+                let lanes = (threads - warp % each * WARP).min(WARP);
                 Warp::new(
                     warp,
                     launch.kernel.registers.clone(),
@@ -138,7 +146,6 @@ impl Cta {
     pub fn restart(&mut self, launch: &Launch<'_>, index: u32) {
         let count = self.warps.len();
         self.block.index = index;
-        self.block.id = launch.block_id(index);
         self.block.shared.reset();
         self.block.unwritten = None;
         self.block.mbarriers.clear();
@@ -146,7 +153,9 @@ impl Cta {
         self.block.engine_clock = 1;
         self.block.local_state.fill(State::Unwritten as u8);
         self.block.clocks.fill(WarpClock::new(count));
-        self.block.barriers = Default::default();
+        self.block.barriers.iter_mut().for_each(|barriers| *barriers = Default::default());
+        self.block.cluster_barrier = ClusterBarrier::default();
+        self.block.ended.fill(0);
         for warp in &mut self.warps {
             let mut registers = std::mem::take(&mut warp.registers);
             let fresh = &launch.kernel.registers;
@@ -160,22 +169,26 @@ impl Cta {
     }
 
     fn fill_special_registers(&mut self, launch: &Launch<'_>) {
-        let [cx, cy, cz] = self.block.id;
         for (special, reg) in &launch.kernel.specials {
             debug_assert_eq!(reg.class, Class::B32);
-            let warps = self.warps.len() as u32;
+            let (warps, cluster) = (launch.warps(), self.block.index);
             for warp in &mut self.warps {
-                let index = warp.index;
+                let rank = warp.rank(launch);
+                let (block, index) = launch.warp_of(cluster, warp.index as u32);
+                let ([cx, cy, cz], index) = (launch.block_id(block), index as usize);
+                let in_clusters = |[x, y, z]: [u32; 3]| [x / launch.cluster, y, z];
                 let value = |lane: usize| -> u32 {
                     match *special {
                         Special::Tid(axis) => launch.thread_id(index * WARP + lane)[usize::from(axis)],
                         Special::Ntid(axis) => launch.block[usize::from(axis)],
-                        Special::Ctaid(axis) | Special::ClusterId(axis) => [cx, cy, cz][usize::from(axis)],
-                        Special::Nctaid(axis) | Special::NClusterId(axis) => launch.grid[usize::from(axis)],
+                        Special::Ctaid(axis) => [cx, cy, cz][usize::from(axis)],
+                        Special::Nctaid(axis) => launch.grid[usize::from(axis)],
+                        Special::ClusterId(axis) => in_clusters([cx, cy, cz])[usize::from(axis)],
+                        Special::NClusterId(axis) => in_clusters(launch.grid)[usize::from(axis)],
                         Special::LaneId => lane as u32,
                         Special::WarpId => index as u32,
                         Special::NWarpId => warps,
-                        Special::SmId => self.block.index % launch.sm_count,
+                        Special::SmId => block % launch.sm_count,
                         Special::NSmId => launch.sm_count,
                         Special::GridId => launch.id as u32,
                         Special::LaneMaskEq => 1 << lane,
@@ -185,8 +198,10 @@ impl Cta {
                         Special::LaneMaskGe => u32::MAX << lane,
                         Special::DynamicSmemSize => launch.dynamic_shared,
                         Special::TotalSmemSize => launch.shared_size,
-                        Special::ClusterCtaRank | Special::ClusterCtaid(_) => 0,
-                        Special::ClusterNctaRank | Special::ClusterNctaid(_) => 1,
+                        Special::ClusterCtaRank | Special::ClusterCtaid(0) => rank,
+                        Special::ClusterNctaRank | Special::ClusterNctaid(0) => launch.cluster,
+                        Special::ClusterCtaid(_) => 0,
+                        Special::ClusterNctaid(_) => 1,
                     }
                 };
                 warp.registers.b32[usize::from(reg.index)] = std::array::from_fn(value);
@@ -227,7 +242,11 @@ impl Cta {
                 executed += instructions;
                 sliced |= stop == Stop::Slice;
                 got_on |= stop == Stop::Ended;
+                if stop == Stop::Ended {
+                    block.ended[warp.rank(launch) as usize] += 1;
+                }
             }
+            cluster::complete(block, warps);
             let over = launch.is_over(executed);
             if warps.iter().all(|warp| warp.live == 0) {
                 return end(&Context { launch, block, tally }, warps);
@@ -239,7 +258,7 @@ impl Cta {
             // Bulk copies are done as late as can be, the last first: when all warps wait, or use up their time asking for one by
             // test_wait, which never sleeps.
             let asking = sliced && !got_on && block.tests != tests;
-            let stuck = !complete(block, warps) && (!ran || asking);
+            let stuck = !complete(launch, block, warps) && (!ran || asking);
             if stuck && !land_last(block, warps.len()) && !ran {
                 let context = Context { launch, block, tally };
                 return Err(deadlock(&context, warps));

@@ -28,8 +28,10 @@ pub struct Launch<'a> {
     pub kernel: &'a Kernel,
     pub grid: [u32; 3],
     pub block: [u32; 3],
+    /// Blocks of a cluster, along x.
+    pub cluster: u32,
     pub dynamic_shared: u32,
-    /// Static and dynamic.
+    /// Static and dynamic, of a block.
     pub shared_size: u32,
     pub params: &'a [u8],
     pub sm_count: u32,
@@ -55,6 +57,7 @@ impl<'a> Launch<'a> {
             kernel,
             grid,
             block,
+            cluster: kernel.limits.reqnctapercluster.map_or(1, |[x, ..]| x),
             dynamic_shared,
             shared_size: if dynamic_shared == 0 {
                 kernel.static_shared
@@ -67,6 +70,16 @@ impl<'a> Launch<'a> {
             sync: SyncTable::default(),
             executed: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes from the shared memory of one block of a cluster to the next one's: patterns of swizzles begin anew.
+    pub const fn shared_stride(&self) -> usize {
+        (self.shared_size as usize).next_multiple_of(1024)
+    }
+
+    /// The number of a warp's block, and its number there, by those of its cluster.
+    pub fn warp_of(&self, cluster: u32, warp: u32) -> (u32, u32) {
+        (cluster * self.cluster + warp / self.warps(), warp % self.warps())
     }
 
     /// `%ctaid` of a block.
@@ -97,10 +110,11 @@ impl<'a> Launch<'a> {
 /// cooperative, or in practice if they are resident together.
 const MOST_RESIDENT: usize = 1024;
 
-/// Runs the launch on `threads` host threads. On a fault, what was counted until then is lost.
+/// Runs the launch on `threads` host threads. On a fault, what was counted until then is lost. What workers take is a cluster,
+/// most often of one block.
 pub fn run(launch: &Launch<'_>, threads: usize) -> Result<Stats, Box<Fault>> {
-    let count = launch.grid.iter().product::<u32>();
-    let next = AtomicU32::new(launch.checks.first_block.min(count));
+    let count = launch.grid.iter().product::<u32>() / launch.cluster;
+    let next = AtomicU32::new((launch.checks.first_block / launch.cluster).min(count));
     let stop = AtomicBool::new(false);
     let fault = Mutex::new(None);
     let worker = || {

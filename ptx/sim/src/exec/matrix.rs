@@ -44,8 +44,8 @@ fn row_lanes(count: usize) -> u32 {
 
 impl Warp {
     pub(super) fn ldmatrix(&mut self, c: &mut Context<'_>, op: &Ldmatrix) -> Step {
-        let addresses = self.addresses(&op.address);
-        let mask = row_lanes(op.registers.len());
+        let (mut addresses, mask) = (self.addresses(&op.address), row_lanes(op.registers.len()));
+        self.to_cluster(c, &mut addresses, mask)?;
         c.tally.bank_conflicts += bank_conflicts(&addresses, mask, 16);
         let mut matrices = [Matrix::default(); 4];
         self.each_shared_read_by::<true>(c, &addresses, mask, 16, false, |shared, lane, at| {
@@ -62,8 +62,8 @@ impl Warp {
     }
 
     pub(super) fn stmatrix(&mut self, c: &mut Context<'_>, op: &Ldmatrix) -> Step {
-        let addresses = self.addresses(&op.address);
-        let mask = row_lanes(op.registers.len());
+        let (mut addresses, mask) = (self.addresses(&op.address), row_lanes(op.registers.len()));
+        self.to_cluster(c, &mut addresses, mask)?;
         c.tally.bank_conflicts += bank_conflicts(&addresses, mask, 16);
         let mut rows = [[0u8; 32]; WARP];
         for (k, register) in op.registers.iter().enumerate() {

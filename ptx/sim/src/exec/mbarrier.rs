@@ -81,6 +81,7 @@ impl Warp {
                 return raise(FaultKind::OutOfBounds, mask.trailing_zeros() as usize, text);
             }
         }
+        self.to_cluster(c, &mut addresses, mask)?;
         for lane in lanes(mask) {
             self.shared_at(c, lane, addresses[lane], 8)?;
         }

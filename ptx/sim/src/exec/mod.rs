@@ -7,6 +7,7 @@ mod atomic;
 mod banks;
 mod barrier;
 mod bulk;
+pub mod cluster;
 mod collective;
 mod cta;
 mod global;

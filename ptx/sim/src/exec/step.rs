@@ -54,6 +54,17 @@ impl Warp {
                     .barrier(c, barrier, mask)
                     .map(|waits| if waits { Next::Wait } else { Next::Advance });
             }
+            Op::ClusterArrive | Op::ClusterWait if mask != 0 && !self.gather(pc, mask, self.live) => {
+                self.set_pc(active & !mask, pc + 1);
+                return Ok(Next::Regroup);
+            }
+            Op::ClusterWait if mask != 0 => {
+                if self.cluster_wait(c, mask)? {
+                    return Ok(Next::Advance);
+                }
+                self.sleep(pc, mask, c.block.phase_changes);
+                return Ok(Next::Regroup);
+            }
             _ if mask == 0 => return Ok(Next::Advance),
             Op::Mbarrier(op) if matches!(op.op, MbarrierOp::Wait { .. }) => {
                 let asleep = self.mbarrier_wait(c, op, mask)?;
@@ -93,6 +104,7 @@ impl Warp {
             Op::Store(access) => self.store(c, access, mask)?,
             Op::Atomic(atomic) => self.atomic(c, atomic, mask)?,
             Op::Fence(fence) => self.fence(c, *fence, mask),
+            Op::ClusterArrive => self.cluster_arrive(c, mask)?,
             Op::WarpSync(_) => c.block.clocks[self.index].warp_sync(mask, self.live),
             Op::Shuffle(shuffle) => self.shuffle(shuffle, mask)?,
             Op::Vote(vote) => self.vote(vote, mask),
@@ -119,7 +131,9 @@ impl Warp {
             Op::WgmmaWait(keep) => self.wgmma_wait(c, *keep),
             Op::BulkCommit => self.stores.commit(mask),
             Op::BulkWait(keep) => self.bulk_wait(c, *keep, mask)?,
-            Op::Alu(..) | Op::Branch(_) | Op::Exit | Op::Barrier(_) => unreachable!("done above"),
+            Op::Alu(..) | Op::Branch(_) | Op::Exit | Op::Barrier(_) | Op::ClusterWait => {
+                unreachable!("done above")
+            }
         }
         Ok(Next::Advance)
     }

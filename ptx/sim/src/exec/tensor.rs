@@ -158,13 +158,8 @@ impl Warp {
         if !at.is_multiple_of(128) {
             return super::access::misaligned("shared", lane, at, 128);
         }
-        let (len, size) = (map.tile_bytes(), c.block.shared.data.len());
-        if at.saturating_add(len as u64) > size as u64 {
-            let text =
-                format!("a tile of {len} bytes at shared offset {at:#x}; the block has {size:#x} bytes");
-            return raise(FaultKind::OutOfBounds, lane, text);
-        }
-        Ok((map, start, at as usize))
+        let at = self.shared_range(c, lane, at, map.tile_bytes())?;
+        Ok((map, start, at))
     }
 
     pub(super) fn tensor_load(&mut self, c: &mut Context<'_>, copy: &TensorCopy, mask: u32) -> Step {
@@ -184,7 +179,7 @@ impl Warp {
                     tile.chunks(16).enumerate().map(chunk).collect()
                 }
             };
-            self.issue_load(c, copy.mbarrier.as_ref(), lane, pieces)?;
+            self.issue_load(c, copy.mbarrier.as_ref(), copy.blocks, lane, pieces)?;
         }
         Ok(())
     }

@@ -27,6 +27,8 @@ pub struct Warp {
     pub(super) asleep_since: u64,
     /// The mbarrier and phase that a lane has last tried in vain to wait for.
     pub tried: [Option<(usize, u64)>; WARP],
+    /// The phase of the cluster's barrier that the warp has arrived in and not waited for.
+    pub(super) arrived_in: Option<u64>,
     /// What the warp waits for.
     pub waiting: Option<Wait>,
     /// `cp.async` under way.
@@ -65,6 +67,7 @@ impl Warp {
             sleeping: 0,
             asleep_since: 0,
             tried: [None; WARP],
+            arrived_in: None,
             waiting: None,
             copies: Copies::default(),
             stores: Stores::default(),
@@ -105,29 +108,32 @@ impl Warp {
 
     /// In words: a thread by its block, warp and lane.
     pub fn name_thread(launch: &Launch<'_>, e: Epoch) -> String {
-        let [x, y, z] = launch.block_id(e.block());
+        let is_engine = e.warp() >= launch.cluster * launch.warps();
+        let (block, warp) = launch.warp_of(e.block(), if is_engine { 0 } else { e.warp() });
+        let [x, y, z] = launch.block_id(block);
         let block = format!("block ({x},{y},{z})");
-        if e.warp() >= launch.warps() {
+        if is_engine {
             return format!("a bulk copy of {block}");
         }
         if e.lane() < WARP as u32 {
-            let [x, y, z] = launch.thread_id((e.warp() * 32 + e.lane()) as usize);
+            let [x, y, z] = launch.thread_id((warp * 32 + e.lane()) as usize);
             format!("thread ({x},{y},{z}) of {block}")
         } else {
-            format!("several threads of warp {} of {block}", e.warp())
+            format!("several threads of warp {warp} of {block}")
         }
     }
 
     /// Says where a fault came.
     pub(super) fn place(&self, c: &Context<'_>, instr: &Instr, raise: Raise) -> Box<Fault> {
         let kernel = c.launch.kernel;
+        let (block, warp) = c.launch.warp_of(c.block.index, self.index as u32);
         Box::new(Fault {
             kind: raise.kind,
             kernel: kernel.name.clone(),
             line: instr.line,
             instruction: kernel.names[usize::from(instr.name)].clone(),
-            block: c.block.id,
-            thread: c.launch.thread_id(self.index * WARP + raise.lane),
+            block: c.launch.block_id(block),
+            thread: c.launch.thread_id(warp as usize * WARP + raise.lane),
             message: raise.message,
         })
     }

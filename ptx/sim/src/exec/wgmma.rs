@@ -132,6 +132,7 @@ impl Warp {
         for row in first..first + rows {
             for j in 0..k {
                 let (at, byte) = descriptor.place(row, j, size, transposed);
+                let at = self.in_cluster(c, 0, at as u64)? as usize;
                 let chunk = match chunks.get(&at) {
                     Some(chunk) => *chunk,
                     None => {

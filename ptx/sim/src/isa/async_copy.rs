@@ -172,31 +172,38 @@ fn bulk(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     if m.take("tensor") {
         return tensor(d, i, m);
     }
-    let policy = usize::from(m.take("L2::cache_hint"));
+    let (policy, multicast) = (usize::from(m.take("L2::cache_hint")), m.take("multicast::cluster"));
     let (shared, global) = (AddressSpace::In(Space::Shared), AddressSpace::In(Space::Global));
     let words = [m.next_word(), m.next_word(), m.next_word()];
     m.finish()?;
     match words {
         [Some("shared::cluster" | "shared::cta"), Some("global"), Some("mbarrier::complete_tx::bytes")] => {
-            d.count(i, &[4 + policy])?;
+            d.count(i, &[4 + usize::from(multicast) + policy])?;
             Ok(Op::BulkLoad(Box::new(BulkCopy {
                 shared: d.address_in(&i.operands[0], shared)?,
                 global: d.address_in(&i.operands[1], global)?,
                 size: d.source::<u32>(&i.operands[2])?,
                 mbarrier: Some(d.address_in(&i.operands[3], shared)?),
+                blocks: blocks(d, i, 4, multicast)?,
             })))
         }
-        [Some("global"), Some("shared::cta"), Some("bulk_group")] => {
+        [Some("global"), Some("shared::cta"), Some("bulk_group")] if !multicast => {
             d.count(i, &[3 + policy])?;
             Ok(Op::BulkStore(Box::new(BulkCopy {
                 global: d.address_in(&i.operands[0], global)?,
                 shared: d.address_in(&i.operands[1], shared)?,
                 size: d.source::<u32>(&i.operands[2])?,
                 mbarrier: None,
+                blocks: None,
             })))
         }
         _ => unknown(),
     }
+}
+
+/// The mask of blocks of a multicast.
+fn blocks(d: &mut Decoder, i: &Instruction, at: usize, multicast: bool) -> Result<Option<u16>, String> {
+    multicast.then(|| d.source::<u16>(&i.operands[at])).transpose()
 }
 
 /// `cp.async.bulk.tensor` in tile mode.
@@ -205,7 +212,7 @@ fn tensor(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         m.one_of(&["1d", "2d", "3d", "4d", "5d"]).ok_or("the number of dimensions is missing")?;
     let rank = usize::from(dimensions.as_bytes()[0] - b'0');
     m.take("tile");
-    let policy = usize::from(m.take("L2::cache_hint"));
+    let (policy, multicast) = (usize::from(m.take("L2::cache_hint")), m.take("multicast::cluster"));
     let words = [m.next_word(), m.next_word(), m.next_word()];
     m.finish()?;
     let shared = AddressSpace::In(Space::Shared);
@@ -222,20 +229,27 @@ fn tensor(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
     };
     match words {
         [Some("shared::cluster" | "shared::cta"), Some("global"), Some("mbarrier::complete_tx::bytes")] => {
-            d.count(i, &[3 + policy])?;
+            d.count(i, &[3 + usize::from(multicast) + policy])?;
             let (map, coordinates) = map(d, &i.operands[1])?;
             Ok(Op::TensorLoad(Box::new(TensorCopy {
                 map,
                 coordinates,
                 shared: d.address_in(&i.operands[0], shared)?,
                 mbarrier: Some(d.address_in(&i.operands[2], shared)?),
+                blocks: blocks(d, i, 3, multicast)?,
             })))
         }
-        [Some("global"), Some("shared::cta"), Some("bulk_group")] => {
+        [Some("global"), Some("shared::cta"), Some("bulk_group")] if !multicast => {
             d.count(i, &[2 + policy])?;
             let (map, coordinates) = map(d, &i.operands[0])?;
             let shared = d.address_in(&i.operands[1], shared)?;
-            Ok(Op::TensorStore(Box::new(TensorCopy { map, coordinates, shared, mbarrier: None })))
+            Ok(Op::TensorStore(Box::new(TensorCopy {
+                map,
+                coordinates,
+                shared,
+                mbarrier: None,
+                blocks: None,
+            })))
         }
         _ => unknown(),
     }

@@ -68,6 +68,15 @@ fn barrier(d: &mut Decoder, i: &Instruction, m: &mut Mods<'_>) -> Decoded {
         d.count(i, &[1])?;
         return Ok(Op::WarpSync(d.source::<u32>(&i.operands[0])?));
     }
+    if m.take("cluster") {
+        // An arrival releases and a wait acquires; held to that, a .relaxed arrival is treated alike, on the side of silence.
+        let kind = m.one_of(&["arrive", "wait"]).ok_or("needs .arrive or .wait")?;
+        m.one_of(&["release", "relaxed", "acquire"]);
+        m.take("aligned");
+        m.finish()?;
+        d.count(i, &[0])?;
+        return Ok(if kind == "arrive" { Op::ClusterArrive } else { Op::ClusterWait });
+    }
     m.take("cta");
     let kind = m.one_of(&["sync", "arrive", "red"]).ok_or("needs .sync, .arrive or .red")?;
     // All threads of a warp must come together in both forms here: `barrier` without .aligned is held to it too.

@@ -4,7 +4,7 @@ use super::decoder::Decoder;
 use super::mods::Mods;
 use super::{Decoded, Op, unknown};
 use crate::exec::lanes::{AluFn, Args, Class, Lane};
-use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_SIZE};
+use crate::memory::{CLUSTER_WINDOW, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_SIZE};
 use crate::parse::{Instruction, Operand, Type};
 
 pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
@@ -12,6 +12,14 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
     match i.opcode.as_str() {
         "mov" => mov(d, i, &mut m),
         "cvta" => cvta(d, i, &mut m),
+        "mapa" => {
+            if !m.take("shared::cluster") || m.only_ty()? != Type::U32 {
+                return unknown();
+            }
+            // Beyond a block's own addresses are those of the cluster's blocks, window after window.
+            const WINDOW: u32 = CLUSTER_WINDOW as u32;
+            d.map2(i, |a: u32, rank: u32| rank.wrapping_add(1).wrapping_mul(WINDOW) | (a % WINDOW))
+        }
         // isspacep
         _ => {
             let space =

@@ -22,7 +22,7 @@ pub enum Order {
     Acquire,
     Release,
     AcqRel,
-    /// The same of scope `.cta` (and `.cluster`, which is a block here): for global memory, between threads of a block.
+    /// The same of scope `.cta` (and `.cluster`, which is taken for a block here): for global memory, between threads of a block.
     BlockRelaxed,
     BlockAcquire,
     BlockRelease,
@@ -307,6 +307,8 @@ pub struct TensorCopy {
     pub shared: Address,
     /// The mbarrier of a load.
     pub mbarrier: Option<Address>,
+    /// The register with the mask of the cluster's blocks that a load goes to.
+    pub blocks: Option<u16>,
 }
 
 /// `cp.async.bulk`.
@@ -318,6 +320,8 @@ pub struct BulkCopy {
     pub size: u16,
     /// The mbarrier of a load.
     pub mbarrier: Option<Address>,
+    /// The register with the mask of the cluster's blocks that a load goes to.
+    pub blocks: Option<u16>,
 }
 
 /// A factor of a `wgmma`.

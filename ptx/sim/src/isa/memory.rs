@@ -45,7 +45,8 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
 
 /// The state space written on an instruction.
 fn space(m: &mut Mods<'_>) -> AddressSpace {
-    let names = ["global", "shared", "shared::cta", "const", "local", "param", "param::entry"];
+    let names =
+        ["global", "shared", "shared::cta", "shared::cluster", "const", "local", "param", "param::entry"];
     match m.one_of(&names) {
         Some("global") => AddressSpace::In(Space::Global),
         Some("const") => AddressSpace::In(Space::Const),

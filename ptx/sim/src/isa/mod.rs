@@ -58,7 +58,7 @@ fn decode_instruction(d: &mut Decoder, i: &Instruction) -> Decoded {
             logic::decode(d, i)
         }
         "setp" | "set" | "selp" | "slct" => compare::decode(d, i),
-        "mov" | "cvta" | "isspacep" => data::decode(d, i),
+        "mov" | "cvta" | "isspacep" | "mapa" => data::decode(d, i),
         "cvt" => convert::decode(d, i),
         "ld" | "ldu" | "st" | "atom" | "red" | "prefetch" | "prefetchu" | "discard" | "applypriority"
         | "createpolicy" => memory::decode(d, i),

@@ -98,6 +98,9 @@ pub enum Op {
     /// `bar.warp.sync`: the register with the mask.
     WarpSync(u16),
     Barrier(Barrier),
+    /// `barrier.cluster`.
+    ClusterArrive,
+    ClusterWait,
     Shuffle(Box<Shuffle>),
     Vote(Vote),
     Match(Match),

@@ -14,3 +14,5 @@ pub const LOCAL_WINDOW: u64 = 1 << 62 | 1 << 61;
 pub const PARAM_WINDOW: u64 = 1 << 62 | 1 << 60;
 /// Bytes of each window.
 pub const WINDOW_SIZE: u64 = 1 << 32;
+/// Shared addresses of a cluster's blocks, as `mapa` has them: that of rank r begins at `r + 1` times this. Below are a block's own.
+pub const CLUSTER_WINDOW: u64 = 1 << 24;
