@@ -1,8 +1,8 @@
 //! `Y = X·Wᵀ + bias + T·Bᵀ` for few rows of X, at most 64, where reading W takes the time: each of its bytes is read once.
 //!
 //! **Method.** `Yᵀ = W·Xᵀ` on tensor cores: 16 rows of W are the rows of a fragment, 8 rows of X its columns, of which there
-//! are 1, 2, 4 or 8. W comes in pieces as of [`super::pieces`], through a ring in shared memory with X beside it. A warp
-//! decodes a code once, by [`PairTable`], and uses it for all rows of X. Warps that stand across split K among them; their
+//! are 1, 2, 4 or 8. W and X come in pieces through a ring in shared memory, as of [`super::skinny_block`]. A warp
+//! decodes a code once, by [`super::decode::PairTable`], and uses it for all rows of X. Warps that stand across split K among them; their
 //! sums are added in shared memory at the end, in order. Where the tiles are too few for the device, K is split over
 //! blocks, too: their sums are rows of a larger matrix, to be added by [`super::split_sum`].
 //!
@@ -11,8 +11,7 @@
 //!
 //! **Scale.** As there: the products of 64 columns are summed by themselves and then multiplied by the constant, in f32.
 //!
-//! **Places.** X is cut into pieces of 64 columns, too, rows of 128 bytes; a 16-byte unit u of row r lies at `u ^ (r & 7)`.
-//! Sums lie by rows of Y, 4 words between them: the 4 x 8 that a warp writes fill all banks.
+//! **Places.** Sums lie by rows of Y, 4 words between them: the 4 x 8 that a warp writes fill all banks.
 //!
 //! **Traffic.** W and its constants once. X once for each `32·down` rows of W, from L2: `M / (8·down)` times the bytes of W's
 //! codes. Split in S, sums are written and read S times, 8·S·M·N bytes.
@@ -21,18 +20,17 @@
 //! look up its pairs, 8 to bring it and 8 to read it, 6 for its constants, and for each 8 rows of X 8 to read them and
 //! `8 / down` to bring them: 70 for M ≤ 8. At 26 weights a clock, which the memory of an H100 brings, there are 79.
 
-use super::decode::PairTable;
-use super::pieces::{self, COLS, Pieces, ROW_BYTES, ROWS, Range, Sources, WARPS, Way};
-use super::product::{LowRank, ProductParams, ProductSpec, RANK};
-use super::ring::{Batch, Ring};
+use super::pieces::{Pieces, ROW_BYTES, ROWS, Sources, WARPS, Way};
+use super::product::{LowRank, ProductSpec, RANK};
+use super::skinny_block::{Block, Cut, Item, row_bytes};
 use super::tile::THREADS;
 use super::{Spec, Written, dynamic_module};
-use ptx_asm::{Array, B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Shared, Target, U8};
+use ptx_asm::{B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Shared, Target};
 
 /// Rows of X at most.
 pub const MOST_ROWS: u32 = 64;
 /// Bytes of a row of a piece of X.
-const X_ROW: u32 = 2 * COLS;
+const X_ROW: u32 = row_bytes(Way::Along);
 /// Words between the rows of sums.
 const GAP: u32 = 4;
 
@@ -55,14 +53,14 @@ pub struct GemmSkinnySpec {
 type Sums = Vec<[[Reg<F32>; 4]; 2]>;
 
 impl Spec for GemmSkinnySpec {
-    /// Parameters: [`ProductParams`] of X, `T[M, rank]`, `B[N, rank]` and Y; into how many parts K is split (u32), and how
+    /// Parameters: [`super::product::ProductParams`] of X, `T[M, rank]`, `B[N, rank]` and Y; into how many parts K is split (u32), and how
     /// many columns of 64 are in each (u32), a multiple of the warps across. Part s writes the rows `s·M …` of Y. M is at
     /// most `8·fragments`, K a multiple of 64 below 2³¹. X and its rows, T, B and their rows, and codes are aligned to 16
     /// bytes, the codes of constants to 4. Any grid. Needs sm_80.
     fn write(&self, target: Target) -> Result<Written, Error> {
         dynamic_module(target, "gemm_skinny", THREADS, |k| {
             let (body, shared) = Body::new(k, self);
-            body.run();
+            body.block.for_each_item(|item| body.make(item));
             shared
         })
     }
@@ -70,10 +68,8 @@ impl Spec for GemmSkinnySpec {
 
 impl GemmSkinnySpec {
     /// Bytes of shared memory of a block, at most.
-    pub fn shared_bytes(fragments: u32, down: u32, stages: u32) -> u32 {
-        let ring = (stages * slot_bytes(fragments, down)).max(4 * sums(fragments, down));
-        // The table of pairs; the map of constants.
-        4 * PairTable::WORDS as u32 + 1024 + ring
+    pub const fn shared_bytes(fragments: u32, down: u32, stages: u32) -> u32 {
+        cut(fragments, down).shared_bytes(stages)
     }
 }
 
@@ -82,192 +78,50 @@ pub const fn most_blocks(fragments: u32) -> u32 {
     if fragments > 2 { 1 } else { 2 }
 }
 
-/// Bytes of a slot: W's part, and pieces of X.
-const fn slot_bytes(fragments: u32, down: u32) -> u32 {
-    pieces::slot_bytes(down) + WARPS / down * 8 * fragments * X_ROW
+const fn cut(fragments: u32, down: u32) -> Cut {
+    let sums = WARPS / down * 8 * fragments * (ROWS * down + GAP);
+    Cut { way: Way::Along, fragments, down, sums }
 }
 
-/// Words for the sums of all warps.
-const fn sums(fragments: u32, down: u32) -> u32 {
-    WARPS / down * 8 * fragments * (ROWS * down + GAP)
-}
-
-/// The kernel's parameters and what a thread knows of its place.
+/// The block, and what a lane knows of its place.
 struct Body<'k> {
-    k: &'k Kernel,
+    block: Block<'k>,
     spec: &'k GemmSkinnySpec,
-    params: ProductParams,
-    splits: Reg<B32>,
-    per_split: Reg<B32>,
-    ring: Ring<'k>,
-    pieces: Pieces<'k>,
-    /// The ring's slots, and when they are done with, the sums.
-    slots: Array<U8>,
-    sums: Array<F32>,
-    table: PairTable,
-    /// Whether the table is filled.
-    filled: Reg<B32>,
-    /// Where in a slot this thread's units of X go, and where this lane's two units of a row are.
-    x_to: Vec<Reg<B32>>,
+    /// Where in a slot this lane's two units of a row of X are.
     x_at: [Reg<B32>; 2],
-}
-
-/// 16 bytes of a row of X, and how many chunks have them.
-type FromX = Vec<(Ptr<Global>, Reg<B32>)>;
-
-/// What a block makes at a time: a tile of Y, or its part of a split sum.
-struct Item {
-    /// The first row of W, which is a column of Y.
-    row: Reg<B64>,
-    split: Reg<B32>,
-    range: Range,
 }
 
 impl<'k> Body<'k> {
     fn new(k: &'k Kernel, spec: &'k GemmSkinnySpec) -> (Self, usize) {
-        let GemmSkinnySpec { fragments, down, blocks, stages, .. } = *spec;
-        k.minnctapersm(blocks);
-        let params = ProductParams::new(k, &spec.product);
-        let [splits, per_split] = ["splits", "per_split"].map(|name| k.param_u32(name));
-        let mut shared = k.dynamic_shared(128);
-        let table = shared.array_aligned(PairTable::WORDS, 128);
-        let table = PairTable::new(k, table);
-        let sums = sums(fragments, down) as usize;
-        let slots = (stages * slot_bytes(fragments, down)) as usize;
-        let slots: Array<U8> = shared.array_aligned(slots.max(4 * sums), 128);
-        let pieces = Pieces::new(k, &spec.product, down, Way::Along);
-        let x = |col, row, unit| {
-            let swizzled = k.xor_b32(unit, k.and_b32(row, 7));
-            let to = k.mad_lo_u32(row, X_ROW, k.shl_b32(swizzled, 4));
-            k.add_u32(k.mad_lo_u32(col, 8 * fragments * X_ROW, to), pieces::slot_bytes(down))
-        };
-        let x_to = (0..x_units(fragments, down).div_ceil(THREADS)).map(|i| {
-            let [row, col, unit] = x_unit(k, &pieces, i);
-            x(col, row, unit)
-        });
-        let x_to = x_to.collect();
-        let x_at = [0, 1].map(|half| x(pieces.place[1], pieces.g, k.mad_lo_u32(pieces.t, 2, half)));
-        let (ring, shared) = (Ring::new(k, stages, 0), shared.bytes());
-        let sums = slots.cast(sums);
-        (
-            Self {
-                k,
-                spec,
-                params,
-                splits,
-                per_split,
-                ring,
-                pieces,
-                slots,
-                sums,
-                table,
-                filled: k.mov(0),
-                x_to,
-                x_at,
-            },
-            shared,
-        )
-    }
-
-    fn run(&self) {
-        let (k, [_, n, inner]) = (self.k, self.params.shape);
-        let rows = self.pieces.rows();
-        let tiles = k.shr_u64(k.add_u64(n, u64::from(rows - 1)), rows.trailing_zeros());
-        let splits = k.cvt_u64_u32(self.splits);
-        let items = k.mul_lo_u64(tiles, splits);
-        let cols = k.shr_u64(inner, COLS.trailing_zeros());
-        let at = k.cvt_u64_u32(k.ctaid_x());
-        k.while_(
-            || k.setp_lt_u64(at, items),
-            || {
-                let tile = k.div_u64(at, splits);
-                let split = k.cvt_u32_u64(k.sub_u64(at, k.mul_lo_u64(tile, splits)));
-                let row = k.shl_b64(tile, rows.trailing_zeros());
-                let first = k.mul_wide_u32(split, self.per_split);
-                let end = k.min_u64(k.add_u64(first, k.cvt_u64_u32(self.per_split)), cols);
-                self.make(&Item { row, split, range: Range { rows: [row, n], cols: [first, end] } });
-                k.to(at).add_u64(at, k.cvt_u64_u32(k.nctaid_x()));
-            },
-        );
+        let GemmSkinnySpec { fragments, down, blocks, stages, ref product } = *spec;
+        let (block, shared) = Block::new(k, product, cut(fragments, down), [blocks, stages]);
+        let Pieces { place, g, t, .. } = block.pieces;
+        let x_at = [0, 1].map(|half| block.unit_place(place[1], g, k.mad_lo_u32(t, 2, half)));
+        (Self { block, spec, x_at }, shared)
     }
 
     fn make(&self, item: &Item) {
-        let k = self.k;
-        let sources = self.pieces.sources(&self.params, &item.range);
-        let x_from = self.x_sources(item);
+        let k = self.block.k;
         let zeros = || std::array::from_fn(|_| k.splat::<F32, 4>(0.0));
         let sums: Sums = (0..self.spec.fragments).map(|_| zeros()).collect();
-        // Filled once, while the first chunks come.
-        let fill = || {
-            k.if_then(k.setp_eq_u32(self.filled, 0), || {
-                self.table.fill(k, self.spec.product.half, self.spec.product.values.map(f32::from_bits));
-            });
-            k.to(self.filled).mov(1);
-        };
-        self.ring.for_each_after(
-            fill,
-            self.pieces.chunks(&item.range),
-            |batch, chunk, slot| {
-                let slot = self.slot(slot);
-                self.pieces.bring(&sources, batch, chunk, slot);
-                self.bring_x(&x_from, batch, chunk, slot);
-            },
-            |chunk, slot| self.multiply_chunk(&sources, chunk, self.slot(slot), &sums),
-        );
-        if let Some(low_rank) = &self.params.low_rank {
+        self.block.walk(item, |sources, chunk, slot| self.multiply_chunk(sources, chunk, slot, &sums));
+        if let Some(low_rank) = &self.block.params.low_rank {
             k.if_then(k.setp_eq_u32(item.split, 0), || self.add_low_rank(low_rank, item, &sums));
         }
         self.store(item, &sums);
     }
 
-    fn slot(&self, slot: Reg<B32>) -> Ptr<Shared> {
-        let bytes = slot_bytes(self.spec.fragments, self.spec.down);
-        self.k.element(self.slots.ptr(self.k), slot, bytes)
-    }
-
-    fn x_sources(&self, item: &Item) -> FromX {
-        let (k, params, across) = (self.k, &self.params, self.pieces.across);
-        let [first, end] = item.range.cols;
-        let from = |i| {
-            let [row, col, unit] = x_unit(k, &self.pieces, i);
-            let (row, col) = (k.cvt_u64_u32(row), k.add_u64(first, k.cvt_u64_u32(col)));
-            let inside = k.and_pred(k.setp_lt_u64(row, params.shape[0]), k.setp_lt_u64(col, end));
-            let element = k.mad_lo_u64(col, u64::from(COLS), k.mul_wide_u32(unit, 8));
-            let element = k.mad_lo_u64(row, params.left_stride, element);
-            let left = k.selp_b32(pieces::chunks(k, col, end, across), 0, inside);
-            (k.offset(params.left, k.shl_b64(element, 1)), left)
-        };
-        (0..).zip(&self.x_to).map(|(i, _)| from(i)).collect()
-    }
-
-    /// Starts to bring a chunk of X; zeros where there is none, which is the same in all chunks but the last: once a slot.
-    fn bring_x(&self, x_from: &FromX, batch: &Batch<'_>, chunk: Reg<B32>, slot: Ptr<Shared>) {
-        let (k, GemmSkinnySpec { fragments, down, stages, .. }) = (self.k, self.spec);
-        let along = k.mul_wide_u32(chunk, X_ROW * self.pieces.across);
-        let fresh = k.setp_lt_u32(chunk, *stages);
-        for (&(from, left), &to) in x_from.iter().zip(&self.x_to) {
-            let mut wanted = k.or_pred(fresh, k.setp_ne_u32(left, 0));
-            if x_units(*fragments, *down) < THREADS {
-                wanted = k.and_pred(wanted, k.setp_lt_u32(self.pieces.tid, x_units(*fragments, *down)));
-            }
-            k.if_then(wanted, || {
-                let size = k.selp_b32(16, 0, k.setp_lt_u32(chunk, left));
-                batch.copy(k.offset(slot, to), k.offset(from, along), size);
-            });
-        }
-    }
-
     /// Adds the products of this warp's piece.
     fn multiply_chunk(&self, sources: &Sources, chunk: Reg<B32>, slot: Ptr<Shared>, sums: &Sums) {
-        let (k, pieces, half) = (self.k, &self.pieces, self.spec.product.half);
+        let (k, pieces, half) = (self.block.k, &self.block.pieces, self.spec.product.half);
         k.comment("the piece's codes, 16 neighbours of each of four rows");
         let from = k.element(k.element(pieces.codes(slot), pieces.g, ROW_BYTES), pieces.t, 8);
         let words = [0, 8, 16, 24].map(|row| k.ld_shared::<[B32; 2]>(from.at(row * ROW_BYTES as i32)));
-        let constant = pieces.constant(&self.params, sources, chunk, slot);
+        let constant = pieces.constant(&self.block.params, sources, chunk, slot);
         let row = |q: u32| k.shfl_idx_f32(constant, k.add_u32(pieces.g, 8 * q), 31, u32::MAX);
         let scales = [0, 1, 2, 3].map(row);
         let units = self.x_at.map(|at| k.offset(slot, at));
-        let a = words.map(|words| words.map(|word| self.table.pairs(k, word)).concat());
+        let a = words.map(|words| words.map(|word| self.block.table.pairs(k, word)).concat());
         let zeros = k.splat::<F32, 4>(0.0);
         for (j, sums) in (0..).zip(sums) {
             k.comment("eight rows of X: multiply, scale");
@@ -288,7 +142,7 @@ impl<'k> Body<'k> {
 
     /// Adds `T·Bᵀ`, straight from global memory: it is little. Warps that stand across take turns with its steps.
     fn add_low_rank(&self, low_rank: &LowRank, item: &Item, sums: &Sums) {
-        let (k, pieces, half) = (self.k, &self.pieces, self.spec.product.half);
+        let (k, pieces, half) = (self.block.k, &self.block.pieces, self.spec.product.half);
         k.section("the low-rank term");
         let rank = k.cvt_u64_u32(low_rank.rank);
         // Lane t takes four neighbours of each row.
@@ -298,13 +152,13 @@ impl<'k> Body<'k> {
             (k.offset(base, k.shl_b64(element, 1)), inside)
         };
         let first = k.mad_lo_u32(pieces.place[0], ROWS, pieces.g);
-        let first = k.add_u64(item.row, k.cvt_u64_u32(first));
+        let first = k.add_u64(item.range.rows[0], k.cvt_u64_u32(first));
         let b_rows = [0, 8, 16, 24].map(|q: u64| {
-            row(low_rank.right, low_rank.right_stride, k.add_u64(first, q), self.params.shape[1])
+            row(low_rank.right, low_rank.right_stride, k.add_u64(first, q), self.block.params.shape[1])
         });
         let t_rows = (0..self.spec.fragments).map(|j| {
             let m = k.cvt_u64_u32(k.add_u32(pieces.g, 8 * j));
-            row(low_rank.left, rank, m, self.params.shape[0])
+            row(low_rank.left, rank, m, self.block.params.shape[0])
         });
         let t_rows: Vec<_> = t_rows.collect();
         let load = |(from, inside): (Ptr<Global>, Reg<Pred>), at: Reg<B64>| {
@@ -329,13 +183,13 @@ impl<'k> Body<'k> {
 
     /// Adds the sums of the warps across, in order, and writes the tile.
     fn store(&self, item: &Item, sums: &Sums) {
-        let (k, pieces, params) = (self.k, &self.pieces, &self.params);
+        let (k, pieces, params) = (self.block.k, &self.block.pieces, &self.block.params);
         k.section("store");
         let (rows, fragments, across) = (pieces.rows(), self.spec.fragments, pieces.across);
         let pitch = rows + GAP;
         let to = k.mad_lo_u32(pieces.place[1], 8 * fragments, k.shl_b32(pieces.t, 1));
         let to = k.mad_lo_u32(to, pitch, k.mad_lo_u32(pieces.place[0], ROWS, pieces.g));
-        let to = self.sums.element(k, to);
+        let to = self.block.sums.element(k, to);
         for (j, sums) in (0..).zip(sums) {
             for (f, sums) in (0..).zip(sums) {
                 for (q, &sum) in (0..).zip(sums) {
@@ -346,13 +200,13 @@ impl<'k> Body<'k> {
         }
         k.bar_sync(0);
         let row = k.and_b32(pieces.tid, rows - 1);
-        let col = k.add_u64(item.row, k.cvt_u64_u32(row));
+        let col = k.add_u64(item.range.rows[0], k.cvt_u64_u32(row));
         let m = k.cvt_u32_u64(params.shape[0]);
         let first = k.mul_wide_u32(item.split, m);
         k.if_then(k.setp_lt_u64(col, params.shape[1]), || {
             let bias = params.bias.as_ref().map(|bias| bias.load(k, k.mov(0), col, None));
             k.for_range(k.shr_u32(pieces.tid, rows.trailing_zeros()), m, THREADS / rows, |at| {
-                let from = self.sums.element(k, k.mad_lo_u32(at, pitch, row));
+                let from = self.block.sums.element(k, k.mad_lo_u32(at, pitch, row));
                 let part = |i: u32| k.ld_shared::<F32>(from.at((4 * i * 8 * fragments * pitch) as i32));
                 let sum = (0..across).map(part).reduce(|a, b| k.add_rn_f32(a, b)).expect("a warp");
                 let out_row = k.add_u64(first, k.cvt_u64_u32(at));
@@ -364,16 +218,4 @@ impl<'k> Body<'k> {
         });
         k.bar_sync(0);
     }
-}
-
-/// Units of 16 bytes of a chunk of X.
-const fn x_units(fragments: u32, down: u32) -> u32 {
-    64 * fragments * WARPS / down
-}
-
-/// Row, column of pieces and unit within it of a thread's 16 bytes number `i` of a chunk of X.
-fn x_unit(k: &Kernel, pieces: &Pieces<'_>, i: u32) -> [Reg<B32>; 3] {
-    let at = k.add_u32(pieces.tid, i * THREADS);
-    let row = k.shr_u32(at, (8 * pieces.across).trailing_zeros());
-    [row, k.and_b32(k.shr_u32(at, 3), pieces.across - 1), k.and_b32(at, 7)]
 }

@@ -22,6 +22,7 @@
 //! | [`product`] | spec and parameters of products on tensor cores |
 //! | [`mma_tile`] | their tiles |
 //! | [`pieces`] | how products with few rows cut W |
+//! | [`skinny_block`] | the blocks of these products, and the activations |
 //! | [`raw_constants`] | constants on their way through a ring |
 //! | [`ring`] | chunks in shared memory, brought ahead of their use |
 //! | [`staged`] | dense 16-bit matrices in a ring |
@@ -61,6 +62,7 @@ pub mod quantize;
 pub mod raw_constants;
 pub mod ring;
 pub mod scale;
+pub mod skinny_block;
 pub mod split_sum;
 pub mod staged;
 pub mod table;
