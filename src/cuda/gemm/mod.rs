@@ -25,6 +25,7 @@
 //! | [`simt`] | any dtype, shape and alignment |
 //! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
 //! | [`cast`] | matrices in 16 bits |
+//! | [`split_sum`] | the sum of a product's parts |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
 
 pub mod cast;
@@ -33,6 +34,7 @@ pub mod mma;
 pub mod simt;
 pub mod skinny;
 pub mod skinny_plan;
+pub mod split_sum;
 pub mod wgmma;
 pub mod wgmma_plan;
 pub mod workspace;

@@ -2,16 +2,16 @@
 
 use super::low_rank::Term;
 use super::skinny_plan::{Plan, Product, plan};
+use super::split_sum::sum;
 use super::workspace::Workspace;
 use super::{Weight, mma, product};
 use crate::cuda::device::{Cuda, Queue};
-use crate::cuda::launch::{Args, Matrix};
+use crate::cuda::launch::Matrix;
 use crate::cuda::memory::Address;
 use crate::error::Result;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_skinny::GemmSkinnySpec;
 use crate::kernels::gemm_skinny_backward::GemmSkinnyBackwardSpec;
-use crate::kernels::split_sum::{self, SplitSumSpec};
 use crate::view::{ConstantsView, DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
@@ -114,21 +114,4 @@ pub fn backward(
     let parts = workspace.matrix(DType::F32, splits as usize * dx.rows(), dx.cols())?;
     launch(&parts, false)?;
     sum(queue, &parts, splits, None, dx, accumulate)
-}
-
-/// Enqueues `out = Σ_s parts[s] + bias`, or added to what is there.
-fn sum(
-    queue: &Queue<'_>,
-    parts: &TensorMut<'_>,
-    splits: u64,
-    bias: Option<&Tensor<'_>>,
-    out: &TensorMut<'_>,
-    accumulate: bool,
-) -> Result<()> {
-    let (rows, cols) = (out.rows() as u64, out.cols() as u64);
-    let args = Args::new().pointer(parts).number(splits).number(1f32.to_bits().into());
-    let args = bias.into_iter().fold(args.number(rows).number(cols), |args, bias| args.pointer(bias));
-    let args = args.pointer(out).number(Matrix::row_stride(&out));
-    let spec = SplitSumSpec { out: out.dtype(), bias: bias.map(Tensor::dtype), accumulate };
-    queue.launch(spec.into(), split_sum::tiles(rows, cols), args)
 }

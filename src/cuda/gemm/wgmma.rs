@@ -2,6 +2,7 @@
 
 use super::cast::aligned;
 use super::low_rank::Term;
+use super::split_sum::sum;
 use super::wgmma_plan::{Decoding, Plan};
 use super::workspace::{self, Workspace};
 use super::{Weight, product};
@@ -14,7 +15,6 @@ use crate::kernels::KernelSpec;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_wgmma::GemmWgmmaSpec;
 use crate::kernels::gemm_wgmma_backward::{GemmWgmmaBackwardSpec, SPAN};
-use crate::kernels::split_sum::{self, SplitSumSpec};
 use crate::kernels::wgmma_pipeline::{CHUNK, SHARED, tiles};
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use cudarc::driver::sys::{
@@ -106,7 +106,7 @@ pub fn forward(
     }
     let parts = workspace.matrix(DType::F32, plan.splits as usize * y.rows(), y.cols())?;
     launch(args, &parts, None)?;
-    sum(queue, &parts, &plan, bias, y, false)
+    sum(queue, &parts, plan.splits, bias, y, false)
 }
 
 /// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dX's type; written or added to what is there.
@@ -143,30 +143,13 @@ pub fn backward(
     }
     let parts = workspace.matrix(DType::F32, plan.splits as usize * dx.rows(), dx.cols())?;
     launch(args, &parts, false)?;
-    sum(queue, &parts, &plan, None, dx, accumulate)
+    sum(queue, &parts, plan.splits, None, dx, accumulate)
 }
 
 /// Launches a kernel whose arguments are complete but for the output and the cut.
 fn start(queue: &Queue<'_>, spec: KernelSpec, plan: &Plan, args: Args, out: &TensorMut<'_>) -> Result<()> {
     let args = args.pointer(out).number(Matrix::row_stride(&out)).number(plan.splits).number(plan.per_split);
     queue.launch(spec, plan.blocks(queue.processors()), args)
-}
-
-/// Enqueues `out = Σ parts + bias`, or adds that to what is there.
-fn sum(
-    queue: &Queue<'_>,
-    parts: &TensorMut<'_>,
-    plan: &Plan,
-    bias: Option<&Tensor<'_>>,
-    out: &TensorMut<'_>,
-    accumulate: bool,
-) -> Result<()> {
-    let (rows, cols) = (out.rows() as u64, out.cols() as u64);
-    let args = Args::new().pointer(parts).number(plan.splits).number(1f32.to_bits().into());
-    let args = bias.into_iter().fold(args.number(rows).number(cols), |args, bias| args.pointer(bias));
-    let args = args.pointer(out).number(Matrix::row_stride(&out));
-    let spec = SplitSumSpec { out: out.dtype(), bias: bias.map(Tensor::dtype), accumulate };
-    queue.launch(spec.into(), split_sum::tiles(rows, cols), args)
 }
 
 /// M, N and K.

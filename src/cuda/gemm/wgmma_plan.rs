@@ -7,8 +7,9 @@
 //!   warps and a producing one (forward), or of one producing warp alone, which waits for itself (backward);
 //! - what it reads from L2: activations, codes and constants.
 //!
-//! Two blocks side by side in a cluster read activations once. A tile takes some time more to fill the pipeline and to store its rows. Parts of a split inner dimension are written and
-//! read as f32, by another launch. The constants are round: they order the choices, no more.
+//! Two blocks side by side in a cluster read activations once. A tile takes some time more to fill the pipeline and to store
+//! its rows. Parts of a split inner dimension are written and read as f32, by another launch. The constants are round: they
+//! order the choices, no more.
 
 use crate::kernels::wgmma_pipeline::{CHUNK, FEATURES, tiles};
 
