@@ -3,6 +3,7 @@
 mod common;
 
 use common::device::*;
+use common::device_products::check_kernel;
 use common::products::*;
 use proptest::prelude::*;
 use ptx_sim::{Config, Installed, counters, reset_counters};

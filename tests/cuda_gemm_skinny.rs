@@ -3,6 +3,7 @@
 mod common;
 
 use common::device::*;
+use common::device_products::check_kernel;
 use common::products::*;
 use proptest::prelude::*;
 use ptx_sim::{Installed, Stats, counters, reset_counters};
@@ -56,7 +57,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn backward(case in any_backward_case([64, 4, 6], &[DType::Bf16])) {
+    fn backward(case in any_vectors_case([64, 4, 6], &[DType::Bf16])) {
         let (_guard, gpu) = gpu(2);
         check_kernel(&gpu, &case, "gemm_skinny_backward", 2)?;
     }
@@ -67,11 +68,22 @@ proptest! {
 
     /// So few tiles that N is split over blocks.
     #[test]
-    fn split_backward(case in any_backward_case([9, 1, 1], &[DType::Bf16]), chunks in 80usize..120) {
+    fn split_backward(case in any_vectors_case([9, 1, 1], &[DType::Bf16]), chunks in 80usize..120) {
         let (_guard, gpu) = gpu(132);
-        let case = Case { n: 64 * chunks, ..case };
+        let case = Case { n: 64 * chunks + case.n, ..case };
         check_kernel(&gpu, &case, "gemm_skinny_backward", 2)?;
         prop_assert!(was_split("gemm_skinny_backward"));
+    }
+}
+
+/// The sum may end anywhere in a piece and in a chunk of each number of pieces.
+#[test]
+fn backward_of_every_length() {
+    let (_guard, gpu) = gpu(2);
+    for vectors in 1..=9 {
+        for m in [3, 64] {
+            check_kernel(&gpu, &plain(m, 8 * vectors, 128), "gemm_skinny_backward", 2).unwrap();
+        }
     }
 }
 

@@ -12,13 +12,18 @@ use ptx_sim::{Config, Installed, Launch, counters, reset_counters};
 use qlora_kernels::{Codebook, DType, QuantSpec};
 use std::sync::Mutex;
 
-/// Runs tests on a simulated device with this many SMs, which is the process's: one after the other. On a real device, on
-/// what it has.
+/// Runs tests on a simulated H100 with this many SMs, which is the process's: one after the other. On a real device, on what
+/// it has.
 fn on(processors: u32, test: impl FnOnce(&Gpu)) {
+    on_sm((9, 0), processors, test);
+}
+
+/// The same for any compute capability.
+fn on_sm(compute_capability: (u32, u32), sm_count: u32, test: impl FnOnce(&Gpu)) {
     static MACHINE: Mutex<()> = Mutex::new(());
     let _only = MACHINE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Installed::Simulator = ptx_sim::install() {
-        ptx_sim::configure(&Config { sm_count: processors, ..ptx_sim::config() });
+        ptx_sim::configure(&Config { compute_capability, sm_count, ..ptx_sim::config() });
     }
     test(&Gpu::new());
 }
@@ -46,7 +51,7 @@ fn check_many(cases: u32, processors: u32, most: usize) {
         let mut runner = TestRunner::new(ProptestConfig::with_cases(cases));
         let result = runner.run(&any_adapter_case(most), |case| {
             reset_counters();
-            case.check_gradients(gpu)?;
+            case.check_gradients(gpu, &case.inputs(1.0))?;
             if let Installed::Simulator = ptx_sim::install() {
                 // U and dA, T and dB, written and added.
                 prop_assert_eq!(launches(gpu).len(), 8);
@@ -105,7 +110,7 @@ fn traffic_is_as_planned() {
             let spec = QuantSpec::new(Codebook::Nf4, 64);
             let case = Case { m, n, k, rank: Some(rank), spec, dtypes, gap: 0, seed: 1, threads: 1 };
             reset_counters();
-            case.check_gradients(gpu).unwrap();
+            case.check_gradients(gpu, &case.inputs(1.0)).unwrap();
             let launches = launches(gpu);
             let parts = if adapter == DType::F32 { 2 } else { 1 };
             // The long matrix's size across the sum and along it, and the narrow one's parts: U, dA, T, dB.
@@ -128,6 +133,28 @@ fn traffic_is_as_planned() {
             assert_eq!(launches.len(), 8);
         }
     });
+}
+
+/// Two blocks share an SM where each can bring two chunks ahead; where not, one has it for itself.
+#[test]
+fn rings_fit_the_device() {
+    // KiB of a block with slots of 32 KiB, and of 24.
+    for (sm, kib) in [((8, 0), [128, 72]), ((8, 6), [96, 96]), ((9, 0), [96, 96]), ((12, 0), [96, 96])] {
+        on_sm(sm, 2, |gpu| {
+            for (rank, kib) in [64, 32].into_iter().zip(kib) {
+                let dtypes = [DType::Bf16, DType::Bf16, DType::F32, DType::F32, DType::F32];
+                let spec = QuantSpec::new(Codebook::Nf4, 64);
+                let (m, n, k) = (260, 136, 72);
+                let case = Case { m, n, k, rank: Some(rank), spec, dtypes, gap: 0, seed: 3, threads: 1 };
+                reset_counters();
+                case.check_gradients(gpu, &case.inputs(1.0)).unwrap();
+                let launches = launches(gpu);
+                let Installed::Simulator = ptx_sim::install() else { continue };
+                assert_eq!(launches.len(), 8);
+                assert!(launches.iter().all(|launch| launch.shared == kib << 10), "{sm:?}: {launches:?}");
+            }
+        });
+    }
 }
 
 /// Split sums are added in order: the same bits each time.

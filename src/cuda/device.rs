@@ -1,7 +1,6 @@
 //! A device and its primary context.
 
 use super::driver::{self, check};
-use super::gemm::skinny_plan::Device;
 use super::launch::Stream;
 use super::module::Modules;
 use crate::error::{Error, Result, Status};
@@ -11,6 +10,15 @@ use ptx_asm::Target;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, Weak};
+
+/// What plans are made by.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Streaming multiprocessors.
+    pub processors: u64,
+    /// Bytes of shared memory that a block may have.
+    pub shared_per_block: u32,
+}
 
 /// A GPU. It may be shared between threads.
 pub struct Cuda {
@@ -100,8 +108,8 @@ impl Cuda {
     }
 
     /// What plans are made by.
-    pub(super) fn size(&self) -> Device {
-        Device { processors: self.processors.into(), shared: self.shared_per_block }
+    pub fn capacity(&self) -> Capacity {
+        Capacity { processors: self.processors.into(), shared_per_block: self.shared_per_block }
     }
 
     /// What its kernels are written for.
@@ -194,8 +202,8 @@ impl Queue<'_> {
     }
 
     /// What plans are made by.
-    pub(super) fn device(&self) -> Device {
-        self.cuda.size()
+    pub fn capacity(&self) -> Capacity {
+        self.cuda.capacity()
     }
 
     /// Bytes of shared memory that a block may have.

@@ -10,7 +10,7 @@ use super::gemm::{GemmSpec, OperandSpec, Storage};
 use super::gemm_low_rank::{AdapterMatrix, GemmLowRankSpec};
 use super::gemm_mma::GemmMmaSpec;
 use super::gemm_mma_backward::GemmMmaBackwardSpec;
-use super::gemm_skinny::GemmSkinnySpec;
+use super::gemm_skinny::{GemmSkinnySpec, most_blocks};
 use super::gemm_skinny_backward::GemmSkinnyBackwardSpec;
 use super::gemm_wgmma::GemmWgmmaSpec;
 use super::gemm_wgmma_backward::GemmWgmmaBackwardSpec;
@@ -159,18 +159,35 @@ fn of_target(target: Target) -> Vec<Entry> {
     if target >= Target::Sm80 {
         let spec = product(Half::Bf16, nested(NestedSpec::Fp8), bf16, Some(bf16), true, false);
         for (fragments, down) in SKINNY {
-            let spec = GemmSkinnySpec { fragments, down, stages: 4, product: spec.clone() };
+            let spec = GemmSkinnySpec {
+                fragments,
+                down,
+                blocks: most_blocks(fragments),
+                stages: 4,
+                product: spec.clone(),
+            };
             add(format!("gemm_skinny_nf4_bf16_fp8_lora_{}x{down}", 8 * fragments), spec.into());
         }
         let product = ProductSpec { bias: None, ..spec };
         for (fragments, down) in SKINNY_BACKWARD {
-            let spec = GemmSkinnyBackwardSpec { fragments, down, stages: 4, product: product.clone() };
+            let spec = GemmSkinnyBackwardSpec {
+                fragments,
+                down,
+                blocks: most_blocks(fragments),
+                stages: 4,
+                product: product.clone(),
+            };
             add(format!("gemm_skinny_backward_nf4_bf16_fp8_lora_{}x{down}", 8 * fragments), spec.into());
         }
     }
     add("split_sum_bf16_bias".into(), SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false }.into());
-    let low_rank = |matrix, [long, narrow]: [Half; 2], parts| {
-        KernelSpec::from(GemmLowRankSpec::new(matrix, long, narrow, parts, 64))
+    // As on an H100 and on Turing.
+    let low_rank = |matrix, halves, parts| {
+        let spec = GemmLowRankSpec::new(matrix, halves, parts, 64);
+        KernelSpec::from(match target {
+            Target::Sm75 => spec,
+            _ => GemmLowRankSpec { blocks: 2, stages: 5 - parts, ..spec },
+        })
     };
     if target >= Target::Sm80 {
         let bf16 = [Half::Bf16; 2];
@@ -303,13 +320,15 @@ fn skinny_variants() -> Vec<KernelSpec> {
     let mut specs = Vec::new();
     for fragments in [1, 2, 4, 8] {
         for down in [1, 2, 4, 8] {
-            let (stages, product) = (4, forward.clone());
-            if fragments <= 2 * down {
-                specs.push(GemmSkinnySpec { fragments, down, stages, product }.into());
-            }
-            let product = backward.clone();
-            if fragments * down <= 32 {
-                specs.push(GemmSkinnyBackwardSpec { fragments, down, stages, product }.into());
+            for blocks in 1..=most_blocks(fragments) {
+                let (stages, product) = (4, forward.clone());
+                if fragments <= 2 * down {
+                    specs.push(GemmSkinnySpec { fragments, down, blocks, stages, product }.into());
+                }
+                let product = backward.clone();
+                if fragments * down <= 32 {
+                    specs.push(GemmSkinnyBackwardSpec { fragments, down, blocks, stages, product }.into());
+                }
             }
         }
     }
@@ -363,7 +382,13 @@ fn low_rank(target: Target) -> Vec<KernelSpec> {
             }
             for matrix in [T, U, GradientA, GradientB] {
                 for rank in [9, 64] {
-                    specs.push(GemmLowRankSpec::new(matrix, long, narrow, parts, rank).into());
+                    let spec = GemmLowRankSpec::new(matrix, [long, narrow], parts, rank);
+                    if target >= Target::Sm80 {
+                        specs.push(GemmLowRankSpec { blocks: 2, stages: 3, ..spec.clone() }.into());
+                        specs.push(GemmLowRankSpec { stages: 4, ..spec }.into());
+                    } else {
+                        specs.push(spec.into());
+                    }
                 }
             }
         }

@@ -70,13 +70,17 @@ pub struct GemmLowRankSpec {
     pub ranks: u32,
     /// Whether two neighbours of a slice are written at once.
     pub pairs: bool,
+    /// Blocks that an SM is to have at once.
+    pub blocks: u32,
+    /// Slots of the ring, at least 2.
+    pub stages: u32,
 }
 
 impl GemmLowRankSpec {
-    /// For matrices of these types and this rank.
-    pub fn new(matrix: AdapterMatrix, long: Half, narrow: Half, parts: u32, rank: u64) -> Self {
+    /// For a product of so many columns, the narrow matrix in parts; one block on an SM with the least ring.
+    pub fn new(matrix: AdapterMatrix, [long, narrow]: [Half; 2], parts: u32, rank: u64) -> Self {
         let pairs = matrix != AdapterMatrix::GradientA && rank.is_multiple_of(2);
-        Self { matrix, long, narrow, parts, ranks: tile_ranks(rank), pairs }
+        Self { matrix, long, narrow, parts, ranks: tile_ranks(rank), pairs, blocks: 1, stages: 2 }
     }
 
     fn long_cut(&self) -> Cut {
@@ -90,12 +94,6 @@ impl GemmLowRankSpec {
 
     fn narrow_cut(&self) -> Cut {
         Cut { outer: self.ranks, rows_are_inner: self.matrix == AdapterMatrix::T, parts: self.parts }
-    }
-
-    /// Slots of the ring: what two blocks on an SM of sm_80 and up, or one of Turing's, may have of shared memory.
-    fn stages(&self, target: Target) -> u32 {
-        let most = if target >= Target::Sm80 { 96 << 10 } else { 48 << 10 };
-        most / (self.long_cut().bytes() + self.narrow_cut().bytes())
     }
 }
 
@@ -136,8 +134,8 @@ struct Body<'k> {
 
 impl<'k> Body<'k> {
     fn new(k: &'k Kernel, spec: &'k GemmLowRankSpec) -> (Self, usize) {
-        k.minnctapersm(if k.target() >= Target::Sm80 { 2 } else { 1 });
-        let ring = Ring::new(k, spec.stages(k.target()), 0);
+        k.minnctapersm(spec.blocks);
+        let ring = Ring::new(k, spec.stages, 0);
         let mut shared = k.dynamic_shared(128);
         let long = Staged::new(k, "long", spec.long_cut(), &mut shared, ring.stages);
         let narrow = Staged::new(k, "narrow", spec.narrow_cut(), &mut shared, ring.stages);
@@ -287,6 +285,11 @@ fn tile_ranks(rank: u64) -> u32 {
     if rank > 32 { 64 } else { 32 }
 }
 
+/// Bytes of a slot of the ring.
+pub fn slot_bytes(rank: u64, parts: u32) -> u32 {
+    2 * DEPTH * (OUTER + parts * tile_ranks(rank))
+}
+
 /// How the sums of a product are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slices {
@@ -299,13 +302,14 @@ pub struct Slices {
 }
 
 impl Slices {
-    /// The cut that is predicted to be the fastest for a product of `outer` x `rank` sums of `inner` terms, on as many SMs.
+    /// The cut that is predicted to be the fastest for a product of `outer` x `rank` sums of `inner` terms, on so many SMs
+    /// that have so many blocks each at once, 1 or 2.
     ///
     /// In 1/32 of the time in which an SM, all of them busy, streams a whole chunk: a chunk of fewer rows takes less, down to
-    /// 12, the latency that the ring cannot hide. An SM with a block of its own is no faster than that, one with two shares
-    /// it between them, and more have to wait for their turn. Filling the ring takes 64; to write a tile of a slice and read
+    /// 12, the latency that the ring cannot hide. An SM with one block is no faster than that, one with two shares it
+    /// between them, and more have to wait for their turn. Filling the ring takes 64; to write a tile of a slice and read
     /// it again, from L2, 1 for each rank; adding a slice to the others 3.
-    pub fn new(outer: u64, inner: u64, rank: u64, processors: u64) -> Self {
+    pub fn new([outer, inner, rank]: [u64; 3], processors: u64, resident: u32) -> Self {
         let ranks = u64::from(tile_ranks(rank));
         let tiles = outer.div_ceil(OUTER.into()).saturating_mul(rank.div_ceil(ranks));
         let chunks = inner.div_ceil(DEPTH.into()).max(1);
@@ -315,7 +319,7 @@ impl Slices {
             Self { count: chunks.div_ceil(each), each, blocks: tiles.saturating_mul(chunks.div_ceil(each)) }
         };
         let cost = |cut: &Self| {
-            let turns = cut.blocks.div_ceil(2 * processors);
+            let turns = cut.blocks.div_ceil(u64::from(resident) * processors);
             let [tiles, chunks, turns, processors, ranks, count, each, blocks] =
                 [tiles, chunks, turns, processors, ranks, cut.count, cut.each, cut.blocks].map(u128::from);
             let streaming = chunk * (tiles * chunks).max(processors * turns * each);
@@ -332,14 +336,16 @@ mod tests {
     /// K = 4096, rank 64.
     #[test]
     fn slices_fill_the_device() {
-        let slices = |m| Slices::new(m, 4096, 64, 132).count;
+        let slices = |m| Slices::new([m, 4096, 64], 132, 2).count;
         // One block for each SM, or nearly; whole sums where there are tiles enough.
         assert_eq!([1024, 2048, 4096, 8192, 16384, 32768].map(slices), [16, 8, 4, 2, 1, 1]);
         // Two blocks share an SM, so that 157 tiles need no slices.
         assert_eq!(slices(20_000), 1);
+        // Where two do not fit, whole sums would take two turns, the second one for 25 SMs; four slices take five short ones.
+        assert_eq!(Slices::new([20_000, 4096, 64], 132, 1).count, 4);
         // Little work is not worth a slice for each SM.
         assert_eq!([1, 128].map(slices), [16, 22]);
-        assert_eq!(Slices::new(100, 100, 8, 132), Slices { count: 2, each: 1, blocks: 2 });
-        assert_eq!(Slices::new(100, 1000, 100, 1), Slices { count: 1, each: 16, blocks: 2 });
+        assert_eq!(Slices::new([100, 100, 8], 132, 2), Slices { count: 2, each: 1, blocks: 2 });
+        assert_eq!(Slices::new([100, 1000, 100], 1, 2), Slices { count: 1, each: 16, blocks: 2 });
     }
 }

@@ -43,6 +43,8 @@ pub struct GemmSkinnySpec {
     pub fragments: u32,
     /// Warps down W's rows: 1, 2, 4 or 8.
     pub down: u32,
+    /// Blocks that an SM is to have at once: the registers of each are what that leaves.
+    pub blocks: u32,
     /// Slots of the ring.
     pub stages: u32,
     /// What is multiplied.
@@ -75,8 +77,8 @@ impl GemmSkinnySpec {
     }
 }
 
-/// Blocks that an SM is to have at once: without a word on it ptxas aims at more, and spills.
-pub const fn blocks_per_processor(fragments: u32) -> u32 {
+/// Blocks that an SM has registers for: without a word on it ptxas aims at more, and spills.
+pub const fn most_blocks(fragments: u32) -> u32 {
     if fragments > 2 { 1 } else { 2 }
 }
 
@@ -123,8 +125,8 @@ struct Item {
 
 impl<'k> Body<'k> {
     fn new(k: &'k Kernel, spec: &'k GemmSkinnySpec) -> (Self, usize) {
-        let GemmSkinnySpec { fragments, down, stages, .. } = *spec;
-        k.minnctapersm(blocks_per_processor(fragments));
+        let GemmSkinnySpec { fragments, down, blocks, stages, .. } = *spec;
+        k.minnctapersm(blocks);
         let params = ProductParams::new(k, &spec.product);
         let [splits, per_split] = ["splits", "per_split"].map(|name| k.param_u32(name));
         let mut shared = k.dynamic_shared(128);

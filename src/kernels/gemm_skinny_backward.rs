@@ -28,7 +28,6 @@
 //! M ≤ 8, of 79 in which the memory of an H100 brings a piece.
 
 use super::decode::{Half, PairTable};
-use super::gemm_skinny::blocks_per_processor;
 use super::pieces::{self, COLS, Pieces, ROW_BYTES, ROWS, Range, Sources, WARPS, Way};
 use super::product::{LowRank, ProductParams, ProductSpec, RANK};
 use super::ring::{Batch, Ring};
@@ -50,6 +49,8 @@ pub struct GemmSkinnyBackwardSpec {
     pub fragments: u32,
     /// Warps down W's rows: 1, 2, 4 or 8.
     pub down: u32,
+    /// Blocks that an SM is to have at once: the registers of each are what that leaves.
+    pub blocks: u32,
     /// Slots of the ring.
     pub stages: u32,
     /// What is multiplied, in bf16.
@@ -58,10 +59,9 @@ pub struct GemmSkinnyBackwardSpec {
 
 impl Spec for GemmSkinnyBackwardSpec {
     /// Parameters: [`ProductParams`] of dY, `U[M, rank]`, `A[rank, K]` and dX; into how many parts N is split (u32), and how
-    /// many rows of W are in each (u32), a multiple of `32·down`. Part s writes the rows `s·M …` of dX. M is at
-    /// most `8·fragments`, N a multiple of 8,
-    /// K one of 64 below 2²³. dY and its rows, U, A and their rows, and codes are aligned to 16 bytes, the codes of constants
-    /// to 4. Any grid. Needs sm_80.
+    /// many rows of W are in each (u32), a multiple of `32·down`. Part s writes the rows `s·M …` of dX. M is at most
+    /// `8·fragments`, N a multiple of 8, K one of 64 below 2²³. dY and its rows, U, A and their rows, and codes are aligned to
+    /// 16 bytes, the codes of constants to 4. Any grid. Needs sm_80.
     fn write(&self, target: Target) -> Result<Written, Error> {
         dynamic_module(target, "gemm_skinny_backward", THREADS, |k| {
             let (body, shared) = Body::new(k, self);
@@ -135,8 +135,8 @@ struct Item {
 
 impl<'k> Body<'k> {
     fn new(k: &'k Kernel, spec: &'k GemmSkinnyBackwardSpec) -> (Self, usize) {
-        let GemmSkinnyBackwardSpec { fragments, down, stages, .. } = *spec;
-        k.minnctapersm(blocks_per_processor(fragments));
+        let GemmSkinnyBackwardSpec { fragments, down, blocks, stages, .. } = *spec;
+        k.minnctapersm(blocks);
         let params = ProductParams::new(k, &spec.product);
         let [splits, per_split] = ["splits", "per_split"].map(|name| k.param_u32(name));
         let mut shared = k.dynamic_shared(128);

@@ -2,6 +2,8 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod device;
+pub mod device_products;
+pub mod exact;
 pub mod optimizers;
 pub mod products;
 
@@ -203,6 +205,13 @@ impl Matrix {
             Data::F16(v) => bytemuck::cast_slice_mut(v),
             Data::Bf16(v) => bytemuck::cast_slice_mut(v),
         }
+    }
+
+    /// The same with another value in one place.
+    pub fn with(&self, [row, col]: [usize; 2], value: f32) -> Self {
+        let mut values = self.values();
+        values[row * self.cols + col] = value;
+        Self::new(self.view().dtype(), &values, self.rows, self.cols, self.stride - self.cols)
     }
 
     pub fn stride(&self) -> usize {

@@ -22,6 +22,7 @@
 //! does, which is at most u of the whole, where `u = 2⁻⁸`. If the other matrix is f16, it is such a sum, too, exact; but the
 //! product of both second ones, at most `u·u(1+u)` of the whole, is left out.
 
+use super::exact::{M64, low_rank, within};
 use super::*;
 use qlora_kernels::{Context, Lora, QuantizedMatrix, ops};
 
@@ -33,7 +34,7 @@ pub type Adapter<'a> = (&'a Matrix, &'a Matrix, f32);
 pub struct Allowance {
     /// Of the terms with W, relative to their magnitude.
     pub base: f64,
-    /// Weights smaller than this round as if they were this, the largest constant being about 1.
+    /// Weights smaller than this round as if they were this.
     pub base_floor: f64,
     /// Of the adapter's terms.
     pub adapter: f64,
@@ -55,8 +56,8 @@ pub trait Products {
     fn forward_allowance(&self, _case: &Case) -> Allowance {
         Allowance::NONE
     }
-    /// For the backward product.
-    fn backward_allowance(&self, _case: &Case) -> Allowance {
+    /// For the backward product with a W of this magnitude.
+    fn backward_allowance(&self, _case: &Case, _magnitude: f32) -> Allowance {
         Allowance::NONE
     }
     /// For dA and dB.
@@ -135,77 +136,6 @@ fn workspace(context: &Context, m: usize, w: &QuantizedMatrix, adapter: Option<A
     vec![0xff; ops::gemm_workspace_size(context, m, w.rows(), w.cols(), rank).unwrap() + 3]
 }
 
-/// A matrix of f64, to compute with.
-#[derive(Clone)]
-pub struct M64 {
-    rows: usize,
-    cols: usize,
-    data: Vec<f64>,
-}
-
-impl M64 {
-    fn new(values: &[f32], rows: usize, cols: usize) -> Self {
-        Self { rows, cols, data: values.iter().map(|&v| f64::from(v)).collect() }
-    }
-    fn of(m: &Matrix) -> Self {
-        Self::new(&m.values(), m.rows, m.cols)
-    }
-    fn t(&self) -> Self {
-        let data = (0..self.cols).flat_map(|c| (0..self.rows).map(move |r| self.data[r * self.cols + c]));
-        Self { rows: self.cols, cols: self.rows, data: data.collect() }
-    }
-    fn mul(&self, other: &Self) -> Self {
-        assert_eq!(self.cols, other.rows);
-        let mut data = vec![0.0; self.rows * other.cols];
-        for (row, out) in self.data.chunks(self.cols.max(1)).zip(data.chunks_mut(other.cols.max(1))) {
-            for (a, b) in row.iter().zip(other.data.chunks(other.cols.max(1))) {
-                out.iter_mut().zip(b).for_each(|(o, b)| *o += a * b);
-            }
-        }
-        Self { rows: self.rows, cols: other.cols, data }
-    }
-    fn map(&self, f: impl Fn(f64) -> f64) -> Self {
-        Self { data: self.data.iter().map(|&v| f(v)).collect(), ..*self }
-    }
-    fn abs(&self) -> Self {
-        self.map(f64::abs)
-    }
-    fn add(&self, other: &Self) -> Self {
-        assert_eq!((self.rows, self.cols), (other.rows, other.cols));
-        Self { data: self.data.iter().zip(&other.data).map(|(a, b)| a + b).collect(), ..*self }
-    }
-}
-
-fn gamma(n: usize) -> f64 {
-    let nu = n as f64 * 2f64.powi(-24);
-    nu / (1.0 - nu)
-}
-
-/// Holds `actual` to `exact`, where f32 arithmetic of depth `depth` on terms of total `magnitude` is allowed, and the
-/// operands' rounding before it.
-fn within(
-    actual: &Matrix,
-    exact: &M64,
-    magnitude: &M64,
-    depth: usize,
-    rounding: &M64,
-) -> Result<(), TestCaseError> {
-    let (roundoff, tiny) = unit_roundoff(actual.view().dtype());
-    for (i, &value) in actual.values().iter().enumerate() {
-        let rounding = rounding.data[i];
-        let sums = gamma(depth) * (magnitude.data[i] + rounding) + depth as f64 * 2f64.powi(-149);
-        let arithmetic = sums + rounding;
-        let bound = arithmetic + roundoff * (exact.data[i].abs() + arithmetic) + tiny;
-        let error = (f64::from(value) - exact.data[i]).abs();
-        prop_assert!(
-            error <= bound,
-            "element {i}: {value} for {}, off by {error:e} > {bound:e}",
-            exact.data[i]
-        );
-    }
-    Ok(())
-}
-
 #[derive(Clone, Debug)]
 pub struct Case {
     pub m: usize,
@@ -263,17 +193,37 @@ pub fn any_backward_case(most: [usize; 3], halves: &'static [DType]) -> impl Str
     })
 }
 
+/// Those of them that take N in whole vectors of 16 bytes.
+pub fn any_vectors_case(most: [usize; 3], halves: &'static [DType]) -> impl Strategy<Value = Case> {
+    let case = (any_backward_case(most, halves), 0usize..8);
+    case.prop_map(|(case, fewer)| Case { n: case.n - 8 * fewer, ..case })
+}
+
+/// What a case multiplies.
+pub struct Inputs {
+    pub x: Matrix,
+    pub dy: Matrix,
+    pub bias: Matrix,
+    pub a: Matrix,
+    pub b: Matrix,
+    /// To be quantized.
+    pub w: Vec<f32>,
+    /// No number of W is larger.
+    pub magnitude: f32,
+}
+
 impl Case {
     /// Whether the forward product is one for tensor cores: 16-bit X, whole chunks of K, blocks that do not end inside one.
     pub fn tensor_cores(&self) -> bool {
         self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
-    /// Whether the backward product is one: 16-bit dY, whole chunks of N, of 128 rows or more whole vectors, rows of W in whole
-    /// spans, blocks no shorter.
+    /// Whether the backward product is one: 16-bit dY, whole chunks of N, in bf16 of few rows and from 128 rows on whole vectors,
+    /// rows of W in whole spans, blocks no shorter.
     pub fn tensor_cores_backward(&self) -> bool {
+        let vectors = self.m >= 128 || self.m <= 64 && self.dtypes[1] == DType::Bf16;
         self.dtypes[1] != DType::F32
-            && self.n.is_multiple_of(if self.m < 128 { 64 } else { 8 })
+            && self.n.is_multiple_of(if vectors { 8 } else { 64 })
             && self.k.is_multiple_of(64)
             && self.spec.block_size >= 64
     }
@@ -286,35 +236,58 @@ impl Case {
 
     /// X, dY, bias, A or B.
     pub fn matrix(&self, which: usize, rows: usize, cols: usize) -> Matrix {
+        self.scaled(which, rows, cols, 1.0)
+    }
+
+    fn scaled(&self, which: usize, rows: usize, cols: usize, magnitude: f32) -> Matrix {
         let values = numbers(rows * cols, self.seed.wrapping_add(which as u64 * 977), &[]);
+        let values: Vec<_> = values.into_iter().map(|v| magnitude * v).collect();
         Matrix::new(self.dtypes[which % 5], &values, rows, cols, self.gap)
     }
 
     /// W.
     pub fn weight(&self) -> QuantizedMatrix {
-        let weight = numbers(self.n * self.k, self.seed ^ 5, &[]);
-        let weight = Tensor::new(&weight, self.n, self.k).unwrap();
+        self.quantize(&self.inputs(1.0).w)
+    }
+
+    fn quantize(&self, weight: &[f32]) -> QuantizedMatrix {
+        let weight = Tensor::new(weight, self.n, self.k).unwrap();
         QuantizedMatrix::quantize(&Context::cpu(), weight, &self.spec).unwrap()
+    }
+
+    /// What is multiplied: numbers in [-1, 1), those of W and the bias times `magnitude`.
+    pub fn inputs(&self, magnitude: f32) -> Inputs {
+        let Case { m, n, k, .. } = *self;
+        let rank = self.rank.unwrap_or(0);
+        let w = numbers(n * k, self.seed ^ 5, &[]).into_iter().map(|v| magnitude * v).collect();
+        Inputs {
+            x: self.matrix(0, m, k),
+            dy: self.matrix(1, m, n),
+            bias: self.scaled(2, 1, n, magnitude),
+            a: self.matrix(3, rank, k),
+            b: self.matrix(4, n, rank),
+            w,
+            magnitude,
+        }
     }
 
     /// Forward, backward and gradients.
     pub fn check(&self, device: &impl Products) -> Result<(), TestCaseError> {
-        self.check_products(device)?;
-        self.check_gradients(device)
+        let inputs = self.inputs(1.0);
+        self.check_products(device, &inputs)?;
+        self.check_gradients(device, &inputs)
     }
 
     /// Forward and backward.
-    fn check_products(&self, device: &impl Products) -> Result<(), TestCaseError> {
+    pub fn check_products(&self, device: &impl Products, inputs: &Inputs) -> Result<(), TestCaseError> {
         let Case { m, n, k, .. } = *self;
-        let (rank, scale) = (self.rank.unwrap_or(0), SCALE);
-        let (cpu, q) = (Context::cpu(), self.weight());
+        let Inputs { x, dy, bias, a, b, magnitude: size, .. } = inputs;
+        let (rank, cpu, q) = (self.rank.unwrap_or(0), Context::cpu(), self.quantize(&inputs.w));
         let mut w = vec![0f32; n * k];
         q.dequantize(&cpu, TensorMut::new(&mut w, n, k).unwrap()).unwrap();
         let w = M64::new(&w, n, k);
-        let (x, dy, bias) = (self.matrix(0, m, k), self.matrix(1, m, n), self.matrix(2, 1, n));
-        let (a, b) = (self.matrix(3, rank, k), self.matrix(4, n, rank));
-        let (x64, dy64, a64, b64) = (M64::of(&x), M64::of(&dy), M64::of(&a), M64::of(&b));
-        let adapter = self.rank.map(|_| (&a, &b, scale));
+        let [x64, dy64, a64, b64] = [x, dy, a, b].map(M64::of);
+        let adapter = self.rank.map(|_| (a, b, SCALE));
         let ones = M64 { rows: m, cols: 1, data: vec![1.0; m] };
         let depth = |inner: usize| inner + if rank > 0 { inner + rank + 4 } else { 4 };
         let rounding = |allowance: Allowance, base: &M64, left: &M64, right: &M64| {
@@ -324,25 +297,25 @@ impl Case {
         };
 
         let mut y = Matrix::zeros(self.dtypes[2], m, n, self.gap);
-        device.forward(&x, &q, &bias, adapter, &mut y);
-        let (low, low_abs) = low_rank(&x64, &a64.t());
-        let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(&bias)));
+        device.forward(x, &q, bias, adapter, &mut y);
+        let (low, low_abs) = low_rank(&x64, &a64.t(), SCALE);
+        let exact = x64.mul(&w.t()).add(&low.mul(&b64.t())).add(&ones.mul(&M64::of(bias)));
         let allowance = device.forward_allowance(self);
         let base = x64.abs().mul(&w.map(|v| v.abs() + allowance.base_floor).t());
-        let terms = base.add(&low_abs.mul(&b64.abs().t())).add(&ones.mul(&M64::of(&bias).abs()));
+        let terms = base.add(&low_abs.mul(&b64.abs().t())).add(&ones.mul(&M64::of(bias).abs()));
         let rounding_y = rounding(allowance, &base, &low_abs, &b64.t());
         within(&y, &exact, &terms, allowance.additions * depth(k), &rounding_y)?;
 
-        let (up, up_abs) = low_rank(&dy64, &b64);
+        let (up, up_abs) = low_rank(&dy64, &b64, SCALE);
         let exact = dy64.mul(&w).add(&up.mul(&a64));
-        let allowance = device.backward_allowance(self);
+        let allowance = device.backward_allowance(self, *size);
         let base = dy64.abs().mul(&w.map(|v| v.abs() + allowance.base_floor));
         let magnitude = base.add(&up_abs.mul(&a64.abs()));
         let rounding_dx = rounding(allowance, &base, &up_abs, &a64);
         for accumulate in [false, true] {
-            let mut dx = self.matrix(3, m, k);
+            let mut dx = self.scaled(3, m, k, *size);
             let old = M64::of(&dx).map(|v| if accumulate { v } else { 0.0 });
-            device.backward(&dy, &q, adapter, &mut dx, accumulate);
+            device.backward(dy, &q, adapter, &mut dx, accumulate);
             let (exact, magnitude) = (exact.add(&old), magnitude.add(&old.abs()));
             within(&dx, &exact, &magnitude, allowance.additions * depth(n), &rounding_dx)?;
         }
@@ -350,21 +323,20 @@ impl Case {
     }
 
     /// The adapter's gradients, if there is one.
-    pub fn check_gradients(&self, device: &impl Products) -> Result<(), TestCaseError> {
+    pub fn check_gradients(&self, device: &impl Products, inputs: &Inputs) -> Result<(), TestCaseError> {
         let Case { m, n, k, .. } = *self;
         let Some(rank) = self.rank else { return Ok(()) };
-        let (x, dy) = (self.matrix(0, m, k), self.matrix(1, m, n));
-        let (a, b) = (self.matrix(3, rank, k), self.matrix(4, n, rank));
-        let (x64, dy64) = (M64::of(&x), M64::of(&dy));
-        let (low, low_abs) = low_rank(&x64, &M64::of(&a).t());
-        let (up, up_abs) = low_rank(&dy64, &M64::of(&b));
+        let Inputs { x, dy, a, b, .. } = inputs;
+        let (x64, dy64) = (M64::of(x), M64::of(dy));
+        let (low, low_abs) = low_rank(&x64, &M64::of(a).t(), SCALE);
+        let (up, up_abs) = low_rank(&dy64, &M64::of(b), SCALE);
         let exact = [up.t().mul(&x64), dy64.t().mul(&low)];
         let magnitudes = [up_abs.t().mul(&x64.abs()), dy64.abs().t().mul(&low_abs)];
         let allowances = device.gradient_allowance(self);
         for accumulate in [false, true] {
             let mut out = [self.matrix(4, rank, k), self.matrix(0, n, rank)];
             let old = out.each_ref().map(|m| M64::of(m).map(|v| if accumulate { v } else { 0.0 }));
-            device.gradients(&x, &dy, (&a, &b, SCALE), out.each_mut(), accumulate);
+            device.gradients(x, dy, (a, b, SCALE), out.each_mut(), accumulate);
             for i in 0..2 {
                 let Allowance { adapter, additions, .. } = allowances[i];
                 let (exact, magnitude) = (exact[i].add(&old[i]), magnitudes[i].add(&old[i].abs()));
@@ -379,9 +351,3 @@ impl Case {
 
 /// The scale of the adapters.
 const SCALE: f32 = 0.37;
-
-/// T or U, and a bound of its magnitude.
-fn low_rank(long: &M64, narrow: &M64) -> (M64, M64) {
-    let scale = |m: M64| m.map(|v| v * f64::from(SCALE));
-    (scale(long.mul(narrow)), scale(long.abs().mul(&narrow.abs())))
-}

@@ -7,7 +7,7 @@ use crate::cuda::memory::Address;
 use crate::error::Result;
 use crate::kernels::cast::{CastSpec, tiles};
 use crate::kernels::decode::Half;
-use crate::view::{DType, Tensor};
+use crate::view::{DType, Tensor, TensorMut};
 
 /// A matrix as the sum of slices, scaled: still to be added.
 #[derive(Clone, Copy)]
@@ -18,6 +18,14 @@ pub struct Slices<'a> {
     pub count: u64,
     /// The factor of their sum.
     pub scale: f32,
+}
+
+impl<'a> Slices<'a> {
+    /// So many that lie one after the other in a matrix, which is all of them.
+    pub fn stacked(matrix: TensorMut<'a>, count: u64) -> Self {
+        let matrix = matrix.into_tensor();
+        Self { first: matrix.first_rows(matrix.rows() / count as usize), count, scale: 1.0 }
+    }
 }
 
 impl<'a> From<Tensor<'a>> for Slices<'a> {

@@ -4,7 +4,9 @@
 
 use super::cast::{Parts, Slices, cast, parts_bytes};
 use super::mma::half;
+use super::residence::Residence;
 use super::simt::{Operand, Output, multiply};
+use super::split_sum::sum;
 use super::workspace::{Workspace, bytes};
 use crate::cuda::device::{Cuda, Queue};
 use crate::cuda::launch::{Args, Matrix};
@@ -12,7 +14,6 @@ use crate::error::Result;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_low_rank::{self as kernel, AdapterMatrix, GemmLowRankSpec};
 use crate::kernels::product;
-use crate::kernels::split_sum::{SplitSumSpec, tiles};
 use crate::view::{DType, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
@@ -40,8 +41,18 @@ fn low_bytes(cuda: &Cuda, m: usize, inner: usize, rank: usize) -> [Option<usize>
 }
 
 fn slices_bytes(cuda: &Cuda, outer: usize, inner: usize, rank: usize) -> Option<usize> {
-    let slices = kernel::Slices::new(outer as u64, inner as u64, rank as u64, cuda.processors.into());
-    bytes(outer.checked_mul(usize::try_from(slices.count).ok()?)?, rank, DType::F32)
+    // Of either number of blocks on an SM, which depends on the types.
+    let sizes = [outer, inner, rank].map(|size| size as u64);
+    let cuts = [1, 2].map(|blocks| kernel::Slices::new(sizes, cuda.processors.into(), blocks).count);
+    bytes(outer.checked_mul(usize::try_from(cuts[0].max(cuts[1])).ok()?)?, rank, DType::F32)
+}
+
+/// Two blocks on an SM that bring two chunks ahead, or one. Turing, whose ring goes through registers, brings one ahead.
+fn residence(queue: &Queue<'_>, rank: u64, parts: u32) -> Residence {
+    let turing = Residence { blocks: 1, stages: 2 };
+    let bytes = |stages| stages * kernel::slot_bytes(rank, parts);
+    let found = Residence::new(queue.capacity(), 2, 3..=4, bytes);
+    found.filter(|_| queue.target() >= Target::Sm80).unwrap_or(turing)
 }
 
 /// The low-rank term of a fused product, in the type that its kernel multiplies, the rank in whole steps of 16: beyond the
@@ -193,11 +204,7 @@ impl<'q, 'd> TensorCores<'q, 'd> {
         let rank = low.first.cols();
         let low = self.narrow(low, [low.first.rows(), rank.next_multiple_of(8)], workspace)?;
         let sums = self.product(matrix, long, &low, rank, workspace)?;
-        let (rows, cols) = (out.rows() as u64, out.cols() as u64);
-        let args = Args::new().pointer(&sums.first).number(sums.count).number(sums.scale.to_bits().into());
-        let args = args.number(rows).number(cols).pointer(out).number(Matrix::row_stride(&out));
-        let spec = SplitSumSpec { out: out.dtype(), bias: None, accumulate };
-        self.queue.launch(spec.into(), tiles(rows, cols), args)
+        sum(self.queue, &sums, None, out, accumulate)
     }
 
     /// A narrow matrix in as many parts as it needs to be multiplied by the long one.
@@ -226,7 +233,8 @@ impl<'q, 'd> TensorCores<'q, 'd> {
             if matrix.is_along() { (long.rows(), long.cols()) } else { (long.cols(), long.rows()) };
         let [rows, cols] = if matrix == AdapterMatrix::GradientA { [rank, outer] } else { [outer, rank] };
         let sizes = [outer, inner, rank].map(|size| size as u64);
-        let slices = kernel::Slices::new(sizes[0], sizes[1], sizes[2], self.queue.processors());
+        let Residence { blocks, stages } = residence(self.queue, sizes[2], narrow.count);
+        let slices = kernel::Slices::new(sizes, self.queue.processors(), blocks);
         let out = workspace.matrix(DType::F32, slices.count as usize * rows, cols)?;
         let args = Args::new().pointer(long).number(Matrix::row_stride(&long));
         let stride = Matrix::row_stride(&&narrow.first);
@@ -237,8 +245,9 @@ impl<'q, 'd> TensorCores<'q, 'd> {
         };
         let args = sizes.into_iter().fold(args, Args::number);
         let args = args.number(slices.count).number(slices.each).pointer(&out);
-        let spec = GemmLowRankSpec::new(matrix, self.long, narrow.half, narrow.count, sizes[2]);
+        let spec = GemmLowRankSpec::new(matrix, [self.long, narrow.half], narrow.count, sizes[2]);
+        let spec = GemmLowRankSpec { blocks, stages, ..spec };
         self.queue.launch(spec.into(), slices.blocks, args)?;
-        Ok(Slices { first: out.into_tensor().first_rows(rows), count: slices.count, scale: 1.0 })
+        Ok(Slices::stacked(out, slices.count))
     }
 }

@@ -43,10 +43,16 @@ pub fn takes(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
     half(queue, x).filter(|&half| fits && holds(half, w))
 }
 
-/// The same for the backward kernel: whole chunks of N, rows of W in whole spans that share a constant.
+/// The same for the backward kernel: whole chunks of N.
 pub fn takes_backward(queue: &Queue<'_>, dy: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
+    takes_units(queue, dy, w).filter(|_| w.view.rows.is_multiple_of(gemm_mma_backward::CHUNK as usize))
+}
+
+/// The type to compute in, if a backward kernel takes all but the length of the sum: dY in whole units of 8 columns, rows of W
+/// in whole spans that share a constant.
+pub(super) fn takes_units(queue: &Queue<'_>, dy: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
     let fits = w.view.rows > 0
-        && w.view.rows.is_multiple_of(gemm_mma_backward::CHUNK as usize)
+        && w.view.rows.is_multiple_of(8)
         && w.view.cols.is_multiple_of(gemm_mma_backward::SPAN as usize)
         && w.view.spec.block_size >= gemm_mma_backward::SPAN
         && w.view.codes.address().is_multiple_of(16);

@@ -7,9 +7,9 @@
 //!
 //! | kernel | device | activations | M | weight |
 //! |---|---|---|---|---|
-//! | [`skinny`] | sm_80 and up | 16 bits; backward bf16 | to 64 | K a multiple of 64, blocks of 64 or more |
-//! | [`wgmma`] | sm_90 | 16 bits | from 128 | the same |
-//! | [`mma`] | sm_80 and up; f16 sm_75 | 16 bits | any | the same; backward also N |
+//! | [`skinny`] | sm_80 and up | 16 bits; backward bf16 | to 64 | K a multiple of 64, blocks of 64 or more; backward N of 8 |
+//! | [`wgmma`] | sm_90 | 16 bits | from 128 | the same K and blocks; backward N of 8, by dY's rows of whole 16 bytes |
+//! | [`mma`] | sm_80 and up; f16 sm_75 | 16 bits | any | the same K and blocks; backward N of 64 |
 //! | [`simt`] | any | any | any | any |
 //!
 //! What else they ask for, alignment above all, their `takes` say; an adapter may have any type and rank. Which tiles they
@@ -25,12 +25,14 @@
 //! | [`simt`] | any dtype, shape and alignment |
 //! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
 //! | [`cast`] | matrices in 16 bits |
-//! | [`split_sum`] | the sum of a product's parts |
+//! | [`residence`] | how many blocks an SM holds, with which rings |
+//! | [`split_sum`] | the slices of a split product, added |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
 
 pub mod cast;
 pub mod low_rank;
 pub mod mma;
+pub mod residence;
 pub mod simt;
 pub mod skinny;
 pub mod skinny_plan;

@@ -1,6 +1,8 @@
 //! Products of few rows of 16-bit activations and a quantized weight, at the pace of reading the weight.
 
+use super::cast::Slices;
 use super::low_rank::Term;
+use super::residence::Residence;
 use super::skinny_plan::{Plan, Product, plan};
 use super::split_sum::sum;
 use super::workspace::Workspace;
@@ -19,7 +21,7 @@ use ptx_asm::Target;
 pub fn bytes(cuda: &Cuda, product: Product, shape: [usize; 3]) -> Option<usize> {
     let [m, n, k] = shape;
     let cols = if product == Product::Forward { n } else { k };
-    match plan(cuda.size(), product, shape.map(|size| size as u64)) {
+    match plan(cuda.capacity(), product, shape.map(|size| size as u64)) {
         Some(plan) if plan.splits > 1 => {
             m.checked_mul(plan.splits as usize)?.checked_mul(cols)?.checked_mul(4)
         }
@@ -36,7 +38,7 @@ pub fn takes(queue: &Queue<'_>, x: &Tensor<'_>, w: Weight<'_>) -> Option<(Half, 
 
 /// The cut, if the backward kernel takes these arguments, which are bf16.
 pub fn takes_backward(queue: &Queue<'_>, dy: &Tensor<'_>, w: Weight<'_>) -> Option<Plan> {
-    let half = mma::takes_backward(queue, dy, w)?;
+    let half = mma::takes_units(queue, dy, w)?;
     let fits = half == Half::Bf16
         && takes_weight(queue, w)
         && w.view.cols < 1 << 23
@@ -54,7 +56,7 @@ fn takes_weight(queue: &Queue<'_>, w: Weight<'_>) -> bool {
 }
 
 fn cut(queue: &Queue<'_>, product: Product, activations: &Tensor<'_>, w: Weight<'_>) -> Option<Plan> {
-    plan(queue.device(), product, [activations.rows(), w.view.rows, w.view.cols].map(|size| size as u64))
+    plan(queue.capacity(), product, [activations.rows(), w.view.rows, w.view.cols].map(|size| size as u64))
 }
 
 /// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ`, rounded to X's type.
@@ -72,19 +74,19 @@ pub fn forward(
     if let Some(lora) = lora {
         args = Term::forward(queue, x, lora, half, workspace)?.args(args);
     }
-    let Plan { fragments, down, stages, splits, per_split, items } = plan;
+    let Plan { fragments, down, residence: Residence { blocks, stages }, splits, per_split, items } = plan;
     let launch = |out: &TensorMut<'_>, bias: Option<&Tensor<'_>>| {
         let product = product(half, w, out, bias, lora, false);
         let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
         let args = args.pointer(out).number(Matrix::row_stride(&out)).number(splits).number(per_split);
-        queue.launch(GemmSkinnySpec { fragments, down, stages, product }.into(), items, args)
+        queue.launch(GemmSkinnySpec { fragments, down, blocks, stages, product }.into(), items, args)
     };
     if splits == 1 {
         return launch(y, bias);
     }
     let parts = workspace.matrix(DType::F32, splits as usize * y.rows(), y.cols())?;
     launch(&parts, None)?;
-    sum(queue, &parts, splits, bias, y, false)
+    sum(queue, &Slices::stacked(parts, splits), bias, y, false)
 }
 
 /// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dY's type; written or added to what is there.
@@ -102,16 +104,16 @@ pub fn backward(
     if let Some(lora) = lora {
         args = Term::backward(queue, dy, lora, Half::Bf16, workspace)?.args(args);
     }
-    let Plan { fragments, down, stages, splits, per_split, items } = plan;
+    let Plan { fragments, down, residence: Residence { blocks, stages }, splits, per_split, items } = plan;
     let launch = |out: &TensorMut<'_>, accumulate| {
         let product = product(Half::Bf16, w, out, None, lora, accumulate);
         let args = args.pointer(out).number(Matrix::row_stride(&out)).number(splits).number(per_split);
-        queue.launch(GemmSkinnyBackwardSpec { fragments, down, stages, product }.into(), items, args)
+        queue.launch(GemmSkinnyBackwardSpec { fragments, down, blocks, stages, product }.into(), items, args)
     };
     if splits == 1 {
         return launch(dx, accumulate);
     }
     let parts = workspace.matrix(DType::F32, splits as usize * dx.rows(), dx.cols())?;
     launch(&parts, false)?;
-    sum(queue, &parts, splits, None, dx, accumulate)
+    sum(queue, &Slices::stacked(parts, splits), None, dx, accumulate)
 }

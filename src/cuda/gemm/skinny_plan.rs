@@ -11,7 +11,9 @@
 //! parts of a split sum. Wider tiles read X or dY less often; splitting the sum makes more of them. The constants are round:
 //! they order the choices, no more.
 
-use crate::kernels::gemm_skinny::{GemmSkinnySpec, MOST_ROWS, blocks_per_processor};
+use super::residence::Residence;
+use crate::cuda::device::Capacity;
+use crate::kernels::gemm_skinny::{GemmSkinnySpec, MOST_ROWS, most_blocks};
 use crate::kernels::gemm_skinny_backward::GemmSkinnyBackwardSpec;
 use crate::kernels::pieces::{COLS, ROWS, WARPS};
 
@@ -27,23 +29,12 @@ const ONE_BLOCK_USES: f64 = 0.75;
 const TWO_BLOCKS_USE: f64 = 0.9;
 /// What the longest part does not hide of the others.
 const NOT_HIDDEN: f64 = 0.1;
-/// Shared memory a block that the driver keeps for itself (CUDA programming guide, compute capability 8.0 on).
-const RESERVED: u32 = 1024;
 /// Slots of a ring: fewer do not bring ahead enough, more bring no more.
 const STAGES: std::ops::RangeInclusive<u32> = 3..=6;
 /// Units that a thread brings a chunk, at most: more take the registers of sums.
 const MOST_UNITS: u32 = 4;
 /// Parts that a sum is split in.
 const SPLITS: [u64; 11] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48];
-
-/// What a device has.
-#[derive(Clone, Copy, Debug)]
-pub struct Device {
-    /// Streaming multiprocessors.
-    pub processors: u64,
-    /// Bytes of shared memory that a block may have.
-    pub shared: u32,
-}
 
 /// The cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +43,8 @@ pub struct Plan {
     pub fragments: u32,
     /// Warps down W's rows.
     pub down: u32,
-    /// Slots of the ring.
-    pub stages: u32,
+    /// Blocks on an SM, and the slots of their rings.
+    pub residence: Residence,
     /// Parts of the sum, at least 1, none of them empty.
     pub splits: u64,
     /// The length of a part: columns of 64 forward, rows backward.
@@ -115,7 +106,7 @@ impl Product {
 }
 
 /// The cut of a product with a weight `[n, k]` for a device; `None` if the kernels do not take it.
-pub fn plan(device: Device, product: Product, shape: [u64; 3]) -> Option<Plan> {
+pub fn plan(device: Capacity, product: Product, shape: [u64; 3]) -> Option<Plan> {
     let [m, n, k] = shape;
     if m == 0 || m > MOST_ROWS.into() || n == 0 || k == 0 || !k.is_multiple_of(COLS.into()) {
         return None;
@@ -131,9 +122,10 @@ pub fn plan(device: Device, product: Product, shape: [u64; 3]) -> Option<Plan> {
             let splits = cut.inner.div_ceil(per_split);
             let items = cut.tiles * splits;
             // An SM has two blocks, if there are so many and their registers allow it.
-            let blocks = if items <= device.processors { 1 } else { blocks_per_processor(fragments) };
-            let stages = stages(device, blocks, |stages| product.shared_bytes(fragments, down, stages))?;
-            let plan = Plan { fragments, down, stages, splits, per_split, items };
+            let blocks = if items <= device.processors { 1 } else { most_blocks(fragments) };
+            let bytes = |stages| product.shared_bytes(fragments, down, stages);
+            let residence = Residence::new(device, blocks, STAGES, bytes)?;
+            let plan = Plan { fragments, down, residence, splits, per_split, items };
             Some((plan, clocks(device, product, shape, &cut, &plan)))
         });
         Some(plans.into_iter().flatten())
@@ -142,18 +134,9 @@ pub fn plan(device: Device, product: Product, shape: [u64; 3]) -> Option<Plan> {
     best.map(|(plan, _)| plan)
 }
 
-/// The slots that leave room for so many blocks on an SM, or at least for one.
-fn stages(device: Device, blocks: u32, bytes: impl Fn(u32) -> u32) -> Option<u32> {
-    let fitting = |blocks: u32| {
-        let most = (device.shared + RESERVED) / blocks - RESERVED;
-        STAGES.rev().find(|&stages| bytes(stages) <= most)
-    };
-    fitting(blocks).or_else(|| fitting(1))
-}
-
-fn clocks(device: Device, product: Product, shape: [u64; 3], cut: &Cut, plan: &Plan) -> f64 {
+fn clocks(device: Capacity, product: Product, shape: [u64; 3], cut: &Cut, plan: &Plan) -> f64 {
     let [m, n, k] = shape.map(|size| size as f64);
-    let (processors, blocks) = (device.processors as f64, blocks_per_processor(plan.fragments));
+    let (processors, blocks) = (device.processors as f64, plan.residence.blocks);
     let (inner, out) = match product {
         Product::Forward => (k, n),
         Product::Backward => (n, k),
@@ -179,26 +162,33 @@ fn clocks(device: Device, product: Product, shape: [u64; 3], cut: &Cut, plan: &P
 mod tests {
     use super::*;
 
-    const H100: Device = Device { processors: 132, shared: 227 << 10 };
+    const H100: Capacity = Capacity { processors: 132, shared_per_block: 227 << 10 };
 
     #[test]
     fn parts_cover_the_sum_and_none_is_empty() {
         for m in [1, 7, 16, 33, 64] {
             for n in [64, 128, 4096, 28672] {
                 for k in [64, 320, 4096, 64_000] {
-                    for device in [H100, Device { processors: 2, shared: 99 << 10 }] {
+                    for device in [H100, Capacity { processors: 2, shared_per_block: 99 << 10 }] {
                         for product in [Product::Forward, Product::Backward] {
                             let Some(plan) = plan(device, product, [m, n, k]) else {
                                 // The sums of all warps need more room than such a device has.
-                                assert!(product == Product::Backward && m > 32 && device.shared < 128 << 10);
+                                assert!(
+                                    product == Product::Backward
+                                        && m > 32
+                                        && device.shared_per_block < 128 << 10
+                                );
                                 continue;
                             };
                             let cut = product.cut([m, n, k], plan.fragments, plan.down);
                             assert!(plan.splits * plan.per_split >= cut.inner, "{plan:?}");
                             assert!((plan.splits - 1) * plan.per_split < cut.inner, "{plan:?}");
                             assert_eq!(plan.per_split % cut.chunk, 0, "{plan:?}");
-                            let bytes = product.shared_bytes(plan.fragments, plan.down, plan.stages);
-                            assert!(bytes <= device.shared, "{plan:?}");
+                            let bytes =
+                                product.shared_bytes(plan.fragments, plan.down, plan.residence.stages);
+                            // Each block has 1 KiB that is not its own.
+                            let all = plan.residence.blocks * (bytes + 1024);
+                            assert!(all <= device.shared_per_block + 1024, "{plan:?}");
                         }
                     }
                 }
@@ -214,10 +204,24 @@ mod tests {
         assert!(plan(H100, Product::Backward, [16, 16384, 64]).unwrap().splits > 1);
     }
 
+    /// Two blocks of 16 rows fit on an SM of sm_90, one only on an SM of sm_86.
+    #[test]
+    fn blocks_are_as_many_as_fit() {
+        let shape = [16, 28672, 4096];
+        let blocks = |device, product| plan(device, product, shape).unwrap().residence.blocks;
+        let small = Capacity { processors: 132, shared_per_block: 99 << 10 };
+        for product in [Product::Forward, Product::Backward] {
+            assert_eq!([H100, small].map(|device| blocks(device, product)), [2, 1], "{product:?}");
+        }
+    }
+
     #[test]
     fn leaves_what_the_kernels_do_not_take() {
         assert_eq!(plan(H100, Product::Forward, [65, 4096, 4096]), None);
         assert_eq!(plan(H100, Product::Backward, [1, 64, 63]), None);
-        assert_eq!(plan(Device { processors: 40, shared: 64 << 10 }, Product::Forward, [1, 64, 64]), None);
+        assert_eq!(
+            plan(Capacity { processors: 40, shared_per_block: 64 << 10 }, Product::Forward, [1, 64, 64]),
+            None
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for many rows.
 
-use super::cast::aligned;
+use super::cast::{Slices, aligned};
 use super::low_rank::Term;
 use super::split_sum::sum;
 use super::wgmma_plan::{Decoding, Plan};
@@ -71,7 +71,7 @@ pub fn bytes(cuda: &Cuda, [m, n, k]: [usize; 3]) -> Option<usize> {
     Some(parts(n, k, Decoding::Forward)?.max(parts(k, n, Decoding::Backward)?))
 }
 
-/// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ`, rounded to X's type.
+/// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ` rounded to X's type.
 pub fn forward(
     queue: &Queue<'_>,
     half: Half,
@@ -106,10 +106,10 @@ pub fn forward(
     }
     let parts = workspace.matrix(DType::F32, plan.splits as usize * y.rows(), y.cols())?;
     launch(args, &parts, None)?;
-    sum(queue, &parts, plan.splits, bias, y, false)
+    sum(queue, &Slices::stacked(parts, plan.splits), bias, y, false)
 }
 
-/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dX's type; written or added to what is there.
+/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B` rounded to dY's type; written or added to what is there.
 pub fn backward(
     queue: &Queue<'_>,
     half: Half,
@@ -143,7 +143,7 @@ pub fn backward(
     }
     let parts = workspace.matrix(DType::F32, plan.splits as usize * dx.rows(), dx.cols())?;
     launch(args, &parts, false)?;
-    sum(queue, &parts, plan.splits, None, dx, accumulate)
+    sum(queue, &Slices::stacked(parts, plan.splits), None, dx, accumulate)
 }
 
 /// Launches a kernel whose arguments are complete but for the output and the cut.

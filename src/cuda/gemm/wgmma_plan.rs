@@ -72,15 +72,19 @@ impl Plan {
         self.cluster as u64 * self.items.min(processors / u64::from(self.cluster))
     }
 
-    fn clocks(&self, processors: u64, outputs: u64, decoding: Decoding) -> u64 {
+    /// Clocks, as a number that no sizes of matrices overflow.
+    fn clocks(&self, processors: u64, outputs: u64, decoding: Decoding) -> u128 {
         let [rows, cluster] = [self.rows, self.cluster].map(u64::from);
         // Codes and constants: a byte at most.
         let bytes = u64::from(CHUNK) * (2 * rows / cluster + u64::from(FEATURES));
         let chunk = (4 * rows).max(decoding as u64).max(bytes / L2_RATE);
-        let item = self.per_split * chunk + TILE + TILE_ROW * rows;
-        let parts =
-            if self.splits == 1 { 0 } else { LAUNCH + 8 * self.splits * outputs / (L2_RATE * processors) };
-        self.items.div_ceil(processors / cluster) * item + parts
+        let item = u128::from(self.per_split) * u128::from(chunk) + u128::from(TILE + TILE_ROW * rows);
+        let written = 8 * u128::from(self.splits) * u128::from(outputs);
+        let parts = match self.splits {
+            1 => 0,
+            _ => u128::from(LAUNCH) + written / u128::from(L2_RATE * processors),
+        };
+        u128::from(self.items.div_ceil(processors / cluster)) * item + parts
     }
 }
 

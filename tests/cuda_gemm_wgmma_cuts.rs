@@ -1,0 +1,80 @@
+//! Every way in which products by the warpgroups of Hopper are cut: tiles of 64, 128 and 256 rows, by one block or by two in
+//! a cluster, the sum whole or split. One test: a simulated machine is the process's.
+
+mod common;
+
+use common::device::*;
+use common::products::*;
+use ptx_sim::{Config, Installed, counters, reset_counters};
+use qlora_kernels::{Codebook, Constants, DType, QuantSpec};
+
+/// Rows of a tile, whether by two blocks, whether split; the SMs and the least shape (M, features, inner) that is cut so.
+type Cut = (u32, bool, bool, u32, [usize; 3]);
+
+const FORWARD: &[Cut] = &[
+    (64, false, false, 2, [128, 64, 64]),
+    (64, false, true, 20, [128, 64, 512]),
+    (64, true, false, 4, [128, 64, 64]),
+    (64, true, true, 16, [128, 128, 768]),
+    (128, false, false, 2, [130, 64, 64]),
+    (128, false, true, 8, [130, 64, 1024]),
+    (128, true, false, 2, [128, 192, 64]),
+    (128, true, true, 16, [130, 192, 768]),
+    (256, false, false, 2, [260, 64, 64]),
+    (256, false, true, 3, [200, 64, 1280]),
+    (256, true, false, 2, [130, 192, 64]),
+    (256, true, true, 6, [130, 192, 3072]),
+];
+
+const BACKWARD: &[Cut] = &[
+    (64, false, false, 2, [128, 64, 64]),
+    (64, false, true, 12, [128, 64, 512]),
+    (64, true, false, 4, [128, 64, 64]),
+    (64, true, true, 12, [128, 192, 768]),
+    (128, false, false, 2, [130, 64, 64]),
+    (128, false, true, 8, [130, 64, 768]),
+    (128, true, false, 2, [128, 192, 64]),
+    (128, true, true, 12, [130, 192, 768]),
+    (256, false, false, 2, [260, 64, 64]),
+    (256, false, true, 5, [130, 64, 1280]),
+    (256, true, false, 2, [130, 192, 64]),
+    (256, true, true, 7, [130, 192, 2048]),
+];
+
+#[test]
+fn every_cut_is_right() {
+    let Installed::Simulator = ptx_sim::install() else { return };
+    for (i, &(rows, paired, split, sm_count, [m, features, inner])) in FORWARD.iter().enumerate() {
+        check(i, "gemm_wgmma", [m, features, inner], (rows, paired, split, sm_count));
+    }
+    for (i, &(rows, paired, split, sm_count, [m, features, inner])) in BACKWARD.iter().enumerate() {
+        check(i, "gemm_wgmma_backward", [m, inner, features], (rows, paired, split, sm_count));
+    }
+}
+
+/// With everything in the pass: an adapter of an odd rank, bias or what is there, constants that are quantized.
+fn check(i: usize, kernel: &str, [m, n, k]: [usize; 3], cut: (u32, bool, bool, u32)) {
+    let (rows, paired, split, sm_count) = cut;
+    ptx_sim::configure(&Config { compute_capability: (9, 0), sm_count, ..ptx_sim::config() });
+    let gpu = Gpu::new();
+    let half = [DType::Bf16, DType::F16][i % 2];
+    let out = [DType::Bf16, DType::F32, DType::F16][i % 3];
+    let spec = QuantSpec::new(Codebook::Nf4, 64).with_constants(Constants::Fp8);
+    let dtypes = [half, half, out, out, half];
+    let case = Case { m, n, k, rank: Some(20), spec, dtypes, gap: 0, seed: i as u64, threads: 1 };
+    reset_counters();
+    let what = format!("{kernel}, {cut:?}, {case:?}");
+    case.check(&gpu).unwrap_or_else(|error| panic!("{what}: {error}"));
+    gpu.stream.synchronize().unwrap();
+    let launches = counters().launches;
+    let at = launches.iter().position(|launch| launch.kernel == kernel).expect("it was used");
+    let uses = |part: &str| launches[at].stats.by_opcode.keys().any(|opcode| opcode.contains(part));
+    assert!(uses(&format!("m64n{rows}k16")), "{what}: tiles of other rows");
+    assert_eq!(uses("multicast"), paired, "{what}: clusters");
+    assert_eq!(
+        launches[at + 1].kernel == "split_sum",
+        split,
+        "{what}: followed by {}",
+        launches[at + 1].kernel
+    );
+}
