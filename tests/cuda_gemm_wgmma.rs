@@ -24,12 +24,6 @@ fn many_rows(case: impl Strategy<Value = Case>) -> impl Strategy<Value = Case> {
     case.prop_map(|case| Case { m: 127 + case.m, ..case })
 }
 
-/// Shapes that the backward kernel takes: whole vectors of N, whole spans of K.
-fn any_n_case(most: [usize; 3]) -> impl Strategy<Value = Case> {
-    let case = (any_backward_case(most, HALVES), 0usize..8);
-    case.prop_map(|(case, vectors)| Case { n: case.n - 8 * vectors, ..case })
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -39,7 +33,7 @@ proptest! {
     }
 
     #[test]
-    fn backward(case in many_rows(any_n_case([200, 5, 5]))) {
+    fn backward(case in many_rows(any_vectors_case([200, 5, 5], HALVES))) {
         check_kernel(&gpu(2), &case, "gemm_wgmma_backward", 2)?;
     }
 }

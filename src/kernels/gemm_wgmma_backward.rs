@@ -3,9 +3,9 @@
 //! The block, its ring and its tiles are those of [`super::wgmma_pipeline`]. W's rows lie across the sum here: in registers a lane
 //! would need two codes of each of 16 rows, each with another constant. So the producers decode: a chunk is 64 rows of W by
 //! the tile's 128 columns, each of the 128 threads owns 64 columns of a row, which share a constant, and looks its codes up
-//! among the 16 values that they can have ([`PairDecoder`]), value times constant rounded once. The consumers have both
-//! factors in shared memory, W's contiguous along the columns ("M-major"), and keep the products of a chunk under way while
-//! they start the next ones.
+//! among the 16 values that they can have ([`super::decode::PairDecoder`]), value times constant rounded once. The
+//! consumers have both factors in shared memory, W's contiguous along the columns ("M-major"), and keep the products of a
+//! chunk under way while they start the next ones.
 //!
 //! **Places.** A stage has two blocks of 64 rows by 64 columns, one a consumer warpgroup, in 128-byte rows with the 128-byte
 //! swizzle: the 16-byte unit u of row r lies at `u ^ (r & 7)`, and eight neighbouring threads, which write the same unit of

@@ -56,7 +56,7 @@ impl<'k> MmaTile<'k> {
     }
 
     /// Emits `body` once, to run for each tile of an `[m, n]` matrix that is this block's. It gets the tile's first row and
-    /// column. Tiles that are made together form groups of up to [`GROUP`] rows of tiles, column after column, so that
+    /// column. Tiles that are made together form groups of up to `GROUP` rows of tiles, column after column, so that
     /// what they read of both matrices is little and stays in L2.
     pub fn for_each(&self, [m, n]: [Reg<B64>; 2], body: impl FnOnce([Reg<B64>; 2])) {
         let k = self.k;

@@ -17,7 +17,7 @@
 //! the activations, to both (`.multicast::cluster`): half as many bytes from L2. So a stage is empty when the consumers of both
 //! blocks say so to both, and no block leaves before the other has done.
 //!
-//! **Order of the tiles.** Groups of [`GROUP`] tiles of tokens, in them feature after feature: what the blocks work on at a
+//! **Order of the tiles.** Groups of `GROUP` tiles of tokens, in them feature after feature: what the blocks work on at a
 //! time is nearly a square in bytes, and a group's activations stay in the L2 cache while all of W passes by. Where there are
 //! few tiles, the inner dimension is split in parts, one after the other, each with an output of its own to be added up later.
 

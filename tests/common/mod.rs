@@ -4,6 +4,7 @@
 pub mod device;
 pub mod device_products;
 pub mod exact;
+pub mod optimizer_model;
 pub mod optimizers;
 pub mod products;
 

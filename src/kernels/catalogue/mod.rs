@@ -1,5 +1,9 @@
 //! One of each kernel for each target that has its own: what `ptx/generated` shows and what ptxas must accept.
 
+mod variants;
+
+pub use variants::variants;
+
 use super::blockwise8::{Dequantize8Spec, Quantize8Spec};
 use super::cast::CastSpec;
 use super::constants::{ConstantsSpec, NestedSpec};
@@ -234,107 +238,6 @@ const SKINNY: [(u32, u32); 4] = [(1, 1), (2, 2), (4, 8), (8, 8)];
 /// The same for the backward kernel.
 const SKINNY_BACKWARD: [(u32, u32); 4] = [(1, 8), (2, 4), (4, 2), (8, 2)];
 
-/// Every dtype, layout, block size, data type and kind of constants of the streaming kernels, for every target: what ptxas
-/// must accept without spills.
-pub fn variants() -> Vec<Entry> {
-    let mut entries = Vec::new();
-    for target in TARGETS {
-        for dtype in [DType::F32, DType::F16, DType::Bf16] {
-            for layout in [Layout::Vectors, Layout::Elements, Layout::Strided] {
-                for block_size in [32, 64, 1024, 4096] {
-                    let specs = streaming(dtype, layout, block_size);
-                    entries.extend(specs.into_iter().map(|spec| Entry {
-                        target,
-                        file: format!("{spec:?}"),
-                        spec,
-                    }));
-                }
-            }
-        }
-    }
-    let mut add = |target, spec: KernelSpec| {
-        entries.push(Entry { target, file: format!("{spec:?}"), spec });
-    };
-    for product in products() {
-        for tokens in WGMMA_TOKENS {
-            let accumulate = product.bias.is_some();
-            let product = ProductSpec { accumulate, ..product.clone() };
-            let backward = ProductSpec { bias: None, ..product.clone() };
-            add(Target::Sm90a, GemmWgmmaSpec { tokens, cluster: 1, product }.into());
-            add(Target::Sm90a, GemmWgmmaBackwardSpec { tokens, cluster: 1, product: backward }.into());
-        }
-    }
-    for target in TARGETS {
-        for out in [DType::F32, DType::F16, DType::Bf16] {
-            for (bias, accumulate) in [(None, true), (Some(DType::F16), false)] {
-                add(target, SplitSumSpec { out, bias, accumulate }.into());
-            }
-        }
-        for spec in low_rank(target) {
-            add(target, spec);
-        }
-        optimizers().into_iter().for_each(|spec| add(target, spec));
-        for product in products() {
-            if product.half == Half::Bf16 && target < Target::Sm80 {
-                continue;
-            }
-            for &rows in tile_rows(target) {
-                add(target, GemmMmaSpec { rows, product: product.clone() }.into());
-                let product =
-                    ProductSpec { bias: None, accumulate: product.bias.is_some(), ..product.clone() };
-                add(target, GemmMmaBackwardSpec { rows, product }.into());
-            }
-        }
-    }
-    for entry in skinny_variants() {
-        add(Target::Sm80, entry);
-    }
-    entries
-}
-
-/// Every rule, type and storage of optimizers, with everything that a step may have.
-fn optimizers() -> Vec<KernelSpec> {
-    let mut specs = Vec::new();
-    for rule in Rule::ALL {
-        for storage in [StateStorage::F32, StateStorage::Blocks] {
-            for dtype in [DType::F32, DType::F16, DType::Bf16] {
-                for layout in [Layout::Vectors, Layout::Strided] {
-                    let group = Group { dtypes: [dtype; 2], layout, storage, states: rule.states().len() };
-                    let stochastic = dtype == DType::Bf16;
-                    specs.push(StepSpec { group, rule, clipped: true, stochastic }.into());
-                    if rule.uses_norms() {
-                        specs.push(SquaresSpec { group, rule: Some(rule), clipped: true }.into());
-                    }
-                }
-            }
-        }
-    }
-    specs
-}
-
-/// The kernels for few rows, of every cut, with everything in the pass.
-fn skinny_variants() -> Vec<KernelSpec> {
-    let dynamic = || ConstantsSpec::Nested(NestedSpec::Dynamic);
-    let forward = product(Half::Bf16, dynamic(), DType::F32, Some(DType::F32), true, false);
-    let backward = product(Half::Bf16, dynamic(), DType::F32, None, true, true);
-    let mut specs = Vec::new();
-    for fragments in [1, 2, 4, 8] {
-        for down in [1, 2, 4, 8] {
-            for blocks in 1..=most_blocks(fragments) {
-                let (stages, product) = (4, forward.clone());
-                if fragments <= 2 * down {
-                    specs.push(GemmSkinnySpec { fragments, down, blocks, stages, product }.into());
-                }
-                let product = backward.clone();
-                if fragments * down <= 32 {
-                    specs.push(GemmSkinnyBackwardSpec { fragments, down, blocks, stages, product }.into());
-                }
-            }
-        }
-    }
-    specs
-}
-
 /// The tiles that the kernels on tensor cores have for a target.
 fn tile_rows(target: Target) -> &'static [u32] {
     if target >= Target::Sm80 { &[32, 64, 128] } else { &[32, 64] }
@@ -351,21 +254,6 @@ fn product(
 ) -> ProductSpec {
     let values = table::bits(Codebook::Nf4.table().expect("a built-in table").values);
     ProductSpec { half, values, block_size: 64, constants, out, bias, low_rank, accumulate }
-}
-
-/// Every type, kind of constants and of output; with everything in the pass, or nothing.
-fn products() -> Vec<ProductSpec> {
-    let mut products = Vec::new();
-    for half in [Half::F16, Half::Bf16] {
-        for constants in [ConstantsSpec::Plain, ConstantsSpec::Nested(NestedSpec::Dynamic)] {
-            for out in [DType::F32, DType::F16, DType::Bf16] {
-                for (bias, low_rank) in [(None, false), (Some(DType::F32), true)] {
-                    products.push(product(half, constants.clone(), out, bias, low_rank, false));
-                }
-            }
-        }
-    }
-    products
 }
 
 /// The adapter's own products, of every pair of types, rank narrow or wide, even or odd; and what is cast for them.
@@ -391,25 +279,6 @@ fn low_rank(target: Target) -> Vec<KernelSpec> {
                     }
                 }
             }
-        }
-    }
-    specs
-}
-
-fn streaming(dtype: DType, layout: Layout, block_size: u32) -> Vec<KernelSpec> {
-    let map = Box::new(table::bits(Map256::dynamic_signed().values));
-    let mut specs: Vec<KernelSpec> = vec![
-        Quantize8Spec { dtype, layout, map: map.clone(), block_size }.into(),
-        Dequantize8Spec { dtype, layout, map, block_size }.into(),
-    ];
-    // One whose codes ascend with their values, one whose do not.
-    for codebook in [Codebook::Nf4, Codebook::Fp4Bnb] {
-        let table = codebook.table().expect("a built-in table");
-        specs.push(QuantizeSpec { dtype, layout, table: (&table).into(), block_size }.into());
-        for nested in [None, Some(NestedSpec::Fp8), Some(NestedSpec::Dynamic)] {
-            let constants = nested.map_or(ConstantsSpec::Plain, ConstantsSpec::Nested);
-            let values = table::bits(table.values);
-            specs.push(DequantizeSpec { dtype, layout, values, block_size, constants }.into());
         }
     }
     specs
