@@ -8,20 +8,10 @@ use std::collections::BTreeSet;
 
 /// Opcodes, or their beginnings up to a dot or colon, that the simulator has no meaning for; a module with one is refused.
 const NOT_RUN: &[&str] = &[
-    // Clusters of blocks.
-    "barrier.cluster",
+    // Addresses, stores and copies between the blocks of a cluster.
     "getctarank",
-    "mapa",
-    "ld.shared::cluster",
-    "st.shared::cluster",
     "st.async",
     "cp.async.bulk.shared::cluster.shared::cta",
-    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast",
-    "cp.async.bulk.tensor.1d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast",
-    "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast",
-    "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast",
-    "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast",
-    "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast",
     // Reductions by the asynchronous proxy, and its rarer fences and counts.
     "cp.reduce.async.bulk",
     "fence.proxy.alias",
