@@ -53,9 +53,9 @@ pub struct GemmSkinnySpec {
 type Sums = Vec<[[Reg<F32>; 4]; 2]>;
 
 impl Spec for GemmSkinnySpec {
-    /// Parameters: [`super::product::ProductParams`] of X, `T[M, rank]`, `B[N, rank]` and Y; into how many parts K is split (u32), and how
-    /// many columns of 64 are in each (u32), a multiple of the warps across. Part s writes the rows `s·M …` of Y. M is at
-    /// most `8·fragments`, K a multiple of 64 below 2³¹. X and its rows, T, B and their rows, and codes are aligned to 16
+    /// Parameters: [`super::product::ProductParams`] of X, `T[M, rank]`, `B[N, rank]` and Y; into how many parts K is split
+    /// (u32), and how many columns of 64 are in each (u32), a multiple of the warps across. Part s writes the rows `s·M …`
+    /// of Y. M is at most `8·fragments`, K a multiple of 64 below 2³¹. X and its rows, T, B and their rows, and codes are aligned to 16
     /// bytes, the codes of constants to 4. Any grid. Needs sm_80.
     fn write(&self, target: Target) -> Result<Written, Error> {
         dynamic_module(target, "gemm_skinny", THREADS, |k| {

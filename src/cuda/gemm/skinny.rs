@@ -59,7 +59,7 @@ fn cut(queue: &Queue<'_>, product: Product, activations: &Tensor<'_>, w: Weight<
     plan(queue.capacity(), product, [activations.rows(), w.view.rows, w.view.cols].map(|size| size as u64))
 }
 
-/// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ`, rounded to X's type.
+/// Enqueues `Y = X·Wᵀ + bias + T·Bᵀ` with `T = s·X·Aᵀ` rounded to X's type.
 pub fn forward(
     queue: &Queue<'_>,
     (half, plan): (Half, Plan),
@@ -89,7 +89,7 @@ pub fn forward(
     sum(queue, &Slices::stacked(parts, splits), bias, y, false)
 }
 
-/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B`, rounded to dY's type; written or added to what is there.
+/// Enqueues `dX = dY·W + U·A` with `U = s·dY·B` rounded to dY's type; written or added to what is there.
 pub fn backward(
     queue: &Queue<'_>,
     plan: Plan,
