@@ -7,7 +7,7 @@
 use super::Cpu;
 use super::access::{Output, f32_slice, for_each_row_piece, read_row};
 use super::float_environment::StandardModes;
-use super::simd::codes::Coder;
+use super::simd::codes::{Blocks, Coder};
 use super::simd::{self, Simd, Step};
 use super::threads::Shared;
 use crate::format::optimizer::blocks::BLOCK;
@@ -233,6 +233,43 @@ impl Job<'_> {
         &buffer[..range.len()]
     }
 
+    /// The parameter's elements, in memory or widened into `buffer`.
+    ///
+    /// # Safety
+    /// No other thread uses these elements now.
+    unsafe fn param<'t>(
+        &'t self,
+        simd: &Simd,
+        buffer: &'t mut [f32; TILE],
+        Range { start, end }: Range<usize>,
+    ) -> &'t mut [f32] {
+        // SAFETY: as promised by the caller.
+        if let Some(param) = unsafe { self.param.f32_slice(start, end) } {
+            return param;
+        }
+        for_each_row_piece(self.cols, start, end, |row, col, at, len| unsafe {
+            self.param.read_row(simd, row, col, &mut buffer[at..at + len]);
+        });
+        &mut buffer[..end - start]
+    }
+
+    /// The states of some elements in 8 bits, if they are; whole blocks but for the parameter's last.
+    ///
+    /// # Safety
+    /// No other thread uses these elements now.
+    unsafe fn blocks(&self, Range { start, end }: Range<usize>) -> Option<[Blocks<'_>; MAX_STATES]> {
+        let blocks = |stored: Option<&Stored>| match stored {
+            // SAFETY: as promised by the caller.
+            Some(Stored::Blocks { codes, absmax, coder }) => unsafe {
+                let absmax = absmax.slice(start / BLOCK, end.div_ceil(BLOCK));
+                Blocks { codes: codes.slice(start, end), absmax, coder }
+            },
+            _ => Blocks { codes: &mut [], absmax: &mut [], coder: &CODERS[0] },
+        };
+        let in_blocks = matches!(self.states[0], Stored::Blocks { .. });
+        in_blocks.then(|| std::array::from_fn(|s| blocks(self.states.get(s))))
+    }
+
     /// Parameter, gradient and states of some elements, in memory where they are f32, else widened into the tile.
     ///
     /// # Safety
@@ -247,15 +284,7 @@ impl Job<'_> {
         let Tile { param, grad, states } = tile;
         let grad = self.grad(simd, grad, start..end);
         // SAFETY: as promised by the caller.
-        let param = match unsafe { self.param.f32_slice(start, end) } {
-            Some(param) => param,
-            None => {
-                for_each_row_piece(self.cols, start, end, |row, col, at, len| unsafe {
-                    self.param.read_row(simd, row, col, &mut param[at..at + len]);
-                });
-                &mut param[..end - start]
-            }
-        };
+        let param = unsafe { self.param(simd, param, start..end) };
         let mut loaded = simd::States::default();
         for ((loaded, stored), buffer) in loaded.iter_mut().zip(&self.states).zip(states) {
             *loaded = match stored {
@@ -293,8 +322,18 @@ impl Job<'_> {
     ) -> usize {
         let Range { start, end } = range;
         // SAFETY: as promised by the caller.
-        let (param, grad, states) = unsafe { self.load(simd, tile, start..end) };
-        let kept = simd.optimizer(step, param, grad, states);
+        let (param, kept) = unsafe {
+            if let Some(mut blocks) = self.blocks(start..end) {
+                let param = self.param(simd, &mut tile.param, start..end);
+                let grad = self.grad(simd, &mut tile.grad, start..end);
+                let kept = simd.optimizer8(step, param, grad, &mut blocks[..self.states.len()]);
+                (param, kept)
+            } else {
+                let (param, grad, states) = self.load(simd, tile, start..end);
+                let kept = simd.optimizer(step, param, grad, states);
+                (param, kept)
+            }
+        };
         if let (Some(key), DType::Bf16) = (key, self.param.dtype()) {
             simd.round_at_random(&key, start, param);
         }
@@ -305,25 +344,8 @@ impl Job<'_> {
                     self.param.write_row(simd, row, col, &tile.param[at..at + len]);
                 });
             }
-            for (stored, values) in self.states.iter().zip(&tile.states) {
-                if let Stored::Blocks { codes, absmax, coder } = stored {
-                    let codes = codes.slice(start, end);
-                    let absmax = absmax.slice(start / BLOCK, end.div_ceil(BLOCK));
-                    encode(simd, coder, &values[..end - start], codes, absmax);
-                }
-            }
         }
         kept
-    }
-}
-
-/// Quantizes blocks.
-fn encode(simd: &Simd, coder: &Coder, values: &[f32], codes: &mut [u8], absmax: &mut [f32]) {
-    for ((values, codes), absmax) in values.chunks(BLOCK).zip(codes.chunks_mut(BLOCK)).zip(absmax) {
-        let inverse;
-        (*absmax, inverse) = simd.block_scale(values);
-        // An inverse of 0 makes zeros of a block that vanishes.
-        simd.encode8(coder, values, inverse, codes);
     }
 }
 

@@ -19,9 +19,19 @@ pub struct Lines {
 /// Decades of a dynamic map.
 pub const DECADES: usize = 7;
 
-/// How far the estimate stays below the lines: at the end of a decade the midpoint lies a fifth of a code beyond the lines'
-/// corner.
+/// How far the estimate stays below the lines, for their corners.
 const MARGIN: f64 = 0.25;
+
+/// Slope and offset of a decade's line, which gains 1 at each midpoint within the decade. At the end of a decade the midpoint
+/// lies a fifth of a code beyond the lines' corner.
+pub fn line(signed: bool, decade: usize) -> (f64, f64) {
+    // Decade i has codes from `first` on, as many as that: over magnitudes of 10^(i-7) to 10^(i-6). Unsigned codes have one
+    // less: there is no other zero.
+    let first = (if signed { 1u32 } else { 2 } << decade) as f64;
+    let slope = first / 0.9 * 10f64.powi(6 - decade as i32);
+    let offset = first - slope * 10f64.powi(decade as i32 - 7);
+    (slope, if signed { offset } else { offset - 1.0 })
+}
 
 impl Lines {
     /// The code of zero in the signed map.
@@ -29,17 +39,9 @@ impl Lines {
 
     /// The lines of [`super::dynamic::dynamic_map`].
     pub fn new(signed: bool) -> Self {
-        // Decade i has codes from `first` on, as many as that: over magnitudes of 10^(i-7) to 10^(i-6). Unsigned codes have one
-        // less: there is no other zero.
-        let line = |i: usize| {
-            let first = (if signed { 1u32 } else { 2 } << i) as f64;
-            let slope = first / 0.9 * 10f64.powi(6 - i as i32);
-            let offset = first - slope * 10f64.powi(i as i32 - 7) - MARGIN - if signed { 0.0 } else { 1.0 };
-            (slope as f32, offset as f32)
-        };
         Self {
-            slopes: std::array::from_fn(|i| line(i).0),
-            offsets: std::array::from_fn(|i| line(i).1),
+            slopes: std::array::from_fn(|i| line(signed, i).0 as f32),
+            offsets: std::array::from_fn(|i| (line(signed, i).1 - MARGIN) as f32),
             signed,
         }
     }

@@ -1,6 +1,6 @@
 //! The inner loops for AVX2 with FMA and F16C.
 
-use super::codes::Coder;
+use super::codes::{self, Coder};
 use super::lanes::{self, Lanes};
 use super::{Simd, States, Step, Tile, portable};
 use crate::format::CodebookTable;
@@ -24,6 +24,7 @@ pub static SIMD: Simd = Simd {
     decode8,
     encode8,
     optimizer,
+    optimizer8: |step, param, grad, states| codes::step_by_block(&SIMD, step, param, grad, states),
     norm_terms,
     round_at_random,
 };

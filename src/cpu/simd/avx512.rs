@@ -1,9 +1,10 @@
 //! The inner loops for AVX-512 (F, BW, VL): the 16 values of a codebook fill exactly one register.
 
-use super::codes::Coder;
+use super::codes::{self, Blocks, Coder};
 use super::lanes::{self, Lanes};
 use super::{Simd, States, Step, Tile, avx2, portable, vbmi};
 use crate::format::CodebookTable;
+use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::stochastic::{self, Key};
 use crate::format::optimizer::{Arithmetic, Numbers};
 use half::bf16;
@@ -37,6 +38,7 @@ pub static SIMD: Simd = Simd {
     decode8,
     encode8,
     optimizer,
+    optimizer8,
     norm_terms,
     round_at_random,
 };
@@ -158,9 +160,25 @@ fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
     portable::encode8(coder, x, inverse, codes);
 }
 
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn optimizer8(step: &Step, param: &mut [f32], grad: &[f32], states: &mut [Blocks<'_>]) -> usize {
+    if !has_vbmi() {
+        return codes::step_by_block(&SIMD, step, param, grad, states);
+    }
+    let whole = param.len() / BLOCK * BLOCK;
+    let (param, last_param) = param.split_at_mut(whole);
+    // SAFETY: the instruction set is there; these are whole blocks.
+    let kept = unsafe { vbmi::optimizer8(step, param, &grad[..whole], states) };
+    if last_param.is_empty() {
+        return kept;
+    }
+    let mut last: Vec<Blocks<'_>> = states.iter_mut().map(|state| state.from_block(whole / BLOCK)).collect();
+    kept + codes::step_by_block(&SIMD, step, last_param, &grad[whole..], &mut last)
+}
+
 /// 16 numbers. Made where the instruction set is there only, and inlined there.
 #[derive(Clone, Copy)]
-struct Vectors;
+pub struct Vectors;
 
 impl Arithmetic for Vectors {
     type Value = __m512;

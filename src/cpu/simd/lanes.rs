@@ -36,6 +36,22 @@ impl Lanes for Numbers {
     }
 }
 
+/// An expression for each rule, whose constant rule leaves its arithmetic without a branch.
+macro_rules! with_rule {
+    ($rule:expr, $constant:ident => $body:expr) => {
+        with_rule!($rule, $constant, $body, Adam AdamW AdEmaMix Lion Sgd Nesterov RmsProp Adagrad Lamb Lars)
+    };
+    ($rule:expr, $constant:ident, $body:expr, $($name:ident)*) => {
+        match $rule {
+            $(Rule::$name => {
+                const $constant: Rule = Rule::$name;
+                $body
+            })*
+        }
+    };
+}
+pub(super) use with_rule;
+
 /// Steps elements `start..` in place, whole vectors of them; how many were kept.
 ///
 /// # Safety
@@ -51,15 +67,7 @@ pub unsafe fn optimizer<L: Lanes>(
 ) -> usize {
     let (len, param, grad) = (param.len(), param.as_mut_ptr(), grad.as_ptr());
     let states = states.each_mut().map(|state| state.as_mut_ptr());
-    // A loop for each rule, whose constant rule leaves its arithmetic without a branch.
-    macro_rules! of {
-        ($($rule:ident)*) => {
-            match step.rule {
-                $(Rule::$rule => step_all(Rule::$rule, lanes, step, start..len, param, grad, states),)*
-            }
-        };
-    }
-    unsafe { of!(Adam AdamW AdEmaMix Lion Sgd Nesterov RmsProp Adagrad Lamb Lars) }
+    with_rule!(step.rule, RULE => unsafe { step_all(RULE, lanes, step, start..len, param, grad, states) })
 }
 
 #[inline(always)]

@@ -11,15 +11,17 @@ mod avx2;
 mod avx512;
 pub mod codes;
 mod lanes;
+mod octaves;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod vbmi;
 
 use crate::format::CodebookTable;
 use crate::format::blockwise4::NAN_ABSMAX;
+use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::stochastic::Key;
 use crate::format::optimizer::{MAX_STATES, Rule, Scalars};
-use codes::Coder;
+use codes::{Blocks, Coder};
 use half::{bf16, f16};
 
 /// `C[rows, tile_cols] (+)= A[rows, k] · B[k, tile_cols]`, all row-major f32 with strides in elements.
@@ -66,6 +68,7 @@ pub struct Simd {
     decode8: unsafe fn(&Coder, &[u8], f32, &mut [f32]),
     encode8: unsafe fn(&Coder, &[f32], f32, &mut [u8]),
     optimizer: unsafe fn(&Step, &mut [f32], &[f32], States<'_>) -> usize,
+    optimizer8: unsafe fn(&Step, &mut [f32], &[f32], &mut [Blocks<'_>]) -> usize,
     norm_terms: NormTerms,
     round_at_random: unsafe fn(&Key, usize, &mut [f32]),
 }
@@ -126,16 +129,8 @@ impl Simd {
     }
 
     /// The scale of a block and its reciprocal: [`crate::format::blockwise4::block_scale`].
-    ///
-    /// Magnitudes order like their bits, infinity above every number and NaN above infinity: one integer maximum
-    /// decides everything.
     pub fn block_scale(&self, block: &[f32]) -> (f32, f32) {
-        let absmax = f32::from_bits(unsafe { (self.max_abs_bits)(block) });
-        if absmax.is_nan() {
-            return (NAN_ABSMAX, f32::NAN);
-        }
-        let inverse = 1.0 / absmax;
-        if inverse.is_infinite() { (0.0, 0.0) } else { (absmax, inverse) }
+        scale_of(unsafe { (self.max_abs_bits)(block) })
     }
 
     /// Codes of `x[i] · inverse`, packed; an odd end pads with the code of zero.
@@ -201,6 +196,20 @@ impl Simd {
         unsafe { (self.optimizer)(step, param, grad, states) }
     }
 
+    /// The same with states in 8 bits, of whole blocks but for the last, whose codes and scales are written anew.
+    pub fn optimizer8(
+        &self,
+        step: &Step,
+        param: &mut [f32],
+        grad: &[f32],
+        states: &mut [Blocks<'_>],
+    ) -> usize {
+        let len = param.len();
+        assert!(len == grad.len() && states.len() == step.rule.states().len());
+        assert!(states.iter().all(|s| s.codes.len() == len && s.absmax.len() == len.div_ceil(BLOCK)));
+        unsafe { (self.optimizer8)(step, param, grad, states) }
+    }
+
     /// [`Rule::norm_terms`] of each element. The states are only read.
     pub fn norm_terms(
         &self,
@@ -221,7 +230,21 @@ impl Simd {
     }
 }
 
+/// The scale of a block and its reciprocal from the bits of the largest magnitude. Magnitudes order like their bits, infinity
+/// above every number and NaN above infinity: one integer maximum decides everything.
+fn scale_of(absmax: u32) -> (f32, f32) {
+    let absmax = f32::from_bits(absmax);
+    if absmax.is_nan() {
+        return (NAN_ABSMAX, f32::NAN);
+    }
+    let inverse = 1.0 / absmax;
+    if inverse.is_infinite() { (0.0, 0.0) } else { (absmax, inverse) }
+}
+
 #[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("popcnt")
 }

@@ -1,7 +1,7 @@
 //! The inner loops in plain Rust, for any machine. The elementwise bodies are inlined into the other tables, where the
 //! compiler vectorizes them for those targets: Rust never fuses or reorders floating point, so the bits stay.
 
-use super::codes::Coder;
+use super::codes::{self, Coder};
 use super::{Simd, States, Step, Tile, lanes};
 use crate::format::CodebookTable;
 use crate::format::optimizer::Numbers;
@@ -24,6 +24,7 @@ pub static SIMD: Simd = Simd {
     decode8,
     encode8,
     optimizer,
+    optimizer8: |step, param, grad, states| codes::step_by_block(&SIMD, step, param, grad, states),
     norm_terms,
     round_at_random: stochastic::round_all,
 };
