@@ -4,6 +4,7 @@ use super::codes::{self, Coder};
 use super::lanes::{self, Lanes};
 use super::{Simd, States, Step, Tile, portable};
 use crate::format::CodebookTable;
+use crate::format::dynamic_rank::Lines;
 use crate::format::optimizer::stochastic::{self, Key};
 use crate::format::optimizer::{Arithmetic, Numbers};
 use half::{bf16, f16};
@@ -263,9 +264,42 @@ fn decode8(coder: &Coder, codes: &[u8], scale: f32, out: &mut [f32]) {
     portable::decode8(coder, codes, scale, out);
 }
 
-#[target_feature(enable = "avx2")]
+/// [`Lines::encode`], whose midpoints are gathered.
+#[target_feature(enable = "avx2,fma")]
 fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
-    portable::encode8(coder, x, inverse, codes);
+    let (lines, zero) = (&coder.lines, _mm256_setzero_ps());
+    let code_of_zero = if lines.signed { i32::from(Lines::ZERO) } else { 0 };
+    let whole = x.len() / 8 * 8;
+    for i in (0..whole).step_by(8) {
+        // SAFETY: 8 elements from i on are inside x and codes; numbers of midpoints are below 256.
+        unsafe {
+            let scaled = _mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(i)), _mm256_set1_ps(inverse));
+            // A NaN goes as a zero, and gets its code in the end.
+            let number = _mm256_cmp_ps::<_CMP_ORD_Q>(scaled, scaled);
+            let t = _mm256_and_ps(scaled, number);
+            let negative = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_LT_OQ>(t, zero));
+            let below_zero = if lines.signed { _mm256_sub_ps(zero, t) } else { zero };
+            let magnitude = _mm256_max_ps(t, below_zero);
+            let mut least = _mm256_set1_ps(f32::INFINITY);
+            for (&slope, &offset) in lines.slopes.iter().zip(&lines.offsets) {
+                let line = _mm256_fmadd_ps(magnitude, _mm256_set1_ps(slope), _mm256_set1_ps(offset));
+                least = _mm256_min_ps(least, line);
+            }
+            let distance = _mm256_cvttps_epi32(least);
+            // Of a negative number -1 - distance, which is !distance, but no less than the first midpoint's.
+            let from_zero = if lines.signed { _mm256_xor_si256(distance, negative) } else { distance };
+            let before = _mm256_add_epi32(_mm256_set1_epi32(code_of_zero), from_zero);
+            let before = _mm256_max_epi32(before, _mm256_setzero_si256());
+            let before = _mm256_min_epi32(before, _mm256_set1_epi32(255));
+            let midpoints = _mm256_i32gather_ps::<4>(coder.map.midpoints.as_ptr(), before);
+            // A mask is -1.
+            let exceeds = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_GT_OQ>(t, midpoints));
+            let code = _mm256_and_si256(_mm256_sub_epi32(before, exceeds), _mm256_castps_si256(number));
+            let words = _mm_packus_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256::<1>(code));
+            _mm_storel_epi64(codes.as_mut_ptr().add(i).cast(), _mm_packus_epi16(words, words));
+        }
+    }
+    portable::encode8(coder, &x[whole..], inverse, &mut codes[whole..]);
 }
 
 /// 8 numbers. Made where the instruction set is there only, and inlined there.
@@ -338,7 +372,7 @@ impl Lanes for Vectors {
     }
 }
 
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,popcnt")]
 fn optimizer(step: &Step, param: &mut [f32], grad: &[f32], mut states: States<'_>) -> usize {
     let whole = param.len() / Vectors::LANES * Vectors::LANES;
     // SAFETY: the instruction set is there; `Simd` has checked the lengths.

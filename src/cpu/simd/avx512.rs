@@ -243,7 +243,7 @@ impl Lanes for Vectors {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
 fn optimizer(step: &Step, param: &mut [f32], grad: &[f32], mut states: States<'_>) -> usize {
     let whole = param.len() / Vectors::LANES * Vectors::LANES;
     // SAFETY: the instruction set is there; `Simd` has checked the lengths.

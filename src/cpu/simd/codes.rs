@@ -81,3 +81,67 @@ pub fn step_by_block(
     }
     kept
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers about all thresholds: midpoints and values, and where the upper half of an f32 changes.
+    fn numbers(map: &Map256) -> Vec<f32> {
+        let uppers = (0..=0x3f80u32).map(|upper| f32::from_bits(upper << 16));
+        let all = map.midpoints[..255].iter().chain(&map.values).copied().chain(uppers);
+        all.flat_map(|x| [x.next_down(), x, x.next_up()]).flat_map(|x| [x, -x]).collect()
+    }
+
+    #[test]
+    fn every_table_has_the_codes_of_the_search() {
+        for signed in [true, false] {
+            let coder = Coder::new(signed);
+            let x = numbers(&coder.map);
+            let expected: Vec<u8> = x.iter().map(|&t| coder.map.encode(t)).collect();
+            for simd in Simd::available() {
+                for first in [0, 1] {
+                    let mut codes = vec![99; x.len() - first];
+                    simd.encode8(&coder, &x[first..], 1.0, &mut codes);
+                    for (i, code) in codes.into_iter().enumerate() {
+                        let (t, expected) = (x[first + i], expected[first + i]);
+                        assert_eq!(code, expected, "{}: {t:e}, signed: {signed}", simd.name);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_that_are_not_finite_have_the_codes_of_the_search() {
+        for signed in [true, false] {
+            let coder = Coder::new(signed);
+            let mut x = [1.0f32; 100];
+            (x[3], x[70], x[71], x[99]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0);
+            for inverse in [0.0, f32::NAN] {
+                let expected = x.map(|x| coder.map.encode(x * inverse));
+                for simd in Simd::available() {
+                    let mut codes = [99; 100];
+                    simd.encode8(&coder, &x, inverse, &mut codes);
+                    assert_eq!(codes, expected, "{}", simd.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_table_decodes_every_code() {
+        let codes: [u8; 256] = std::array::from_fn(|i| i as u8);
+        for coder in [true, false].map(Coder::new) {
+            for (simd, len) in Simd::available().into_iter().flat_map(|simd| [(simd, 256), (simd, 251)]) {
+                let mut values = vec![0.0; len];
+                simd.decode8(&coder, &codes[..len], 0.3, &mut values);
+                assert!(
+                    values.iter().zip(coder.map.values).all(|(&value, of)| value == of * 0.3),
+                    "{}",
+                    simd.name
+                );
+            }
+        }
+    }
+}

@@ -183,7 +183,7 @@ impl Simd {
         unsafe { (self.decode8)(coder, codes, scale, out) }
     }
 
-    /// Codes of `x[i] · inverse`.
+    /// Codes of `x[i] · inverse`, the inverse being [`Self::block_scale`]'s for a block that has these.
     pub fn encode8(&self, coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
         assert_eq!(codes.len(), x.len());
         unsafe { (self.encode8)(coder, x, inverse, codes) }
@@ -196,7 +196,7 @@ impl Simd {
         unsafe { (self.optimizer)(step, param, grad, states) }
     }
 
-    /// The same with states in 8 bits, of whole blocks but for the last, whose codes and scales are written anew.
+    /// The same with states in 8 bits, whose codes and scales are written anew.
     pub fn optimizer8(
         &self,
         step: &Step,

@@ -1,26 +1,26 @@
 //! 8-bit states with AVX-512 VBMI, whose instructions look up 128 bytes at once: two of them find a byte of one of 256 numbers
 //! for 64 codes, 26 instructions find 64 numbers.
 //!
-//! **Cost** of 64 elements, in instructions on 512 bits, of which Zen 4 begins at most two a cycle, one look-up, multiplication
-//! or comparison each:
+//! **Cost** of 64 elements on Zen 4, in cycles of its 256-bit units: of 512 bits it begins two instructions a cycle at most, and
+//! one look-up, shift, multiplication or comparison of each kind.
 //!
-//! | | instructions | |
-//! |---|---|---|
-//! | decode | 26 | bytes 1 + 8 + 4 blends, their interleaving 8, scale 4, and a mask |
-//! | AdamW | 88 | and the divider: 4 divisions of 6 cycles and 4 roots of 10, so 64 cycles |
-//! | absmax | 8 | |
-//! | encode, signed | 57 | scale 4, upper halves 2, estimates 24 ([`super::octaves`]), bytes 2 + 4, interleaving 8, comparisons 8, the rest masks and signs |
-//! | encode, unsigned | 62 | four more look-ups and blends: 256 midpoints, where the signed map has 128 on either side of zero |
+//! | | instructions | at least | measured |
+//! |---|---|---|---|
+//! | decode a state | 26: look-ups 9, blends and their mask 5, interleaving 8, scaling 4 | 15 | 25 |
+//! | AdamW, and the largest magnitudes | 88 + 16, with 4 divisions of 6 cycles and 4 roots of 10 | 64 | 86 |
+//! | encode a state with a sign | 58: scaling 4, estimates 28, look-ups 6, interleaving 8, comparisons 7, signs and the rest 5 | 29 | 44 |
+//! | encode one without | 60: 4 look-ups and 5 blends more, no signs | 30 | 46 |
 //!
-//! Decoding two states, stepping and the maximum run in one loop: 156 instructions, 80 cycles or so, beside the divider. Two
-//! states are encoded in 60 cycles more, once the block's maximum is known.
+//! With two states that is 153 cycles at least, or 137 if the other units worked beside the divider; measured are 237 for a step
+//! of three loops over each block, whose numbers stay in the first-level cache in between. One loop that decodes and steps, and
+//! one that encodes a block while it steps the next, were slower: what waits for the divider fills the queues. Memory is hidden
+//! by asking for lines ahead.
 
 use super::avx512::Vectors;
 use super::codes::{Blocks, Coder};
 use super::lanes::{Lanes, with_rule};
 use super::octaves::{self, Octaves};
 use super::{Step, portable, scale_of};
-use crate::format::dynamic_rank::Lines;
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::{Arithmetic, MAX_STATES, Rule};
 use std::arch::x86_64::*;
@@ -64,8 +64,8 @@ const UPPER_BYTES: [[u8; AT_ONCE]; 2] = {
     places
 };
 
-/// Elements between those that are stepped and those that are asked for: what is in between takes longer than memory does.
-const AHEAD: usize = 768;
+/// How many elements ahead lines are asked for: stepping what is in between takes longer than memory does.
+const AHEAD: usize = 512;
 
 // The helpers are inlined into functions for the instruction set: calls would pass registers through memory. So would `map`
 // over arrays of them.
@@ -77,12 +77,12 @@ unsafe fn load<T>(from: *const T) -> __m512i {
     unsafe { _mm512_loadu_si512(from.cast()) }
 }
 
-/// The entries of a table by their numbers, which are in [`ORDER`]: of 128 entries, or of 256.
+/// The bytes of a table's entries by the entries' numbers: of 128 entries, or of 256.
 ///
 /// # Safety
 /// The instruction set is there.
 #[inline(always)]
-unsafe fn look_up(planes: &[[u8; 256]; 4], wide: bool, numbers: __m512i) -> [__m512; 4] {
+unsafe fn look_up(planes: &[[u8; 256]; 4], wide: bool, numbers: __m512i) -> [__m512i; 4] {
     unsafe {
         let mut bytes = [_mm512_setzero_si512(); 4];
         for (bytes, plane) in bytes.iter_mut().zip(planes) {
@@ -93,6 +93,17 @@ unsafe fn look_up(planes: &[[u8; 256]; 4], wide: bool, numbers: __m512i) -> [__m
                 *bytes = _mm512_mask_blend_epi8(_mm512_movepi8_mask(numbers), *bytes, high);
             }
         }
+        bytes
+    }
+}
+
+/// Numbers from their bytes, which are in [`ORDER`].
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+unsafe fn interleave(bytes: [__m512i; 4]) -> [__m512; 4] {
+    unsafe {
         let (low01, high01) =
             (_mm512_unpacklo_epi8(bytes[0], bytes[1]), _mm512_unpackhi_epi8(bytes[0], bytes[1]));
         let (low23, high23) =
@@ -114,7 +125,7 @@ unsafe fn look_up(planes: &[[u8; 256]; 4], wide: bool, numbers: __m512i) -> [__m
 unsafe fn decode(coder: &Coder, codes: *const u8, scale: __m512) -> [__m512; 4] {
     unsafe {
         let codes = _mm512_permutexvar_epi8(load(ORDER.as_ptr()), load(codes));
-        let mut values = look_up(&coder.value_planes, true, codes);
+        let mut values = interleave(look_up(&coder.value_planes, true, codes));
         for value in &mut values {
             *value = _mm512_mul_ps(*value, scale);
         }
@@ -122,7 +133,7 @@ unsafe fn decode(coder: &Coder, codes: *const u8, scale: __m512) -> [__m512; 4] 
     }
 }
 
-/// The codes of 64 scaled numbers, none of them a NaN: [`Lines::encode`].
+/// The codes of 64 scaled numbers, none of them a NaN: [`Lines::encode`](crate::format::dynamic_rank::Lines::encode).
 ///
 /// # Safety
 /// The instruction set is there.
@@ -138,37 +149,43 @@ unsafe fn encode(coder: &Coder, signed: bool, t: [__m512; 4]) -> __m512i {
             _mm512_permutex2var_epi16(bits[0], pick, bits[1]),
             _mm512_permutex2var_epi16(bits[2], pick, bits[3]),
         ];
-        let distances =
-            [estimate(&coder.octaves, signed, halves[0]), estimate(&coder.octaves, signed, halves[1])];
-        let in_order = load(UPPER_BYTES[1].as_ptr());
-        let in_order = _mm512_permutex2var_epi8(distances[0], in_order, distances[1]);
+        let (mut distances, sign) = (halves, _mm512_set1_epi8(i8::MIN));
+        for (distance, half) in distances.iter_mut().zip(halves) {
+            *distance = estimate(&coder.octaves, signed, half);
+            if signed {
+                // The distance, which has 7 bits, with the sign above it: (half & sign) | (distance & !sign), of upper bytes.
+                *distance = _mm512_ternarylogic_epi32::<0xe4>(half, *distance, sign);
+            }
+        }
+        let [before, in_order] = [
+            _mm512_permutex2var_epi8(distances[0], load(UPPER_BYTES[0].as_ptr()), distances[1]),
+            _mm512_permutex2var_epi8(distances[0], load(UPPER_BYTES[1].as_ptr()), distances[1]),
+        ];
         let mut midpoints = look_up(&coder.midpoint_planes, !signed, in_order);
-        let mut codes = distances;
         if signed {
-            let sign = _mm512_castps_si512(_mm512_set1_ps(-0.0));
-            for (midpoint, bits) in midpoints.iter_mut().zip(bits) {
-                // midpoint | (bits & sign)
-                let signed = _mm512_ternarylogic_epi32::<0xf8>(_mm512_castps_si512(*midpoint), bits, sign);
-                *midpoint = _mm512_castsi512_ps(signed);
-            }
-            // Of a negative number the midpoint before it is one further from zero: -1 - distance, which is !distance.
-            for (code, halves) in codes.iter_mut().zip(halves) {
-                *code = _mm512_xor_si512(*code, _mm512_srai_epi16::<15>(halves));
-            }
+            // Midpoints get the sign of their numbers: midpoint | (sign & number).
+            midpoints[3] = _mm512_ternarylogic_epi32::<0xf8>(midpoints[3], in_order, sign);
         }
-        let mut before = _mm512_permutex2var_epi8(codes[0], load(UPPER_BYTES[0].as_ptr()), codes[1]);
-        if signed {
-            before = _mm512_add_epi8(before, _mm512_set1_epi8(Lines::ZERO as i8));
-        }
-        let mut greater = [0; 4];
+        let (midpoints, mut below) = (interleave(midpoints), [0; 4]);
         for j in 0..4 {
-            greater[j] = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(t[j], midpoints[j]).into();
+            below[j] = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(t[j], midpoints[j]).into();
         }
-        let greater = _mm512_kunpackd(
-            _mm512_kunpackw(greater[3], greater[2]).into(),
-            _mm512_kunpackw(greater[1], greater[0]).into(),
+        let below = _mm512_kunpackd(
+            _mm512_kunpackw(below[3], below[2]).into(),
+            _mm512_kunpackw(below[1], below[0]).into(),
         );
-        _mm512_mask_add_epi8(before, greater, before, _mm512_set1_epi8(1))
+        // The code above the midpoint: 1 + distance, and from zero's on with a sign; of a negative number zero's - distance, where
+        // the midpoint is one further from zero.
+        let one = _mm512_set1_epi8(1);
+        let above = if signed {
+            let negative = _mm512_movepi8_mask(before);
+            let (above, all) = (_mm512_xor_si512(before, sign), _mm512_set1_epi8(-1));
+            _mm512_mask_sub_epi8(above, negative, all, before)
+        } else {
+            _mm512_add_epi8(before, one)
+        };
+        // Saturated, since -1 has the code of what is above it, though 1 has one more.
+        _mm512_mask_subs_epu8(above, below, above, one)
     }
 }
 
@@ -180,12 +197,8 @@ unsafe fn encode(coder: &Coder, signed: bool, t: [__m512; 4]) -> __m512i {
 #[inline(always)]
 unsafe fn estimate(octaves: &Octaves, signed: bool, halves: __m512i) -> __m512i {
     unsafe {
-        let mut magnitude = halves;
         // In the unsigned map numbers below zero are the least ones.
-        if signed {
-            let lowest = _mm512_min_epu16(halves, _mm512_set1_epi16(octaves.lowest as i16));
-            magnitude = _mm512_and_si512(lowest, _mm512_set1_epi16(i16::MAX));
-        }
+        let magnitude = if signed { _mm512_and_si512(halves, _mm512_set1_epi16(i16::MAX)) } else { halves };
         let magnitude = _mm512_max_epi16(magnitude, _mm512_set1_epi16(octaves::LEAST as i16));
         // Look-ups take 5 bits.
         let octave = _mm512_srli_epi16::<{ octaves::FRACTION }>(magnitude);
@@ -224,32 +237,27 @@ pub fn decode8(coder: &Coder, codes: &[u8], scale: f32, out: &mut [f32]) {
     }
 }
 
-/// Codes of `x[i] · inverse`: [`Lines::encode`].
+/// Codes of `x[i] · inverse`: [`Lines::encode`](crate::format::dynamic_rank::Lines::encode).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 pub fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
     let whole = x.len() / AT_ONCE * AT_ONCE;
-    // SAFETY: 64 numbers and 64 codes each; this function is for the instruction set.
-    unsafe {
-        if coder.lines.signed {
-            encode_all(coder, true, &x[..whole], inverse, &mut codes[..whole]);
-        } else {
-            encode_all(coder, false, &x[..whole], inverse, &mut codes[..whole]);
-        }
-    }
+    // SAFETY: this function is for the instruction set.
+    unsafe { encode_all(coder, coder.lines.signed, &x[..whole], inverse, &mut codes[..whole]) };
     portable::encode8(coder, &x[whole..], inverse, &mut codes[whole..]);
 }
 
-/// Codes of whole groups of 64.
+/// Codes of whole groups of 64. `signed` is the coder's, as a constant where it is known.
 ///
 /// # Safety
 /// The instruction set is there.
 #[inline(always)]
 unsafe fn encode_all(coder: &Coder, signed: bool, x: &[f32], inverse: f32, codes: &mut [u8]) {
-    // A block that vanishes or has something infinite in it has an inverse of 0, one with a NaN a NaN.
-    if !(inverse > 0.0) {
+    // A block that vanishes or has something infinite in it has an inverse of 0, one with a NaN a NaN: others are finite.
+    if inverse.is_nan() || inverse == 0.0 {
         return portable::encode8(coder, x, inverse, codes);
     }
     for (x, codes) in x.chunks_exact(AT_ONCE).zip(codes.chunks_exact_mut(AT_ONCE)) {
+        // SAFETY: 64 numbers and 64 codes.
         unsafe {
             let mut t = [_mm512_setzero_ps(); 4];
             for (j, t) in t.iter_mut().enumerate() {
@@ -267,10 +275,12 @@ pub fn optimizer8(step: &Step, param: &mut [f32], grad: &[f32], states: &mut [Bl
     with_rule!(step.rule, RULE => unsafe { step_blocks(RULE, step, param, grad, states) })
 }
 
-/// Stepped states, before they are encoded.
+/// The states of a block, in numbers.
 #[repr(align(64))]
-struct Stepped([[f32; BLOCK]; MAX_STATES]);
+struct Values([[f32; BLOCK]; MAX_STATES]);
 
+/// Each block: decoded, stepped, encoded.
+///
 /// # Safety
 /// The instruction set is there. The slices are of whole blocks, all of one length, and there are as many states as the rule has.
 #[inline(always)]
@@ -283,46 +293,47 @@ unsafe fn step_blocks(
 ) -> usize {
     let signs = rule.states();
     let (scalars, trust) = (step.scalars.map(|scalar| Vectors.number(scalar)), Vectors.number(step.trust));
-    let mut stepped = Stepped([[0.0; BLOCK]; MAX_STATES]);
+    let mut values = Values([[0.0; BLOCK]; MAX_STATES]);
     let mut kept = 0;
     for block in 0..param.len() / BLOCK {
         unsafe {
-            let (zero, magnitude) = (_mm512_setzero_si512(), _mm512_set1_epi32(i32::MAX));
-            let mut largest = [zero; MAX_STATES];
-            for at in (0..BLOCK).step_by(AT_ONCE) {
-                let first = block * BLOCK + at;
-                let (param, grad) = (param.as_mut_ptr().add(first), grad.as_ptr().add(first));
-                let mut before = [[_mm512_setzero_ps(); 4]; MAX_STATES];
+            for (values, Blocks { codes, absmax, coder }) in values.0.iter_mut().zip(&*states) {
+                let scale = _mm512_set1_ps(*absmax.get_unchecked(block));
+                for at in (0..BLOCK).step_by(AT_ONCE) {
+                    let codes = codes.as_ptr().add(block * BLOCK + at);
+                    prefetch(codes.wrapping_add(AHEAD));
+                    let decoded = decode(coder, codes, scale);
+                    for j in 0..4 {
+                        Vectors.store(values.as_mut_ptr().add(at + 16 * j), decoded[j]);
+                    }
+                }
+            }
+            let magnitude = _mm512_set1_epi32(i32::MAX);
+            let mut largest = [_mm512_setzero_si512(); MAX_STATES];
+            let (param, grad) = (param.as_mut_ptr().add(block * BLOCK), grad.as_ptr().add(block * BLOCK));
+            for at in (0..BLOCK).step_by(Vectors::LANES) {
+                prefetch(param.wrapping_add(AHEAD + at));
+                prefetch(grad.wrapping_add(AHEAD + at));
+                let (p, g) = (Vectors.load(param.add(at)), Vectors.load(grad.add(at)));
+                let mut before = [_mm512_setzero_ps(); MAX_STATES];
                 for s in 0..signs.len() {
-                    let Blocks { codes, absmax, coder } = &states[s];
-                    prefetch(codes.as_ptr().wrapping_add(first + AHEAD));
-                    let scale = _mm512_set1_ps(*absmax.get_unchecked(block));
-                    before[s] = decode(coder, codes.as_ptr().add(first), scale);
+                    before[s] = Vectors.load(values.0[s].as_ptr().add(at));
                 }
-                for j in 0..4 {
-                    prefetch(param.wrapping_add(AHEAD + 16 * j));
-                    prefetch(grad.wrapping_add(AHEAD + 16 * j));
-                    let (p, g) = (Vectors.load(param.add(16 * j)), Vectors.load(grad.add(16 * j)));
-                    let mut now = [_mm512_setzero_ps(); MAX_STATES];
-                    for s in 0..signs.len() {
-                        now[s] = before[s][j];
-                    }
-                    let (p, after, taken) = rule.step(&Vectors, &scalars, trust, p, g, now);
-                    Vectors.store(param.add(16 * j), p);
-                    for s in 0..signs.len() {
-                        Vectors.store(stepped.0[s].as_mut_ptr().add(at + 16 * j), after[s]);
-                        let bits = _mm512_and_si512(_mm512_castps_si512(after[s]), magnitude);
-                        largest[s] = _mm512_max_epu32(largest[s], bits);
-                    }
-                    kept += Vectors::LANES - Vectors.count(taken);
+                let (p, after, taken) = rule.step(&Vectors, &scalars, trust, p, g, before);
+                Vectors.store(param.add(at), p);
+                for s in 0..signs.len() {
+                    Vectors.store(values.0[s].as_mut_ptr().add(at), after[s]);
+                    let bits = _mm512_and_si512(_mm512_castps_si512(after[s]), magnitude);
+                    largest[s] = _mm512_max_epu32(largest[s], bits);
                 }
+                kept += Vectors::LANES - Vectors.count(taken);
             }
             for s in 0..signs.len() {
                 let Blocks { codes, absmax, coder } = &mut states[s];
                 let inverse;
                 (absmax[block], inverse) = scale_of(_mm512_reduce_max_epu32(largest[s]));
                 let codes = codes.get_unchecked_mut(block * BLOCK..(block + 1) * BLOCK);
-                encode_all(coder, signs[s], &stepped.0[s], inverse, codes);
+                encode_all(coder, signs[s], &values.0[s], inverse, codes);
             }
         }
     }
