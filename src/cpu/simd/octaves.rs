@@ -6,7 +6,6 @@
 //! constant, modulo 2¹⁶. Results have 8 bits of fraction.
 
 use crate::format::dynamic_rank::{DECADES, line};
-use crate::format::optimizer::blocks;
 
 /// Octaves from `2^-31` on. What is less than that has the code of zero, like the numbers of the first eight.
 pub const OCTAVES: usize = 32;
@@ -58,6 +57,7 @@ impl Octaves {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::optimizer::blocks;
 
     /// All upper halves, each with the first and the last number that has it: codes ascend in between. At a midpoint the
     /// estimate is the midpoint's own number at least, as negative numbers need, whose codes change there and not behind it.
