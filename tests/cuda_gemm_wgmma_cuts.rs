@@ -12,13 +12,13 @@ use qlora_kernels::{Codebook, Constants, DType, QuantSpec};
 type Cut = (u32, bool, bool, u32, [usize; 3]);
 
 const FORWARD: &[Cut] = &[
-    (64, false, false, 2, [128, 64, 64]),
-    (64, false, true, 20, [128, 64, 512]),
-    (64, true, false, 4, [128, 64, 64]),
-    (64, true, true, 16, [128, 128, 768]),
+    (64, false, false, 2, [127, 64, 64]),
+    (64, false, true, 20, [65, 64, 512]),
+    (64, true, false, 4, [96, 64, 64]),
+    (64, true, true, 16, [127, 128, 768]),
     (128, false, false, 2, [130, 64, 64]),
     (128, false, true, 8, [130, 64, 1024]),
-    (128, true, false, 2, [128, 192, 64]),
+    (128, true, false, 2, [96, 192, 64]),
     (128, true, true, 16, [130, 192, 768]),
     (256, false, false, 2, [260, 64, 64]),
     (256, false, true, 3, [200, 64, 1280]),
@@ -27,13 +27,13 @@ const FORWARD: &[Cut] = &[
 ];
 
 const BACKWARD: &[Cut] = &[
-    (64, false, false, 2, [128, 64, 64]),
-    (64, false, true, 12, [128, 64, 512]),
-    (64, true, false, 4, [128, 64, 64]),
-    (64, true, true, 12, [128, 192, 768]),
+    (64, false, false, 2, [65, 64, 64]),
+    (64, false, true, 12, [96, 64, 512]),
+    (64, true, false, 4, [127, 64, 64]),
+    (64, true, true, 12, [127, 192, 768]),
     (128, false, false, 2, [130, 64, 64]),
     (128, false, true, 8, [130, 64, 768]),
-    (128, true, false, 2, [128, 192, 64]),
+    (128, true, false, 2, [65, 192, 64]),
     (128, true, true, 12, [130, 192, 768]),
     (256, false, false, 2, [260, 64, 64]),
     (256, false, true, 5, [130, 64, 1280]),

@@ -7,6 +7,7 @@ pub mod exact;
 pub mod optimizer_model;
 pub mod optimizers;
 pub mod products;
+pub mod special_values;
 
 use half::{bf16, f16};
 use proptest::prelude::*;

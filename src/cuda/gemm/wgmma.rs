@@ -1,4 +1,4 @@
-//! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for many rows.
+//! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for more than few rows.
 
 use super::cast::{Slices, aligned};
 use super::low_rank::Term;
@@ -25,8 +25,9 @@ use cudarc::driver::sys::{
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
-/// Rows of activations from which on it pays: a tile of at least so many decodes fast enough for the tensor cores.
-const ROWS: usize = 128;
+/// Rows of activations from which on it pays: more than [`super::skinny`] takes. A tile of 128 rows decodes W once for all that
+/// there are, as fast as the tensor cores multiply the whole tile; `mma.sync` does neither.
+const ROWS: usize = 65;
 
 /// The type to compute in, if the kernels take these arguments, forward or backward: Hopper and its shared memory, enough rows,
 /// 16-bit activations that a tensor map describes, rows of W in whole spans of 64 that share a constant.
