@@ -26,7 +26,7 @@
 //! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
 //! | [`cast`] | matrices in 16 bits |
 //! | [`residence`] | how many blocks an SM holds, with which rings |
-//! | [`split_sum`] | the slices of a split product, added |
+//! | [`split_sum`] | products in parts, which are added |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
 
 pub mod cast;
