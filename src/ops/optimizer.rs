@@ -4,7 +4,6 @@ use super::context::{Context, Device};
 use super::pager::{Memory, Pager};
 use super::{check_shape, check_workspace, shape, workspace_extent};
 use crate::cpu::file_memory::FileWindows;
-use crate::cuda::device::Queue;
 use crate::error::{Error, Result, ensure};
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::{Optimizer, Rule};
@@ -60,7 +59,7 @@ pub fn optimizer_step<'a>(
         Device::Cpu(cpu) => add(kept, cpu::optimizer::step(cpu, optimizer, parameters, &plan, &())),
         Device::Cuda(cuda) => {
             let queue = cuda.queue(context.stream)?;
-            check_memory(&queue, &areas)?;
+            queue.check_many(areas.iter().map(|area| (area.place, &area.extent)))?;
             cuda::optimizer::step(&queue, optimizer, parameters, &plan, &mut (), kept.as_ref(), &workspace)?;
         }
     }
@@ -91,7 +90,7 @@ pub fn optimizer_step_paged<'a>(
     let parts = book.parts(&plan, parameters);
     let queue = cuda.map(|cuda| cuda.queue(context.stream)).transpose()?;
     if let Some(queue) = &queue {
-        check_memory(queue, &areas)?;
+        queue.check_many(areas.iter().map(|area| (area.place, &area.extent)))?;
     }
     /// On the pages of a kind of memory.
     macro_rules! step {
@@ -164,15 +163,6 @@ fn check_call(
     let areas = areas(parameters, kept.map(BufferMut::extent), workspace_extent(workspace).1);
     check_areas(&areas)?;
     Ok(areas)
-}
-
-/// Refuses memory that kernels must not touch.
-fn check_memory(queue: &Queue<'_>, areas: &[Area]) -> Result<()> {
-    areas.iter().try_for_each(|Area { extent, place, .. }| {
-        // Its name is made when it is needed.
-        let named = |name: &str| queue.check_memory(&[&[(name, *extent)]]);
-        named("").or_else(|_| named(&place.to_string()))
-    })
 }
 
 fn check_parameters(optimizer: &Optimizer, parameters: &[Parameter<'_>]) -> Result<()> {

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod device;
+pub mod device_optimizers;
 pub mod device_products;
 pub mod exact;
 pub mod optimizer_model;

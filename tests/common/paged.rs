@@ -1,7 +1,6 @@
 //! Parameters that have their states in a pager's memory.
 
 use super::optimizers::*;
-use super::*;
 use qlora_kernels::format::optimizer::blocks::BLOCK;
 use qlora_kernels::ops::PagedBuffer;
 use qlora_kernels::view::BufferMut;
