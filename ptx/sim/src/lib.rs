@@ -112,9 +112,11 @@ mod exec;
 mod fault;
 mod install;
 mod isa;
+pub mod log;
 mod memory;
 mod parse;
 mod race;
+pub mod timeline;
 
 pub use config::{Config, StreamOrder};
 pub use counters::{Counters, Launch, Stats, Traffic};

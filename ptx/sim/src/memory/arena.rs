@@ -3,6 +3,7 @@
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use super::residence::Residence;
 use crate::race::Shadow;
 
 /// Bytes that share a lock and a shadow.
@@ -37,10 +38,11 @@ pub struct Arena {
 unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
-/// The lock of a page, and the shadow of its accesses by the running kernel. All zeros is its first state.
+/// The lock of a page, where it is, and the shadow of its accesses by the running kernel. All zeros is its first state.
 #[repr(C)]
 pub struct Page {
     lock: AtomicBool,
+    pub residence: Residence,
     /// One more than the device whose memory it is; 0 for memory that all devices reach.
     owner: AtomicU32,
     shadow: UnsafeCell<Option<Box<Shadow>>>,
@@ -113,7 +115,9 @@ impl Arena {
     pub fn release(&self, offset: usize, len: usize) {
         assert!(offset.is_multiple_of(PAGE) && len.is_multiple_of(PAGE) && offset + len <= self.size);
         for page in 0..len / PAGE {
-            self.page(offset + page * PAGE).lock().drop_shadow();
+            let page = self.page(offset + page * PAGE);
+            page.residence.clear();
+            page.lock().drop_shadow();
         }
         // SAFETY: whole pages of the mappings; both read as zeros afterwards, which is `State::Free`.
         unsafe {

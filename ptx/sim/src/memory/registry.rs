@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{OnceLock, RwLock};
 
 use super::arena::{Arena, PAGE, State};
+use super::residence::Residence;
 
 /// What an allocation was made by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +150,26 @@ impl Memory {
     pub fn find_range(&self, address: u64, len: usize) -> Option<Allocation> {
         let allocation = self.find(address)?;
         (address + len as u64 <= allocation.base + allocation.size as u64).then_some(allocation)
+    }
+
+    /// The pages that a range of managed memory touches, each with its first address.
+    pub fn managed_pages(&self, address: u64, len: usize) -> impl Iterator<Item = (u64, &Residence)> {
+        let offset = (address - self.host.base) as usize;
+        let pages = offset / PAGE..(offset + len).div_ceil(PAGE);
+        pages.map(|page| (self.host.base + (page * PAGE) as u64, &self.host.page(page * PAGE).residence))
+    }
+
+    /// Where the page of an address is, if it is in managed memory.
+    pub fn residence(&self, address: u64) -> Option<&Residence> {
+        let (arena, offset) = self.locate(address)?;
+        let residence = &arena.page(offset).residence;
+        residence.is_managed().then_some(residence)
+    }
+
+    /// The live allocations of a kind.
+    pub fn all_of(&self, kind: Kind) -> Vec<Allocation> {
+        let registry = self.registry.read().unwrap_or_else(|e| e.into_inner());
+        registry.live.values().filter(|a| a.kind == kind).copied().collect()
     }
 
     /// What is near an address that is in no allocation.
