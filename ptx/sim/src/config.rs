@@ -44,6 +44,10 @@ pub enum StreamOrder {
     Lazy,
     /// At each synchronization other streams run first, as far as their dependencies let them; then what was asked for.
     OthersFirst,
+    /// At each synchronization the stream of this number, in the order of their creation in the context, does all its work
+    /// before others do more than it depends on; then what was asked for. Two operations that nothing orders are done both ways
+    /// round under the numbers of their two streams, so trying the numbers of all streams shows each missing wait.
+    First(u32),
     /// At each synchronization a random selection of what may run, by this seed.
     Random(u64),
 }

@@ -137,6 +137,11 @@ impl Driver {
                     self.force(other, u64::MAX)?;
                 }
             }
+            StreamOrder::First(number) => {
+                if let Some(&first) = self.streams_of(context).get(number as usize) {
+                    self.force(first, u64::MAX)?;
+                }
+            }
             StreamOrder::Random(seed) => {
                 for _ in 0..2 * others.len() {
                     let pick = self.next_random(seed) as usize % others.len();

@@ -55,6 +55,16 @@ struct Registry {
 /// the driver promises in practice, so that nobody relies on more.
 const RED_ZONE: usize = 512;
 
+/// What lies before an allocation. Managed memory begins with a page, because it comes and goes by pages.
+const fn lead(kind: Kind) -> usize {
+    if matches!(kind, Kind::Managed) { PAGE } else { RED_ZONE }
+}
+
+/// Bytes of whole pages that an allocation takes.
+const fn extent(size: usize, kind: Kind) -> usize {
+    (lead(kind) + size + RED_ZONE).next_multiple_of(PAGE)
+}
+
 /// Addresses of each arena. Far more than the memory that is ever in use.
 const ARENA: usize = 1 << 37;
 
@@ -88,7 +98,7 @@ impl Memory {
         let mut registry = self.registry.write().unwrap_or_else(|e| e.into_inner());
         let which = usize::from(Self::is_host(kind));
         let arena = if which == 1 { &self.host } else { &self.device };
-        let pages = (size + 2 * RED_ZONE).next_multiple_of(PAGE);
+        let pages = extent(size, kind);
         let start = if registry.fresh[which] + pages <= arena.size {
             let start = registry.fresh[which];
             registry.fresh[which] += pages;
@@ -104,7 +114,7 @@ impl Memory {
             }
             start
         };
-        let offset = start + RED_ZONE;
+        let offset = start + lead(kind);
         let state = if which == 1 { State::Written } else { State::Unwritten };
         arena.fill_state(offset, size, state);
         if which == 0 {
@@ -132,8 +142,8 @@ impl Memory {
         }
         let which = usize::from(Self::is_host(allocation.kind));
         let arena = if which == 1 { &self.host } else { &self.device };
-        let start = (base - arena.base) as usize - RED_ZONE;
-        let pages = (allocation.size + 2 * RED_ZONE).next_multiple_of(PAGE);
+        let start = (base - arena.base) as usize - lead(allocation.kind);
+        let pages = extent(allocation.size, allocation.kind);
         arena.release(start, pages);
         registry.freed[which].push_back((start, pages));
         true
