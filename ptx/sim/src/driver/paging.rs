@@ -36,7 +36,7 @@ impl Driver {
         let known: HashSet<u64> = self.on_device.iter().copied().collect();
         for allocation in memory().all_of(Kind::Managed) {
             for (page, residence) in memory().managed_pages(allocation.base, allocation.size) {
-                let here = residence.is_managed() && !residence.is_far_from(device);
+                let here = residence.is_somewhere() && residence.is_at_hand(device);
                 if here && !known.contains(&page) {
                     self.on_device.push_back(page);
                 }

@@ -6,7 +6,7 @@ use super::access::misaligned;
 use super::warp::Context;
 use crate::fault::{FaultKind, Step, raise};
 use crate::log::Location;
-use crate::memory::{Arena, PAGE, Residence, State, all_at_least, memory};
+use crate::memory::{Arena, PAGE, State, all_at_least, memory};
 
 /// Where an access is, once it is known to be aligned, allocated and within the device's reach.
 pub enum Place<'a> {
@@ -28,12 +28,8 @@ pub fn place(lane: usize, address: u64, bytes: usize, read: bool, c: &Context<'_
         let text = format!("{verb} {bytes} bytes at {address:#x}, {}", memory().describe(address));
         return raise(FaultKind::OutOfBounds, lane, text);
     };
-    let (page, device) = (arena.page(offset), c.launch.checks.device);
-    if !page.is_reached_from(device) {
-        return elsewhere(lane, address, bytes, read);
-    }
-    if page.residence.is_far_from(device) {
-        fetch(c, &page.residence, bytes);
+    if !arena.page(offset).residence.is_at_hand(c.launch.checks.device) {
+        fetch(lane, address, bytes, read, c)?;
     }
     let wanted = if read && c.launch.checks.uninitialized { State::Written } else { State::Unwritten };
     // SAFETY: the arena has a state for each of its bytes, and an aligned access stays in a page.
@@ -43,18 +39,17 @@ pub fn place(lane: usize, address: u64, bytes: usize, read: bool, c: &Context<'_
     bad_state(arena, lane, address, offset, bytes, read, wanted)
 }
 
-/// A page of managed memory that is elsewhere: it comes, unless advice lets the device reach it where it is.
+/// A page that is elsewhere. One of managed memory comes, unless advice lets the device reach it where it is.
 #[cold]
-fn fetch(c: &Context<'_>, residence: &Residence, bytes: usize) {
-    if residence.stays_at_host() {
-        c.launch.managed_remote.fetch_add(bytes as u64, Ordering::Relaxed);
-    } else if residence.move_to(Location::Device(c.launch.checks.device)) {
-        c.launch.managed_faults.fetch_add(PAGE as u64, Ordering::Relaxed);
+fn fetch(lane: usize, address: u64, bytes: usize, read: bool, c: &Context<'_>) -> Step {
+    if let Some(residence) = memory().residence(address) {
+        if residence.stays_at_host() {
+            c.launch.managed_remote.fetch_add(bytes as u64, Ordering::Relaxed);
+        } else if residence.move_to(Location::Device(c.launch.checks.device)) {
+            c.launch.managed_faults.fetch_add(PAGE as u64, Ordering::Relaxed);
+        }
+        return Ok(());
     }
-}
-
-#[cold]
-fn elsewhere<T>(lane: usize, address: u64, bytes: usize, read: bool) -> Step<T> {
     let verb = if read { "reads" } else { "writes" };
     let text = format!(
         "{verb} {bytes} bytes at {address:#x} of another device without peer access: {}",

@@ -1,9 +1,10 @@
 //! A reserved range of addresses with, for each byte, what is known about it.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::residence::Residence;
+use crate::log::Location;
 use crate::race::Shadow;
 
 /// Bytes that share a lock and a shadow.
@@ -43,8 +44,6 @@ unsafe impl Sync for Arena {}
 pub struct Page {
     lock: AtomicBool,
     pub residence: Residence,
-    /// One more than the device whose memory it is; 0 for memory that all devices reach.
-    owner: AtomicU32,
     shadow: UnsafeCell<Option<Box<Shadow>>>,
 }
 
@@ -100,7 +99,7 @@ impl Arena {
     /// Makes whole pages the memory of a device.
     pub fn set_owner(&self, offset: usize, len: usize, device: i32) {
         for page in 0..len / PAGE {
-            self.page(offset + page * PAGE).owner.store(device as u32 + 1, Ordering::Relaxed);
+            self.page(offset + page * PAGE).residence.move_to(Location::Device(device));
         }
     }
 
@@ -128,13 +127,6 @@ impl Arena {
 }
 
 impl Page {
-    /// Whether kernels on a device reach this memory. Without peer access (`cuCtxEnablePeerAccess`) another's is not mapped.
-    #[inline(always)]
-    pub fn is_reached_from(&self, device: i32) -> bool {
-        let owner = self.owner.load(Ordering::Relaxed);
-        owner == 0 || owner == device as u32 + 1
-    }
-
     /// Waits for the lock. It is held for one instruction of one warp.
     #[inline]
     pub fn lock(&self) -> PageGuard<'_> {

@@ -169,11 +169,10 @@ impl Memory {
         pages.map(|page| (self.host.base + (page * PAGE) as u64, &self.host.page(page * PAGE).residence))
     }
 
-    /// Where the page of an address is, if it is in managed memory.
+    /// Where the page of an address is, if it is in managed memory whose pages move.
     pub fn residence(&self, address: u64) -> Option<&Residence> {
-        let (arena, offset) = self.locate(address)?;
-        let residence = &arena.page(offset).residence;
-        residence.is_managed().then_some(residence)
+        let residence = &self.host.page(self.host.offset(address)?).residence;
+        residence.is_somewhere().then_some(residence)
     }
 
     /// The live allocations of a kind.

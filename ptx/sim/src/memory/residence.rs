@@ -1,42 +1,44 @@
-//! Where a page of managed memory is. Kernels look at it with each access, so it lies beside the page's lock.
+//! Where a page of memory is. Kernels look at it with each access, so it lies beside the page's lock.
 
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::log::Location;
 
-/// Where one page is, and what the program advised about it. All zeros: not managed memory that moves.
+/// Where one page is, and what the program advised about it. All zeros: wherever it is, all devices reach it.
 #[derive(Default)]
 pub struct Residence {
-    place: AtomicU16,
+    /// One more than the device whose memory it is in; [`HOST`] for managed memory that is not on a device.
+    place: AtomicU32,
     /// [`PREFERS_HOST`] and [`ACCESSED_BY_DEVICE`].
     advice: AtomicU8,
 }
 
-/// `place` of a page in the host's memory; on device d it is d more than the next number.
-const HOST: u16 = 1;
+const HOST: u32 = u32::MAX;
 
 /// The preferred location is the host: who can reach the page there does not make it move.
 pub const PREFERS_HOST: u8 = 1;
 /// Devices have the page mapped wherever it is. Which devices is not kept: all.
 pub const ACCESSED_BY_DEVICE: u8 = 2;
 
-const fn place(location: Location) -> u16 {
+const fn place(location: Location) -> u32 {
     match location {
         Location::Host => HOST,
-        Location::Device(device) => HOST + 1 + device as u16,
+        Location::Device(device) => device as u32 + 1,
     }
 }
 
 impl Residence {
-    pub fn is_managed(&self) -> bool {
+    /// Whether there is a place at all.
+    pub fn is_somewhere(&self) -> bool {
         self.place.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether a device has to reach or fetch the page from elsewhere.
+    /// Whether kernels on a device reach the page just so. Memory of another device is not mapped without peer access
+    /// (`cuCtxEnablePeerAccess`), and managed memory that is elsewhere has to come.
     #[inline(always)]
-    pub fn is_far_from(&self, device: i32) -> bool {
+    pub fn is_at_hand(&self, device: i32) -> bool {
         let now = self.place.load(Ordering::Relaxed);
-        now != 0 && now != place(Location::Device(device))
+        now == 0 || now == place(Location::Device(device))
     }
 
     /// Whether devices that touch the page reach it in the host's memory and leave it there.
