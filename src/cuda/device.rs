@@ -122,6 +122,14 @@ impl Cuda {
         self.capability == Target::Sm90a.sm()
     }
 
+    /// An attribute of the device.
+    pub fn attribute(&self, which: Attribute) -> Result<i32> {
+        let mut value = 0;
+        // SAFETY: the pointer is valid.
+        check(unsafe { sys::cuDeviceGetAttribute(&mut value, which, self.device) }, "cuDeviceGetAttribute")?;
+        Ok(value)
+    }
+
     /// Refuses what belongs to another context than the one that operations run in.
     #[cfg(any(feature = "cudarc", feature = "cust"))]
     pub fn check_owner(&self, what: &str, context: CUcontext) -> Result<()> {

@@ -6,6 +6,7 @@ pub mod device_products;
 pub mod exact;
 pub mod optimizer_model;
 pub mod optimizers;
+pub mod paged;
 pub mod products;
 
 use half::{bf16, f16};
