@@ -333,4 +333,12 @@ fn advice_lets_pages_stay_at_the_host() {
     check(advise(managed + pages(1), PAGE, Advice::CU_MEM_ADVISE_SET_PREFERRED_LOCATION, 0));
     check(advise(managed + pages(2), PAGE, Advice::CU_MEM_ADVISE_UNSET_ACCESSED_BY, 0));
     assert_eq!(of(touch(&gpu, managed, 4)), (pages(3), 0));
+    // A preferred location on the device overrules that it can reach the page elsewhere.
+    check(prefetch(managed, PAGE, HOST));
+    check(advise(managed, PAGE, Advice::CU_MEM_ADVISE_SET_ACCESSED_BY, 0));
+    check(advise(managed, PAGE, Advice::CU_MEM_ADVISE_SET_PREFERRED_LOCATION, 0));
+    assert_eq!(of(touch(&gpu, managed, 1)), (pages(1), 0));
+    check(prefetch(managed, PAGE, HOST));
+    check(advise(managed, PAGE, Advice::CU_MEM_ADVISE_UNSET_PREFERRED_LOCATION, 0));
+    assert_eq!(of(touch(&gpu, managed, 1)), (0, remote(1)));
 }

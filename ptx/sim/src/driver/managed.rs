@@ -6,7 +6,7 @@ use super::execute::Operation;
 use super::stream::LEGACY;
 use super::{Driver, Handle, Outcome, Status, api, put};
 use crate::log::Location;
-use crate::memory::{ACCESSED_BY_DEVICE, Kind, PREFERS_HOST, memory};
+use crate::memory::{ACCESSED_BY_DEVICE, Kind, PREFERS_DEVICE, PREFERS_HOST, memory};
 
 /// The device number that means the host.
 const HOST: c_int = -1;
@@ -83,7 +83,7 @@ impl Driver {
     }
 
     /// Advice that decides whether a kernel's access makes a page move is kept. What is to be read mostly migrates here as all
-    /// else does, and a preferred location on a device changes nothing, as the page would come there anyway.
+    /// else does.
     fn advise(&mut self, address: u64, len: usize, advice: c_uint, location: &MemLocation) -> Outcome {
         self.current()?;
         self.check_managed(address, len)?;
@@ -101,8 +101,11 @@ impl Driver {
         }
         for (_, residence) in memory().managed_pages(address, len) {
             match advice {
-                SET_PREFERRED_LOCATION => residence.advise(PREFERS_HOST, !on_device),
-                UNSET_PREFERRED_LOCATION => residence.advise(PREFERS_HOST, false),
+                SET_PREFERRED_LOCATION => {
+                    residence.advise(PREFERS_HOST, !on_device);
+                    residence.advise(PREFERS_DEVICE, on_device);
+                }
+                UNSET_PREFERRED_LOCATION => residence.advise(PREFERS_HOST | PREFERS_DEVICE, false),
                 SET_ACCESSED_BY if on_device => residence.advise(ACCESSED_BY_DEVICE, true),
                 UNSET_ACCESSED_BY if on_device => residence.advise(ACCESSED_BY_DEVICE, false),
                 _ => {}

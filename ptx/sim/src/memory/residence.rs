@@ -9,7 +9,7 @@ use crate::log::Location;
 pub struct Residence {
     /// One more than the device whose memory it is in; [`HOST`] for managed memory that is not on a device.
     place: AtomicU32,
-    /// [`PREFERS_HOST`] and [`ACCESSED_BY_DEVICE`].
+    /// [`PREFERS_HOST`], [`PREFERS_DEVICE`] and [`ACCESSED_BY_DEVICE`].
     advice: AtomicU8,
 }
 
@@ -17,6 +17,8 @@ const HOST: u32 = u32::MAX;
 
 /// The preferred location is the host: who can reach the page there does not make it move.
 pub const PREFERS_HOST: u8 = 1;
+/// The preferred location is a device: the page comes to it, mapped or not.
+pub const PREFERS_DEVICE: u8 = 4;
 /// Devices have the page mapped wherever it is. Which devices is not kept: all.
 pub const ACCESSED_BY_DEVICE: u8 = 2;
 
@@ -43,7 +45,10 @@ impl Residence {
 
     /// Whether devices that touch the page reach it in the host's memory and leave it there.
     pub fn stays_at_host(&self) -> bool {
-        self.place.load(Ordering::Relaxed) == HOST && self.advice.load(Ordering::Relaxed) != 0
+        let advice = self.advice.load(Ordering::Relaxed);
+        let mapped = advice & PREFERS_HOST != 0
+            || advice & (ACCESSED_BY_DEVICE | PREFERS_DEVICE) == ACCESSED_BY_DEVICE;
+        mapped && self.place.load(Ordering::Relaxed) == HOST
     }
 
     /// Moves the page. Whether it was elsewhere.
