@@ -101,7 +101,8 @@ fn any_order() -> impl Strategy<Value = StreamOrder> {
         Just(StreamOrder::Lazy),
         Just(StreamOrder::Immediate),
         Just(StreamOrder::OthersFirst),
-        any::<u64>().prop_map(StreamOrder::Random)
+        any::<u64>().prop_map(StreamOrder::Random),
+        (0u32..9).prop_map(StreamOrder::First)
     ]
 }
 

@@ -89,6 +89,30 @@ fn allocation(address: u64) -> Option<(u64, u64)> {
     (result == CUresult::CUDA_SUCCESS).then_some((start, start + size as u64))
 }
 
+impl Queue<'_> {
+    /// Waits for the stream.
+    pub fn synchronize(&self) -> Result<()> {
+        // SAFETY: the stream is the context's.
+        check(unsafe { sys::cuStreamSynchronize(self.stream.handle()) }, "cuStreamSynchronize")
+    }
+
+    /// Enqueues a copy from the device to host memory, which stays until the stream has passed it.
+    pub fn copy_to_host(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        let stream = self.stream.handle();
+        // SAFETY: as many bytes on both sides, as vouched for by the view that the address comes from.
+        let result = unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_mut_ptr().cast(), from, to.len(), stream) };
+        check(result, "cuMemcpyDtoHAsync")
+    }
+
+    /// Enqueues a copy from host memory, which stays until the stream has passed it, to the device.
+    pub fn copy_to_device(&self, to: u64, from: &[u8]) -> Result<()> {
+        let stream = self.stream.handle();
+        // SAFETY: as above.
+        let result = unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), from.len(), stream) };
+        check(result, "cuMemcpyHtoDAsync")
+    }
+}
+
 /// The device that an address belongs to, if the driver knows it.
 fn owner(address: u64) -> Option<i32> {
     pointer_attribute(Attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address).ok().flatten()

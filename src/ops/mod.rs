@@ -11,6 +11,7 @@ mod gemm;
 mod lora_gradients;
 mod matrix;
 mod optimizer;
+mod optimizer_states;
 mod pager;
 mod quantize;
 
@@ -28,6 +29,7 @@ pub use matrix::QuantizedMatrix;
 pub use optimizer::{
     optimizer_step, optimizer_step_paged, optimizer_workspace_size, optimizer_workspace_size_paged,
 };
+pub use optimizer_states::{optimizer_states_restore, optimizer_states_save, optimizer_states_size};
 pub use pager::{Advice, PagedBuffer, Pager, PagerKind, PagerOptions, PagerStatistics};
 pub use quantize::{quantize, quantize_workspace_size};
 

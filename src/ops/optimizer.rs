@@ -165,7 +165,7 @@ fn check_call(
     Ok(areas)
 }
 
-fn check_parameters(optimizer: &Optimizer, parameters: &[Parameter<'_>]) -> Result<()> {
+pub(super) fn check_parameters(optimizer: &Optimizer, parameters: &[Parameter<'_>]) -> Result<()> {
     for (i, parameter) in parameters.iter().enumerate() {
         check(optimizer.rule, parameter).map_err(|error| error.of(&format!("parameters[{i}]")))?;
     }

@@ -322,7 +322,8 @@ impl Book {
         })
     }
 
-    fn holds(&self, range: &Range<usize>) -> bool {
+    /// Whether a range lies in one allocation.
+    pub(crate) fn holds(&self, range: &Range<usize>) -> bool {
         let before = self.allocations.range(..=range.start).next_back();
         before.is_some_and(|(&start, &len)| range.end <= start + len)
     }
