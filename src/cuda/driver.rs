@@ -43,7 +43,7 @@ pub fn find() -> Result<()> {
 }
 
 /// `cuDriverGetVersion` of the library that cudarc will use; `None` where there is none.
-fn version() -> Option<i32> {
+pub fn version() -> Option<i32> {
     // SAFETY: the signature is the driver API's.
     let get: unsafe extern "C" fn(*mut c_int) -> c_int = unsafe { symbol("cuDriverGetVersion")? };
     let mut version = 0;

@@ -63,6 +63,8 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Static and dynamic shared memory of a block, in bytes.
     pub shared: u32,
+    /// Whether it may start before the kernel ahead of it has ended.
+    pub overlaps: bool,
     /// What its threads did.
     pub stats: Stats,
 }

@@ -45,6 +45,7 @@
 //!   fresh ones), outside shared, local and parameter memory, and misaligned ones;
 //! - reads of memory that nobody has written: device memory, shared memory, local memory;
 //! - data races, in shared and in global memory;
+//! - global memory that is touched before `griddepcontrol.wait` in a launch that may overlap the one ahead of it;
 //! - a missing wait or fence of an asynchronous copy (`cp.async`, bulk copies, tensor copies) or product (`wgmma`), and a missing
 //!   proxy fence between ordinary writes and the async proxy;
 //! - collective instructions whose threads are not all there, misused barriers, and deadlocks;

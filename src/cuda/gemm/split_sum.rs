@@ -35,7 +35,7 @@ pub fn in_parts(
     sum(queue, &Slices::stacked(parts, splits), bias, out, accumulate)
 }
 
-/// Enqueues `out = scale·Σ slices + bias`, or adds that to what is there. The slices are f32, of the output's shape, their rows
+/// Enqueues `out = scale·Σ slices + bias`, or adds that to what is there, after the kernel that makes the slices. The slices are f32, of the output's shape, their rows
 /// without gaps.
 pub fn sum(
     queue: &Queue<'_>,
@@ -48,6 +48,10 @@ pub fn sum(
     let args = Args::new().pointer(&slices.first).number(slices.count).number(slices.scale.to_bits().into());
     let args = bias.into_iter().fold(args.number(rows).number(cols), |args, bias| args.pointer(bias));
     let args = args.pointer(out).number(Matrix::row_stride(&out));
-    let spec = SplitSumSpec { out: out.dtype(), bias: bias.map(Tensor::dtype), accumulate };
-    queue.launch(spec.into(), tiles(rows, cols), args)
+    let overlaps = queue.overlaps();
+    let spec = SplitSumSpec { out: out.dtype(), bias: bias.map(Tensor::dtype), accumulate, overlaps }.into();
+    match overlaps {
+        true => queue.launch_overlapping(spec, tiles(rows, cols), args),
+        false => queue.launch(spec, tiles(rows, cols), args),
+    }
 }

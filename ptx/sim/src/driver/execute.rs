@@ -146,6 +146,7 @@ impl Driver {
             uninitialized: self.config.check_uninitialized,
             instruction_limit: self.config.instruction_limit,
             first_block: self.config.first_block,
+            overlaps: launch.manner.overlaps,
         };
         let run = exec::Launch::new(
             kernel,
@@ -164,6 +165,7 @@ impl Driver {
                     grid: launch.grid,
                     block: launch.block,
                     shared: run.shared_size,
+                    overlaps: launch.manner.overlaps,
                     stats,
                 };
                 self.counters_of(thread).launches.push(record);

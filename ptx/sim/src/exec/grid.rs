@@ -19,6 +19,8 @@ pub struct Checks {
     pub first_block: u32,
     /// Where the kernel runs: the memory of other devices is not there for it.
     pub device: i32,
+    /// Whether it may start before the kernel ahead of it has ended, for which a thread must wait.
+    pub overlaps: bool,
 }
 
 /// A launch of a kernel.
