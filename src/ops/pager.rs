@@ -82,6 +82,8 @@ pub struct PagerStatistics {
 /// older than what the GPU has of it: [`Self::evict`] it before somebody else reads it; what others write to it, they do before the
 /// first step, or after it was evicted. Memory of the other kinds is never old.
 ///
+/// Where a device has no concurrent access to unified memory, the host must not touch any while work is under way on the device.
+///
 /// Memory is freed with the pager or before, when work on it is done. A process that ends, however it does, leaves nothing behind.
 #[derive(Clone)]
 pub struct Pager(Arc<Shared>);

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-
 use qlora_kernels::Pager;
 
 use crate::engine::Place;
