@@ -7,6 +7,7 @@ use clap::Parser;
 use qlora_kernels::Pager;
 
 use crate::engine::Place;
+use crate::fetch;
 use crate::optimizer::Choice;
 
 /// Finetunes a small Llama-architecture model twice, with QLoRA (its linear weights held as NF4 with
@@ -70,6 +71,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// Where results go.
+    pub fn folder(&self) -> PathBuf {
+        self.out.clone().unwrap_or_else(fetch::target_folder)
+    }
+
     /// Refuses what could not be trained, before anything is loaded.
     pub fn check(&self) -> Result<()> {
         let least = [
