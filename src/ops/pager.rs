@@ -82,6 +82,8 @@ pub struct PagerStatistics {
 /// older than what the GPU has of it: [`Self::evict`] it before somebody else reads it; what others write to it, they do before the
 /// first step, or after it was evicted. Memory of the other kinds is never old.
 ///
+/// Where a device has no concurrent access to unified memory, the host must not touch any while work is under way on the device.
+///
 /// Memory is freed with the pager or before, when work on it is done. A process that ends, however it does, leaves nothing behind.
 #[derive(Clone)]
 pub struct Pager(Arc<Shared>);
@@ -111,6 +113,9 @@ pub(crate) enum Memory {
 }
 
 impl Pager {
+    /// Bytes of the least budget: its windows hold a chunk of any states.
+    pub const LEAST_BUDGET: u64 = LEAST_BUDGET as u64;
+
     /// Paged memory for a context's device.
     ///
     /// [`PagerKind::Streamed`] takes the whole budget of the GPU's memory now; [`PagerKind::File`] makes its file.
@@ -120,7 +125,7 @@ impl Pager {
     /// is not there.
     pub fn new(context: &Context, options: &PagerOptions) -> Result<Self> {
         let PagerOptions { kind, budget, folder } = options;
-        let least = LEAST_BUDGET as u64;
+        let least = Self::LEAST_BUDGET;
         ensure!(*budget >= least, "budget is {budget} bytes; it must be at least {least}");
         let budget = usize::try_from(*budget).ok().filter(|&budget| isize::try_from(budget).is_ok());
         let budget = budget.ok_or_else(|| Error::too_large("budget does not fit the address space"))?;

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use qlora_kernels::{Codebook, Constants, QuantSpec};
+use qlora_kernels::{Codebook, Constants, Pager, PagerKind, PagerOptions, QuantSpec};
 
 use args::Args;
 use engine::{Engine, Place};
@@ -100,7 +100,10 @@ fn run(args: &Args) -> Result<()> {
 
     let (plain, double) = (table[0].held_out, table[table.len() - 1].held_out);
     let train = |name: &str, spec: Option<&QuantSpec>, before| {
-        train::run(name, args, &engine, &checkpoint, &corpus, spec, before)
+        let options =
+            PagerOptions { kind: PagerKind::File, budget: args.state_budget, folder: Some(out.clone()) };
+        let pager = args.paged.then(|| Pager::new(&engine.host, &options)).transpose()?;
+        train::run(name, args, &engine, &checkpoint, &corpus, spec, before, pager)
     };
     let qlora = train("QLoRA, NF4 + DQ", Some(&nf4_dq()), double)?;
     let lora = train("LoRA, unquantized", None, plain)?;

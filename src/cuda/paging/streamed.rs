@@ -77,7 +77,7 @@ impl Layout {
 
 impl Copy {
     fn overlaps(&self, range: &Range<usize>) -> bool {
-        self.host < range.end as u64 && range.start as u64 <= self.host + self.len as u64 - 1
+        self.host < range.end as u64 && (range.start as u64) < self.host + self.len as u64
     }
 }
 
