@@ -47,6 +47,7 @@ impl PagedStates {
     }
 
     /// Memory of the host's.
+    #[allow(clippy::mut_from_ref)] // a pool that all share
     fn slice<T>(&self, at: usize, len: usize) -> &mut [T] {
         let start = std::ptr::with_exposed_provenance_mut::<T>(self.pool.address() + at);
         // SAFETY: inside the pool; one slice at a time is used.
