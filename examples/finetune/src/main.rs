@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use qlora_kernels::{Codebook, Constants, Pager, PagerKind, PagerOptions, QuantSpec};
+use qlora_kernels::{Codebook, Constants, QuantSpec};
 
 use args::Args;
 use engine::{Engine, Place};
@@ -69,7 +69,7 @@ fn run(args: &Args) -> Result<()> {
     }
     let engine = Engine::new(args.device, threads)?;
     let (text, text_name) = text::load(args.text.as_deref())?;
-    let out = args.out.clone().unwrap_or_else(fetch::target_folder);
+    let out = args.folder();
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create the folder {}", out.display()))?;
     let path = match &args.model {
         Some(path) => path.clone(),
@@ -100,10 +100,7 @@ fn run(args: &Args) -> Result<()> {
 
     let (plain, double) = (table[0].held_out, table[table.len() - 1].held_out);
     let train = |name: &str, spec: Option<&QuantSpec>, before| {
-        let options =
-            PagerOptions { kind: PagerKind::File, budget: args.state_budget, folder: Some(out.clone()) };
-        let pager = args.paged.then(|| Pager::new(&engine.host, &options)).transpose()?;
-        train::run(name, args, &engine, &checkpoint, &corpus, spec, before, pager)
+        train::run(name, args, &engine, &checkpoint, &corpus, spec, before)
     };
     let qlora = train("QLoRA, NF4 + DQ", Some(&nf4_dq()), double)?;
     let lora = train("LoRA, unquantized", None, plain)?;

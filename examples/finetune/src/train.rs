@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use qlora_kernels::ops::PagerStatistics;
-use qlora_kernels::{Pager, QuantSpec};
+use qlora_kernels::{Pager, PagerKind, PagerOptions, QuantSpec};
 use serde::Serialize;
 
 use crate::args::Args;
@@ -56,7 +56,7 @@ impl From<PagerStatistics> for Paged {
 }
 
 /// Loads a model with fresh adapters, trains them and measures. `before` is the model's held-out loss
-/// without adapters, which fresh adapters (B = 0) do not change. `pager` takes the optimizer's states.
+/// without adapters, which fresh adapters (B = 0) do not change.
 pub fn run(
     name: &str,
     args: &Args,
@@ -65,11 +65,13 @@ pub fn run(
     corpus: &Corpus,
     spec: Option<&QuantSpec>,
     before: HeldOut,
-    pager: Option<Pager>,
 ) -> Result<Run> {
     let fresh_peak = memory::reset_peak();
     let lora = LoraSpec { rank: args.rank, alpha: args.alpha, seed: args.seed };
     let model = Llama::load(engine, checkpoint, spec, Some(lora))?;
+    let options =
+        PagerOptions { kind: PagerKind::File, budget: args.state_budget, folder: Some(args.folder()) };
+    let pager = args.paged.then(|| Pager::new(&engine.host, &options)).transpose()?;
     let mut optimizer = Optimizer::new(&model, args.optimizer, args.lr, pager)?;
     let (mut losses, start) = (Vec::new(), Instant::now());
     let bar = progress(args.steps, &format!("training, {name}"));
