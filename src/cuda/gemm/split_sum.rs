@@ -35,8 +35,8 @@ pub fn in_parts(
     sum(queue, &Slices::stacked(parts, splits), bias, out, accumulate)
 }
 
-/// Enqueues `out = scale·Σ slices + bias`, or adds that to what is there, after the kernel that makes the slices. The slices are f32, of the output's shape, their rows
-/// without gaps.
+/// Enqueues `out = scale·Σ slices + bias`, or adds that to what is there, right after the kernel that makes the slices: they are f32,
+/// of the output's shape, their rows without gaps.
 pub fn sum(
     queue: &Queue<'_>,
     slices: &Slices<'_>,
