@@ -22,6 +22,9 @@
 // it at once.
 typedef struct qlk_context qlk_context;
 
+// Paged memory. Made by qlk_pager_create, freed by qlk_pager_destroy; any number of threads may use it at once, one after another.
+typedef struct qlk_pager qlk_pager;
+
 // What a function returns: QLK_STATUS_OK, or what kind of thing went wrong.
 typedef uint32_t qlk_status;
 
@@ -206,6 +209,12 @@ typedef struct {
   float *absmax[3];
 } qlk_parameter;
 
+// How memory is paged.
+typedef uint32_t qlk_pager_kind;
+
+// Where paged memory wants to be.
+typedef uint32_t qlk_advice;
+
 // Done.
 #define QLK_STATUS_OK 0
 
@@ -309,6 +318,28 @@ typedef struct {
 
 // State m (arXiv 1708.03888): m = beta1 * m + lr * trust * |p| / (|g| + weight_decay * |p|) * (g + weight_decay * p); p -= m.
 #define QLK_RULE_LARS 9
+
+// QLK_PAGER_FILE on a CPU context, QLK_PAGER_STREAMED on a CUDA context.
+#define QLK_PAGER_AUTO 0
+
+// Unified memory of a GPU, prefetched. Without concurrent access (Windows, WSL, most Jetsons) it works as far as the device's
+// memory goes, without hints.
+#define QLK_PAGER_MANAGED 1
+
+// Page-locked memory of the host, copied to a GPU and back while other parts are used.
+#define QLK_PAGER_STREAMED 2
+
+// A file without a name, mapped, on a CPU. What leaves the budget is in the system's file cache or on disk.
+#define QLK_PAGER_FILE 3
+
+// In the budget as far as it goes, first come, first served.
+#define QLK_ADVICE_NORMAL 0
+
+// In the budget before others.
+#define QLK_ADVICE_STAY 1
+
+// Out of the budget as soon as it has been used.
+#define QLK_ADVICE_PASS 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -465,8 +496,8 @@ qlk_status qlk_gemm_workspace_size(const qlk_context *context,
 //
 // On a GPU, tensor cores multiply 16-bit x: w's values, s * x * A^T, and B if it is of another type, are first rounded
 // to x's type, as automatic mixed precision does; f16 ends at 65504. Of w it is the codebook's values that are rounded,
-// and the constants stay in f32; but on Hopper with many rows it is the dequantized weight: in f16, weights beyond 65504
-// become infinite and those below 2^-14 lose precision.
+// and the constants stay in f32; but on Hopper with more than 64 rows it is the dequantized weight: in f16, weights beyond
+// 65504 become infinite and those below 2^-14 lose precision.
 qlk_status qlk_gemm_forward(const qlk_context *context,
                             const qlk_tensor *x,
                             const qlk_quantized *w,
@@ -483,8 +514,8 @@ qlk_status qlk_gemm_forward(const qlk_context *context,
 //
 // On a GPU, tensor cores multiply 16-bit dy: w, dequantized, s * dy * B, and A if it is of another type, are first rounded
 // to dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants. In f16, w is kept inside the
-// type's range by powers of two, and rounded to within 2^-25 of the largest constant around; but not on Hopper with many
-// rows, where weights beyond 65504 become infinite.
+// type's range by powers of two, and rounded to within 2^-25 of the largest constant around; but not on Hopper with
+// more than 64 rows, where weights beyond 65504 become infinite.
 qlk_status qlk_gemm_backward(const qlk_context *context,
                              const qlk_tensor *dy,
                              const qlk_quantized *w,
@@ -544,6 +575,68 @@ qlk_status qlk_optimizer_step(const qlk_context *context,
                               void *workspace,
                               uint64_t workspace_size,
                               void *stream);
+
+// Writes to `*size` how many bytes of workspace qlk_optimizer_step_paged needs, as qlk_optimizer_workspace_size. It depends on the
+// pager's advice.
+qlk_status qlk_optimizer_workspace_size_paged(const qlk_context *context,
+                                              const qlk_pager *pager,
+                                              const qlk_optimizer *optimizer,
+                                              const qlk_parameter *parameters,
+                                              uint64_t count,
+                                              uint64_t *size);
+
+// qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget.
+//
+// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used:
+// the same parameters in the same order move least. On a GPU all of it is ordered with the stream, which waits for the last call's
+// work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
+//
+// Nothing is allocated, so nothing can run out half-way: a status other than QLK_STATUS_DEVICE and QLK_STATUS_INTERNAL has left
+// everything as it was.
+qlk_status qlk_optimizer_step_paged(const qlk_context *context,
+                                    qlk_pager *pager,
+                                    const qlk_optimizer *optimizer,
+                                    const qlk_parameter *parameters,
+                                    uint64_t count,
+                                    uint64_t *kept,
+                                    void *workspace,
+                                    uint64_t workspace_size,
+                                    void *stream);
+
+// Writes to `*size` how many bytes qlk_optimizer_states_save writes for these parameters.
+qlk_status qlk_optimizer_states_size(const qlk_optimizer *optimizer,
+                                     const qlk_parameter *parameters,
+                                     uint64_t count,
+                                     uint64_t *size);
+
+// Saves the states of parameters, and the optimizer's step as the last one taken, to `buffer` in host memory, of `size` bytes, as
+// many as qlk_optimizer_states_size says. Parameters and gradients are not read.
+//
+// The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
+// a GPU the call waits for the stream; `stream` is ignored on a CPU context.
+qlk_status qlk_optimizer_states_save(const qlk_context *context,
+                                     qlk_pager *pager,
+                                     const qlk_optimizer *optimizer,
+                                     const qlk_parameter *parameters,
+                                     uint64_t count,
+                                     void *buffer,
+                                     uint64_t size,
+                                     void *stream);
+
+// Restores the states of parameters from what qlk_optimizer_states_save wrote for as many of the same sizes, in the same order, with
+// the same state_bits, on whatever device and pager; `optimizer->step` becomes the step that was saved, so that the one after it
+// continues, bit for bit. Nothing is written if something does not match or is damaged (QLK_STATUS_INVALID_ARGUMENT).
+//
+// `pager` is that of the states that are paged, or null. On a GPU the call waits for the stream; `stream` is ignored on a CPU
+// context.
+qlk_status qlk_optimizer_states_restore(const qlk_context *context,
+                                        qlk_pager *pager,
+                                        qlk_optimizer *optimizer,
+                                        const qlk_parameter *parameters,
+                                        uint64_t count,
+                                        const void *buffer,
+                                        uint64_t size,
+                                        void *stream);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -46,5 +46,8 @@ pub mod view;
 
 pub use error::{Error, Result, Status};
 pub use format::{Codebook, Constants, QuantSpec};
-pub use ops::{Context, DeviceKind, Hyper, Lora, Optimizer, Parameter, QuantizedMatrix, Rule, State};
+pub use ops::{
+    Context, DeviceKind, Hyper, Lora, Optimizer, Pager, PagerKind, PagerOptions, Parameter, QuantizedMatrix,
+    Rule, State,
+};
 pub use view::{DType, Element, Quantized, QuantizedMut, Tensor, TensorMut};

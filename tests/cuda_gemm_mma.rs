@@ -5,6 +5,7 @@ mod common;
 use common::device::*;
 use common::device_products::check_kernel;
 use common::products::*;
+use common::special_values::{self, Shape};
 use proptest::prelude::*;
 use ptx_sim::{Config, Installed, counters, reset_counters};
 use qlora_kernels::{DType, QuantSpec};
@@ -29,7 +30,7 @@ fn many(case: Case) -> Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn small_backward_shapes(case in any_backward_case([40, 3, 3], HALVES), sm_count in 2u32..12) {
@@ -70,6 +71,30 @@ proptest! {
         let (_guard, gpu) = gpu(2);
         check_kernel(&gpu, &many(case), "gemm_mma_backward", 2)?;
     }
+}
+
+/// Both kernels, of either type.
+const SPECIAL: &[Shape] = &[
+    (100, DType::Bf16, ["gemm_mma", "gemm_mma_backward"]),
+    (100, DType::F16, ["gemm_mma", "gemm_mma_backward"]),
+];
+
+#[test]
+fn weights_of_any_magnitude() {
+    let (_guard, gpu) = gpu(2);
+    special_values::weights_of_any_magnitude(&gpu, SPECIAL);
+}
+
+#[test]
+fn a_block_of_w_that_is_not_finite() {
+    let (_guard, gpu) = gpu(2);
+    special_values::a_block_of_w_that_is_not_finite(&gpu, SPECIAL);
+}
+
+#[test]
+fn an_element_that_is_not_finite() {
+    let (_guard, gpu) = gpu(2);
+    special_values::an_element_that_is_not_finite(&gpu, SPECIAL);
 }
 
 /// The same for the backward kernel: nothing conflicts, dY is read once for each 128 columns and W once for each tile.

@@ -108,7 +108,7 @@ fn kernels() -> Vec<Kernel> {
             all.push(Kernel {
                 name,
                 kind,
-                takes: 128..=usize::MAX,
+                takes: 65..=usize::MAX,
                 rows,
                 cols: 128,
                 cluster: 2,

@@ -17,6 +17,8 @@ impl Struct for qlk_sizes {}
 impl Struct for qlk_lora {}
 impl Struct for qlk_optimizer {}
 impl Struct for qlk_parameter {}
+impl Struct for qlk_pager_options {}
+impl Struct for qlk_pager_statistics {}
 impl Struct for qlk_device_info {}
 
 /// Refuses null and misaligned pointers.

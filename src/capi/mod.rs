@@ -12,6 +12,7 @@ mod convert;
 mod gemm;
 mod guard;
 mod optimizer;
+mod pager;
 mod quantize;
 mod types;
 
@@ -19,5 +20,6 @@ pub use context::*;
 pub use gemm::*;
 pub use guard::{qlk_last_error_message, qlk_status_string};
 pub use optimizer::*;
+pub use pager::*;
 pub use quantize::*;
 pub use types::*;

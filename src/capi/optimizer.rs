@@ -2,6 +2,7 @@
 
 use super::convert::{self, *};
 use super::guard::guard;
+use super::pager;
 use super::types::*;
 use crate::error::{Error, Result, ensure};
 use crate::format::optimizer::blocks::BLOCK;
@@ -83,6 +84,132 @@ pub unsafe extern "C" fn qlk_optimizer_step(
         let workspace = self::workspace(workspace, workspace_size)?;
         ops::optimizer_step(&context, &optimizer, &mut parameters, kept, workspace)
     })
+}
+
+/// Writes to `*size` how many bytes of workspace qlk_optimizer_step_paged needs, as qlk_optimizer_workspace_size. It depends on the
+/// pager's advice.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qlk_optimizer_workspace_size_paged(
+    context: *const qlk_context,
+    pager: *const qlk_pager,
+    optimizer: *const qlk_optimizer,
+    parameters: *const qlk_parameter,
+    count: u64,
+    size: *mut u64,
+) -> qlk_status {
+    guard(|| unsafe {
+        let (context, optimizer) = (convert::context(context)?, self::optimizer(optimizer)?);
+        let (pager, parameters) =
+            (pager::pager(pager)?, self::parameters(parameters, count, optimizer.rule)?);
+        let size = out(size, "size")?;
+        *size = ops::optimizer_workspace_size_paged(context, pager, &optimizer, &parameters)? as u64;
+        Ok(())
+    })
+}
+
+/// qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget.
+///
+/// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used:
+/// the same parameters in the same order move least. On a GPU all of it is ordered with the stream, which waits for the last call's
+/// work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
+///
+/// Nothing is allocated, so nothing can run out half-way: a status other than QLK_STATUS_DEVICE and QLK_STATUS_INTERNAL has left
+/// everything as it was.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qlk_optimizer_step_paged(
+    context: *const qlk_context,
+    pager: *mut qlk_pager,
+    optimizer: *const qlk_optimizer,
+    parameters: *const qlk_parameter,
+    count: u64,
+    kept: *mut u64,
+    workspace: *mut c_void,
+    workspace_size: u64,
+    stream: *mut c_void,
+) -> qlk_status {
+    guard(|| unsafe {
+        let (context, optimizer) = (context_on_stream(context, stream)?, self::optimizer(optimizer)?);
+        let pager = pager::pager(pager)?;
+        let mut parameters = self::parameters(parameters, count, optimizer.rule)?;
+        let kept = if kept.is_null() { None } else { Some(buffer_mut(kept, 1, "kept")?) };
+        let workspace = self::workspace(workspace, workspace_size)?;
+        ops::optimizer_step_paged(&context, pager, &optimizer, &mut parameters, kept, workspace)
+    })
+}
+
+/// Writes to `*size` how many bytes qlk_optimizer_states_save writes for these parameters.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qlk_optimizer_states_size(
+    optimizer: *const qlk_optimizer,
+    parameters: *const qlk_parameter,
+    count: u64,
+    size: *mut u64,
+) -> qlk_status {
+    guard(|| unsafe {
+        let optimizer = self::optimizer(optimizer)?;
+        let parameters = self::parameters(parameters, count, optimizer.rule)?;
+        let size = out(size, "size")?;
+        *size = ops::optimizer_states_size(&optimizer, &parameters)?;
+        Ok(())
+    })
+}
+
+/// Saves the states of parameters, and the optimizer's step as the last one taken, to `buffer` in host memory, of `size` bytes, as
+/// many as qlk_optimizer_states_size says. Parameters and gradients are not read.
+///
+/// The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
+/// a GPU the call waits for the stream; `stream` is ignored on a CPU context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qlk_optimizer_states_save(
+    context: *const qlk_context,
+    pager: *mut qlk_pager,
+    optimizer: *const qlk_optimizer,
+    parameters: *const qlk_parameter,
+    count: u64,
+    buffer: *mut c_void,
+    size: u64,
+    stream: *mut c_void,
+) -> qlk_status {
+    guard(|| unsafe {
+        let (context, optimizer) = (context_on_stream(context, stream)?, self::optimizer(optimizer)?);
+        let parameters = self::parameters(parameters, count, optimizer.rule)?;
+        let buffer = buffer_mut(buffer.cast::<u8>(), size, "buffer")?.into_slice();
+        ops::optimizer_states_save(&context, optional(pager)?, &optimizer, &parameters, buffer)
+    })
+}
+
+/// Restores the states of parameters from what qlk_optimizer_states_save wrote for as many of the same sizes, in the same order, with
+/// the same state_bits, on whatever device and pager; `optimizer->step` becomes the step that was saved, so that the one after it
+/// continues, bit for bit. Nothing is written if something does not match or is damaged (QLK_STATUS_INVALID_ARGUMENT).
+///
+/// `pager` is that of the states that are paged, or null. On a GPU the call waits for the stream; `stream` is ignored on a CPU
+/// context.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn qlk_optimizer_states_restore(
+    context: *const qlk_context,
+    pager: *mut qlk_pager,
+    optimizer: *mut qlk_optimizer,
+    parameters: *const qlk_parameter,
+    count: u64,
+    buffer: *const c_void,
+    size: u64,
+    stream: *mut c_void,
+) -> qlk_status {
+    guard(|| unsafe {
+        let context = context_on_stream(context, stream)?;
+        let mut restored = self::optimizer(optimizer)?;
+        let mut parameters = self::parameters(parameters, count, restored.rule)?;
+        let buffer = convert::buffer::<u8>(buffer.cast(), size, "buffer")?.as_slice();
+        ops::optimizer_states_restore(&context, optional(pager)?, &mut restored, &mut parameters, buffer)?;
+        out_struct(optimizer, "optimizer")?.step = restored.hyper.step;
+        Ok(())
+    })
+}
+
+/// # Safety
+/// As for [`pager::pager`].
+unsafe fn optional<'a>(pager: *const qlk_pager) -> Result<Option<&'a ops::Pager>> {
+    if pager.is_null() { Ok(None) } else { unsafe { pager::pager(pager).map(Some) } }
 }
 
 fn rule(value: qlk_rule) -> Result<Rule> {

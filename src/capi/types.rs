@@ -262,6 +262,73 @@ pub struct qlk_parameter {
     pub absmax: [*mut f32; 3],
 }
 
+/// How memory is paged.
+pub type qlk_pager_kind = u32;
+/// QLK_PAGER_FILE on a CPU context, QLK_PAGER_STREAMED on a CUDA context.
+pub const QLK_PAGER_AUTO: qlk_pager_kind = 0;
+/// Unified memory of a GPU, prefetched. Without concurrent access (Windows, WSL, most Jetsons) it works as far as the device's
+/// memory goes, without hints.
+pub const QLK_PAGER_MANAGED: qlk_pager_kind = 1;
+/// Page-locked memory of the host, copied to a GPU and back while other parts are used.
+pub const QLK_PAGER_STREAMED: qlk_pager_kind = 2;
+/// A file without a name, mapped, on a CPU. What leaves the budget is in the system's file cache or on disk.
+pub const QLK_PAGER_FILE: qlk_pager_kind = 3;
+
+/// Where paged memory wants to be.
+pub type qlk_advice = u32;
+/// In the budget as far as it goes, first come, first served.
+pub const QLK_ADVICE_NORMAL: qlk_advice = 0;
+/// In the budget before others.
+pub const QLK_ADVICE_STAY: qlk_advice = 1;
+/// Out of the budget as soon as it has been used.
+pub const QLK_ADVICE_PASS: qlk_advice = 2;
+
+/// Paged memory. Made by qlk_pager_create, freed by qlk_pager_destroy; any number of threads may use it at once, one after another.
+pub struct qlk_pager {
+    pub(super) inner: crate::ops::Pager,
+}
+
+/// What a pager is made of.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct qlk_pager_options {
+    /// sizeof(qlk_pager_options).
+    pub struct_size: u32,
+    /// QLK_PAGER_*.
+    pub kind: qlk_pager_kind,
+    /// Bytes that paged memory may take where it is used, at least 262144: of the GPU's memory, or of resident memory.
+    pub budget: u64,
+    /// QLK_PAGER_FILE: the folder of the file, zero-terminated (UTF-8 on Windows), or null for the system's one for temporary files,
+    /// which may be memory itself. Else null.
+    pub folder: *const c_char,
+}
+
+/// What a pager has done so far.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct qlk_pager_statistics {
+    /// sizeof(qlk_pager_statistics); set it before the call.
+    pub struct_size: u32,
+    /// QLK_PAGER_*, never QLK_PAGER_AUTO.
+    pub kind: qlk_pager_kind,
+    /// As it was made.
+    pub budget: u64,
+    /// Allocations that there are.
+    pub allocations: u64,
+    /// Their bytes.
+    pub allocated_bytes: u64,
+    /// Bytes that stay within the budget from step to step, as of the last step.
+    pub staying_bytes: u64,
+    /// Windows that the rest of the last step passed through.
+    pub windows: u64,
+    /// Bytes brought to where they are used.
+    pub bytes_in: u64,
+    /// Bytes taken from there.
+    pub bytes_out: u64,
+    /// Steps taken.
+    pub steps: u64,
+}
+
 /// What a context is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

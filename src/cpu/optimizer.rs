@@ -14,6 +14,7 @@ use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::norms::{CHUNK, chunk_sum, clipped_scale};
 use crate::format::optimizer::{MAX_STATES, Numbers, Optimizer};
 use crate::format::sum;
+use crate::view::window::{Piece, Plan};
 use crate::view::{DType, Parameter, State, Tensor};
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -27,10 +28,27 @@ const LEAST: usize = 1 << 14;
 
 static CODERS: LazyLock<[Coder; 2]> = LazyLock::new(|| [false, true].map(Coder::new));
 
-/// Steps all parameters; how many elements were kept.
-pub fn step(cpu: &Cpu, optimizer: &Optimizer, parameters: &mut [Parameter<'_>]) -> u64 {
+/// Who moves the states of a step that is taken part by part.
+pub trait Pages: Sync {
+    /// The states of this window of the plan are about to be used.
+    fn enter(&self, _window: usize) {}
+    /// They are not, for now.
+    fn leave(&self, _window: usize) {}
+}
+
+/// States that are in memory.
+impl Pages for () {}
+
+/// Steps all parameters, window by window; how many elements were kept.
+pub fn step(
+    cpu: &Cpu,
+    optimizer: &Optimizer,
+    parameters: &mut [Parameter<'_>],
+    plan: &Plan,
+    pages: &impl Pages,
+) -> u64 {
     let _modes = StandardModes::set();
-    let work = Work::new(cpu, optimizer, parameters);
+    let work = Work::new(cpu, optimizer, parameters, plan);
     let mut step = Step { rule: optimizer.rule, scalars: optimizer.scalars(), trust: 1.0 };
     if let Some(max_norm) = optimizer.max_norm {
         let sum = sum::tree_sum(&work.gradient_sums(step.scalars.grad_scale));
@@ -39,9 +57,10 @@ pub fn step(cpu: &Cpu, optimizer: &Optimizer, parameters: &mut [Parameter<'_>]) 
             return work.jobs.iter().map(|job| job.len as u64).sum();
         }
     }
-    let trusts = if optimizer.rule.uses_norms() { work.trusts(&step) } else { vec![1.0; work.jobs.len()] };
+    let trusts =
+        if optimizer.rule.uses_norms() { work.trusts(&step, pages) } else { vec![1.0; work.jobs.len()] };
     let kept = AtomicU64::new(0);
-    work.for_each_tile(|tile, number, job, range| {
+    work.for_each_tile(pages, |tile, number, job, range| {
         let step = Step { trust: trusts[number], ..step };
         // SAFETY: tiles are disjoint.
         let count = unsafe { job.step(work.simd, &step, optimizer.key(number), tile, range) };
@@ -57,8 +76,8 @@ struct Work<'a> {
     cpu: &'a Cpu,
     simd: &'static Simd,
     jobs: Vec<Job<'a>>,
-    /// For each task, ranges of parameters: by number, whole chunks.
-    tasks: Vec<Vec<(usize, Range<usize>)>>,
+    /// For each window its tasks, for each task its pieces.
+    windows: Vec<Vec<Vec<Piece>>>,
 }
 
 /// A parameter.
@@ -86,7 +105,7 @@ struct Tile {
 }
 
 impl<'a> Work<'a> {
-    fn new(cpu: &'a Cpu, optimizer: &Optimizer, parameters: &'a mut [Parameter<'_>]) -> Self {
+    fn new(cpu: &'a Cpu, optimizer: &Optimizer, parameters: &'a mut [Parameter<'_>], plan: &Plan) -> Self {
         let mut first_chunk = 0;
         let mut jobs = Vec::with_capacity(parameters.len());
         for parameter in parameters {
@@ -105,23 +124,37 @@ impl<'a> Work<'a> {
             first_chunk += len.div_ceil(CHUNK);
         }
         // Four tasks a thread even out threads of unequal speed.
-        let total: usize = jobs.iter().map(|job| job.len).sum();
-        let target = (total / (4 * cpu.threads().count())).max(LEAST);
-        let tasks = cut(jobs.iter().map(|job| job.len), target);
-        Self { cpu, simd: cpu.simd(), jobs, tasks }
+        let tasks = |window: &[Piece]| {
+            let total: usize = window.iter().map(|piece| piece.elements.len()).sum();
+            cut(window, (total / (4 * cpu.threads().count())).max(LEAST))
+        };
+        Self { cpu, simd: cpu.simd(), jobs, windows: plan.windows().map(tasks).collect() }
     }
 
-    fn for_each_task(&self, work: impl Fn(&mut Tile, usize, &Job<'a>, Range<usize>) + Sync) {
-        self.cpu.threads().for_each(self.tasks.len(), |_, task| {
-            let mut tile = Tile { param: [0.0; TILE], grad: [0.0; TILE], states: [[0.0; TILE]; MAX_STATES] };
-            for (number, range) in &self.tasks[task] {
-                work(&mut tile, *number, &self.jobs[*number], range.clone());
-            }
-        });
+    fn for_each_task(
+        &self,
+        pages: &impl Pages,
+        work: impl Fn(&mut Tile, usize, &Job<'a>, Range<usize>) + Sync,
+    ) {
+        for (window, tasks) in self.windows.iter().enumerate() {
+            pages.enter(window);
+            self.cpu.threads().for_each(tasks.len(), |_, task| {
+                let mut tile =
+                    Tile { param: [0.0; TILE], grad: [0.0; TILE], states: [[0.0; TILE]; MAX_STATES] };
+                for Piece { parameter, elements } in &tasks[task] {
+                    work(&mut tile, *parameter, &self.jobs[*parameter], elements.clone());
+                }
+            });
+            pages.leave(window);
+        }
     }
 
-    fn for_each_tile(&self, work: impl Fn(&mut Tile, usize, &Job<'a>, Range<usize>) + Sync) {
-        self.for_each_task(|tile, number, job, range| {
+    fn for_each_tile(
+        &self,
+        pages: &impl Pages,
+        work: impl Fn(&mut Tile, usize, &Job<'a>, Range<usize>) + Sync,
+    ) {
+        self.for_each_task(pages, |tile, number, job, range| {
             for start in range.clone().step_by(TILE) {
                 work(tile, number, job, start..range.end.min(start + TILE));
             }
@@ -131,12 +164,13 @@ impl<'a> Work<'a> {
     /// The sums of squares of the chunks of all parameters, `N` at once. `terms` writes the terms of a tile's elements.
     fn chunk_sums<const N: usize>(
         &self,
+        pages: &impl Pages,
         terms: impl Fn(&mut Tile, &Job<'a>, Range<usize>, [&mut [f32]; N]) + Sync,
     ) -> [Vec<f32>; N] {
         let chunks = self.jobs.iter().map(|job| job.len.div_ceil(CHUNK)).sum();
         let mut sums: [Vec<f32>; N] = std::array::from_fn(|_| vec![0.0; chunks]);
         let shared = sums.each_mut().map(|sums| Shared::new(sums));
-        self.for_each_task(|tile, _, job, range| {
+        self.for_each_task(pages, |tile, _, job, range| {
             let mut buffers = [[0f32; CHUNK]; N];
             for start in range.clone().step_by(CHUNK) {
                 let end = range.end.min(start + CHUNK);
@@ -159,7 +193,7 @@ impl<'a> Work<'a> {
 
     /// The sums of squares of the scaled gradients.
     fn gradient_sums(&self, grad_scale: f32) -> Vec<f32> {
-        let [sums] = self.chunk_sums(|tile, job, range, [terms]| {
+        let [sums] = self.chunk_sums(&(), |tile, job, range, [terms]| {
             let grad = job.grad(self.simd, &mut tile.grad, range);
             terms.iter_mut().zip(grad).for_each(|(term, g)| *term = g * grad_scale);
         });
@@ -167,8 +201,8 @@ impl<'a> Work<'a> {
     }
 
     /// The trust ratio of each parameter.
-    fn trusts(&self, step: &Step) -> Vec<f32> {
-        let sums = self.chunk_sums(|tile, job, range, terms| {
+    fn trusts(&self, step: &Step, pages: &impl Pages) -> Vec<f32> {
+        let sums = self.chunk_sums(pages, |tile, job, range, terms| {
             // SAFETY: tiles are disjoint, and nothing is written to them.
             let (param, grad, states) = unsafe { job.load(self.simd, tile, range) };
             self.simd.norm_terms(step, param, grad, states, terms);
@@ -182,15 +216,14 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Cuts parameters of these lengths into tasks of `target` elements and a little more, each a list of ranges of whole chunks.
-fn cut(lens: impl Iterator<Item = usize>, target: usize) -> Vec<Vec<(usize, Range<usize>)>> {
+/// Cuts the pieces of a window into tasks of `target` elements and a little more, at whole chunks.
+fn cut(window: &[Piece], target: usize) -> Vec<Vec<Piece>> {
     let mut tasks = Vec::new();
     let (mut task, mut room) = (Vec::new(), target);
-    for (number, len) in lens.enumerate() {
-        let mut start = 0;
-        while start < len {
-            let end = len.min(start + room.next_multiple_of(CHUNK));
-            task.push((number, start..end));
+    for &Piece { parameter, elements: Range { mut start, end: last } } in window {
+        while start < last {
+            let end = last.min(start + room.next_multiple_of(CHUNK));
+            task.push(Piece { parameter, elements: start..end });
             room = room.saturating_sub(end - start);
             start = end;
             if room == 0 {
@@ -356,17 +389,22 @@ mod tests {
     #[test]
     fn tasks_cover_everything_in_chunks() {
         let lens = [0, 1, 5000, 100_000, CHUNK, 3, 0, 70_000];
+        let window: Vec<Piece> = lens
+            .into_iter()
+            .enumerate()
+            .map(|(parameter, len)| Piece { parameter, elements: 0..len })
+            .collect();
         for target in [1, CHUNK, 20_000, 1 << 20] {
-            let tasks = cut(lens.into_iter(), target);
+            let tasks = cut(&window, target);
             let mut covered = [0; 8];
-            for (number, range) in tasks.iter().flatten() {
-                assert!(range.start == covered[*number] && range.start % CHUNK == 0 && !range.is_empty());
-                assert!(range.end == lens[*number] || range.end % CHUNK == 0);
-                covered[*number] = range.end;
+            for Piece { parameter, elements } in tasks.iter().flatten() {
+                let Range { start, end } = *elements;
+                assert!(start == covered[*parameter] && start % CHUNK == 0 && start < end);
+                assert!(end == lens[*parameter] || end % CHUNK == 0);
+                covered[*parameter] = end;
             }
             assert_eq!(covered, lens);
-            let elements =
-                |task: &Vec<(usize, Range<usize>)>| task.iter().map(|(_, r)| r.len()).sum::<usize>();
+            let elements = |task: &Vec<Piece>| task.iter().map(|piece| piece.elements.len()).sum::<usize>();
             let (last, full) = tasks.split_last().unwrap();
             assert!(full.iter().all(|task| (target..target + CHUNK).contains(&elements(task))));
             assert!(elements(last) < target + CHUNK);

@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, Weak};
 
+/// The least driver whose graphs have edges for launches that overlap: that of CUDA 12.3.
+const OVERLAPS: i32 = 12_030;
+
 /// What plans are made by.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
@@ -34,6 +37,8 @@ pub struct Cuda {
     shared_per_block: u32,
     /// Whether kernels may read and write any host memory (Grace, or HMM).
     pub(super) reads_host_memory: bool,
+    /// Whether a kernel can be launched before the one ahead of it has ended, in a graph, too.
+    overlaps: bool,
     pub(super) modules: Modules,
 }
 
@@ -102,6 +107,7 @@ impl Cuda {
                 processors,
                 shared_per_block,
                 reads_host_memory: pageable != 0,
+                overlaps: capability == Target::Sm90a.sm() && driver::version() >= Some(OVERLAPS),
                 modules: Modules::default(),
             })
         }
@@ -120,6 +126,14 @@ impl Cuda {
     /// Whether it has the instructions of [`Target::Sm90a`]: compute capability 9.0, nothing older or newer.
     pub fn is_hopper(&self) -> bool {
         self.capability == Target::Sm90a.sm()
+    }
+
+    /// An attribute of the device.
+    pub fn attribute(&self, which: Attribute) -> Result<i32> {
+        let mut value = 0;
+        // SAFETY: the pointer is valid.
+        check(unsafe { sys::cuDeviceGetAttribute(&mut value, which, self.device) }, "cuDeviceGetAttribute")?;
+        Ok(value)
     }
 
     /// Refuses what belongs to another context than the one that operations run in.
@@ -204,6 +218,11 @@ impl Queue<'_> {
     /// What plans are made by.
     pub fn capacity(&self) -> Capacity {
         self.cuda.capacity()
+    }
+
+    /// Whether a kernel that is written for it can be launched before the one ahead of it has ended.
+    pub fn overlaps(&self) -> bool {
+        self.cuda.overlaps
     }
 
     /// Bytes of shared memory that a block may have.

@@ -43,16 +43,25 @@ pub fn find() -> Result<()> {
 }
 
 /// `cuDriverGetVersion` of the library that cudarc will use; `None` where there is none.
-fn version() -> Option<i32> {
-    // SAFETY: loading the driver runs its initializers, as every CUDA program does; the signature is the driver API's.
-    // The library stays loaded: unloading a driver is not supported.
+pub fn version() -> Option<i32> {
+    // SAFETY: the signature is the driver API's.
+    let get: unsafe extern "C" fn(*mut c_int) -> c_int = unsafe { symbol("cuDriverGetVersion")? };
+    let mut version = 0;
+    // SAFETY: the pointer is valid.
+    (unsafe { get(&mut version) } == 0).then_some(version)
+}
+
+/// A function of the library that cudarc will use.
+///
+/// # Safety
+/// `F` is the function's type.
+pub unsafe fn symbol<F: Copy>(name: &str) -> Option<F> {
+    // SAFETY: loading the driver runs its initializers, as every CUDA program does; the type is the caller's promise. The library
+    // stays loaded: unloading a driver is not supported.
     unsafe {
         let library = NAMES.iter().find_map(|name| libloading::Library::new(*name).ok())?;
         let library = std::mem::ManuallyDrop::new(library);
-        let get: libloading::Symbol<unsafe extern "C" fn(*mut c_int) -> c_int> =
-            library.get(b"cuDriverGetVersion\0").ok()?;
-        let mut version = 0;
-        (get(&mut version) == 0).then_some(version)
+        library.get(name.as_bytes()).ok().map(|function| *function)
     }
 }
 

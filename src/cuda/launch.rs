@@ -9,7 +9,10 @@ use crate::kernels::KernelSpec;
 use crate::kernels::tensor::Layout;
 use crate::kernels::tile::VECTOR_BYTES;
 use crate::view::{Tensor, TensorMut};
-use cudarc::driver::sys::{self, CUstream, CUtensorMap};
+use cudarc::driver::sys::{
+    self, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig, CUstream,
+    CUtensorMap,
+};
 use std::ffi::c_void;
 
 /// A stream of the caller's: a `CUstream` or `cudaStream_t`; null is the legacy default stream.
@@ -145,9 +148,26 @@ pub fn layout(tensor: impl Matrix, codes: u64, codes_align: u64) -> Layout {
 /// block does once.
 const WAVES: u64 = 2;
 
+/// That a launch may overlap the kernel ahead of it.
+fn overlapping() -> CUlaunchAttribute {
+    let mut value = CUlaunchAttributeValue { pad: [0; 64] };
+    value.programmaticStreamSerializationAllowed = 1;
+    let id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    CUlaunchAttribute { id, pad: [0; 4], value }
+}
+
 impl Queue<'_> {
     /// Enqueues a kernel with a block for each of `tiles`, or as many as fill the device.
     pub(super) fn launch(&self, spec: KernelSpec, tiles: u64, args: Args) -> Result<()> {
+        self.enqueue(spec, tiles, args, false)
+    }
+
+    /// The same of a kernel that itself waits for the one ahead of it to end.
+    pub(super) fn launch_overlapping(&self, spec: KernelSpec, tiles: u64, args: Args) -> Result<()> {
+        self.enqueue(spec, tiles, args, true)
+    }
+
+    fn enqueue(&self, spec: KernelSpec, tiles: u64, args: Args, overlaps: bool) -> Result<()> {
         let function = self.function(spec)?;
         let most = u64::from(self.cuda.processors) * u64::from(function.blocks_per_processor) * WAVES;
         let blocks = tiles.clamp(1, most) as u32;
@@ -155,14 +175,25 @@ impl Queue<'_> {
         let mut pointers: Vec<*mut c_void> = values.iter_mut().map(Arg::pointer).collect();
         // The driver may put off a part of the loading until here.
         let _relaxed = function.first_launch().then(Relaxed::enter);
+        let mut attribute = overlapping();
+        let config = CUlaunchConfig {
+            gridDimX: blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: function.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: function.shared,
+            hStream: self.stream.handle(),
+            attrs: &mut attribute,
+            numAttrs: overlaps.into(),
+        };
         // SAFETY: the kernel's parameters are what its spec documents and its caller has lined up; each pointer is to
         // a value that outlives the call.
         let result = unsafe {
-            let (handle, threads, shared) = (function.handle, function.threads, function.shared);
-            let (stream, params, extra) = (self.stream.handle(), pointers.as_mut_ptr(), std::ptr::null_mut());
-            sys::cuLaunchKernel(handle, blocks, 1, 1, threads, 1, 1, shared, stream, params, extra)
+            sys::cuLaunchKernelEx(&config, function.handle, pointers.as_mut_ptr(), std::ptr::null_mut())
         };
-        check(result, "cuLaunchKernel")
+        check(result, "cuLaunchKernelEx")
     }
 
     /// Enqueues the writing of one 32-bit word.

@@ -1,7 +1,7 @@
 //! The gradients of a low-rank adapter: `dA[r, K] = Uᵀ·X` and `dB[N, r] = dYᵀ·T`, with U and T as in [`super::gemm`].
 
 use super::device::{Cuda, Queue};
-use super::gemm::low_rank::{TensorCores, down_projection, gradient_bytes, up_projection};
+use super::gemm::low_rank::{self, TensorCores, down_projection, gradient_bytes, up_projection};
 use super::gemm::simt::{Operand, Output, multiply};
 use super::gemm::workspace::{self, Workspace};
 use crate::error::Result;
@@ -47,10 +47,7 @@ fn gradient_a(
         let product = (Operand::along(&u).across(), Operand::along(x).across(), x.rows());
         return multiply(queue, &[product], Output { accumulate, ..Output::new(da) });
     };
-    let u = match TensorCores::take(queue, dy, lora.b.dtype()) {
-        Some(cores) => cores.u(dy, lora, workspace)?,
-        None => up_projection(queue, dy, lora, workspace)?.into(),
-    };
+    let u = low_rank::u(queue, dy, lora, workspace)?;
     cores.gradient(AdapterMatrix::GradientA, x, &u, da, accumulate, workspace)
 }
 
@@ -68,9 +65,6 @@ fn gradient_b(
         let product = (Operand::along(dy).across(), Operand::along(&t).across(), x.rows());
         return multiply(queue, &[product], Output { accumulate, ..Output::new(db) });
     };
-    let t = match TensorCores::take(queue, x, lora.a.dtype()) {
-        Some(cores) => cores.t(x, lora, workspace)?,
-        None => down_projection(queue, x, lora, workspace)?.into(),
-    };
+    let t = low_rank::t(queue, x, lora, workspace)?;
     cores.gradient(AdapterMatrix::GradientB, dy, &t, db, accumulate, workspace)
 }

@@ -25,6 +25,7 @@ pub mod lora_gradients;
 pub mod memory;
 pub mod module;
 pub mod optimizer;
+pub mod paging;
 pub mod quantize;
 
 pub use device::Cuda;

@@ -89,6 +89,11 @@ impl Half {
             Half::Bf16 => k.mma_m16n8k16_f32_bf16(a.map(|r| r.as_bf16x2()), b.map(|r| r.as_bf16x2()), c),
         }
     }
+
+    /// The same in place: adds `A·B` to C.
+    pub fn add_product(self, k: &Kernel, a: [Reg<B32>; 4], b: [Reg<B32>; 2], c: [Reg<F32>; 4]) {
+        c.into_iter().zip(self.multiply(k, a, b, c)).for_each(|(c, sum)| k.to(c).mov(sum));
+    }
 }
 
 /// A table of 16 values as bytes in registers.

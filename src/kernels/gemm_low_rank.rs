@@ -222,8 +222,7 @@ impl<'k> Body<'k> {
                             for odd in 0..2 {
                                 let sum = sums[(i * FRAGMENTS + 2 * pair + odd) as usize];
                                 let b = [b[2 * odd as usize], b[2 * odd as usize + 1]];
-                                let added = self.spec.narrow.multiply(self.k, *a, b, sum);
-                                sum.into_iter().zip(added).for_each(|(sum, added)| self.k.to(sum).mov(added));
+                                self.spec.narrow.add_product(self.k, *a, b, sum);
                             }
                         }
                     }

@@ -219,29 +219,21 @@ impl<'k> Body<'k> {
         k.prmt_b32(first, second, 0x5410)
     }
 
-    /// Adds `T·Bᵀ`, straight from global memory: it is little and read once a tile.
+    /// Adds `T·Bᵀ`.
     fn add_low_rank(&self, low_rank: &LowRank, [row0, col0]: [Reg<B64>; 2], sums: &[Sums]) {
-        let (k, [m, n, _], half) = (self.k, self.params.shape, self.spec.product.half);
+        let (k, tile, [m, n, _]) = (self.k, &self.tile, self.params.shape);
         k.section("the low-rank term");
-        let rank = k.cvt_u64_u32(low_rank.rank);
-        let ([row, col], tile) = (self.tile.corner, &self.tile);
-        let t_rows = tile.fragment_rows(low_rank.left, rank, [row0, m], row, 2 * tile.down());
-        let b_rows = tile.fragment_rows(low_rank.right, low_rank.right_stride, [col0, n], col, ACROSS);
-        let load = |(from, inside): (Ptr<Global>, Reg<Pred>), at: Reg<B64>| {
-            let words = k.splat::<B32, 2>(0);
-            k.to(words).when(inside).ld_global::<[B32; 2]>(k.offset(from, at));
-            words
-        };
+        let t_row = |i| low_rank.left_row(k, tile.t, tile.row(row0, i), m);
+        let b_row = |j| low_rank.right_row(k, tile.t, tile.col(col0, j), n);
+        let t_rows: Vec<_> = (0..2 * tile.down()).map(t_row).collect();
+        let b_rows: Vec<_> = (0..ACROSS).map(b_row).collect();
         k.for_range(0, low_rank.rank, RANK, |step| {
-            let at = k.mul_wide_u32(step, 2);
-            let t: Vec<_> = t_rows.iter().map(|&row| load(row, at)).collect();
-            for (j, &b_row) in b_rows.iter().enumerate() {
-                let b = load(b_row, at);
-                for i in 0..self.tile.down() as usize {
-                    let sum = sums[i * ACROSS as usize + j];
-                    let (upper, lower) = (t[2 * i], t[2 * i + 1]);
-                    let added = half.multiply(k, [upper[0], lower[0], upper[1], lower[1]], b, sum);
-                    sum.into_iter().zip(added).for_each(|(sum, added)| k.to(sum).mov(added));
+            let t: Vec<_> = t_rows.iter().map(|row| row.load(k, step)).collect();
+            for (j, row) in b_rows.iter().enumerate() {
+                let b = row.load(k, step);
+                for (i, rows) in t.chunks(2).enumerate() {
+                    let a = [rows[0][0], rows[1][0], rows[0][1], rows[1][1]];
+                    self.spec.product.half.add_product(k, a, b, sums[i * ACROSS as usize + j]);
                 }
             }
         });

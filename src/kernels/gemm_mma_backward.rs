@@ -275,7 +275,7 @@ impl<'k> Body<'k> {
                     for odd in 0..2 {
                         let sum = products[(i * ACROSS + 2 * pair + odd) as usize];
                         let b = [b[2 * odd as usize], b[2 * odd as usize + 1]];
-                        self.add(sum, a, b);
+                        self.spec.product.half.add_product(k, a, b, sum);
                     }
                 }
             }
@@ -288,37 +288,22 @@ impl<'k> Body<'k> {
         }
     }
 
-    fn add(&self, sum: Sums, a: [Reg<B32>; 4], b: [Reg<B32>; 2]) {
-        let added = self.spec.product.half.multiply(self.k, a, b, sum);
-        sum.into_iter().zip(added).for_each(|(sum, added)| self.k.to(sum).mov(added));
-    }
-
-    /// Adds `U·A`, straight from global memory: it is little and read once a tile. Of 16 terms lane `t` of four takes the
-    /// neighbours `4t … 4t + 3`, on both sides.
+    /// Adds `U·A`.
     fn add_low_rank(&self, low_rank: &LowRank, [row0, col0]: [Reg<B64>; 2], sums: &[Sums]) {
         let (k, tile, [m, _, cols]) = (self.k, &self.tile, self.params.shape);
         k.section("the low-rank term");
-        let ([row, col], rank) = (tile.corner, k.cvt_u64_u32(low_rank.rank));
-        let u_rows = tile.fragment_rows(low_rank.left, rank, [row0, m], row, 2 * tile.down());
+        let u_row = |i| low_rank.left_row(k, tile.t, tile.row(row0, i), m);
+        let u_rows: Vec<_> = (0..2 * tile.down()).map(u_row).collect();
         let stride = k.shl_b64(low_rank.right_stride, 1);
         let first = k.offset(low_rank.right, k.mul_lo_u64(k.mul_wide_u32(tile.t, 4), stride));
         let columns: Vec<(Ptr<Global>, Reg<Pred>)> = (0..ACROSS)
             .map(|j| {
-                let within = k.add_u32(col, k.add_u32(tile.g, 8 * j));
-                let at = k.add_u64(col0, k.cvt_u64_u32(within));
+                let at = tile.col(col0, j);
                 (k.offset(first, k.shl_b64(at, 1)), k.setp_lt_u64(at, cols))
             })
             .collect();
         k.for_range(0, low_rank.rank, RANK, |step| {
-            let at = k.mul_wide_u32(step, 2);
-            let u: Vec<_> = u_rows
-                .iter()
-                .map(|&(from, inside)| {
-                    let words = k.splat::<B32, 2>(0);
-                    k.to(words).when(inside).ld_global::<[B32; 2]>(k.offset(from, at));
-                    words
-                })
-                .collect();
+            let u: Vec<_> = u_rows.iter().map(|row| row.load(k, step)).collect();
             let down = k.mul_lo_u64(k.cvt_u64_u32(step), stride);
             for (j, &(from, inside)) in columns.iter().enumerate() {
                 let mut from = k.offset(from, down);
@@ -330,10 +315,9 @@ impl<'k> Body<'k> {
                 });
                 let pair = |low, high| k.prmt_b32(low, high, 0x5410);
                 let b = [pair(first, second), pair(third, fourth)];
-                for i in 0..tile.down() as usize {
-                    let (upper, lower) = (u[2 * i], u[2 * i + 1]);
-                    let a = [upper[0], lower[0], upper[1], lower[1]];
-                    self.add(sums[i * ACROSS as usize + j], a, b);
+                for (i, rows) in u.chunks(2).enumerate() {
+                    let a = [rows[0][0], rows[1][0], rows[0][1], rows[1][1]];
+                    self.spec.product.half.add_product(k, a, b, sums[i * ACROSS as usize + j]);
                 }
             }
         });

@@ -25,7 +25,7 @@ use super::product::{LowRank, ProductSpec, RANK};
 use super::skinny_block::{Block, Cut, Item, row_bytes};
 use super::tile::THREADS;
 use super::{Spec, Written, dynamic_module};
-use ptx_asm::{B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Shared, Target};
+use ptx_asm::{B32, Error, F32, Kernel, Ptr, Reg, Shared, Target};
 
 /// Rows of X at most.
 pub const MOST_ROWS: u32 = 64;
@@ -140,42 +140,23 @@ impl<'k> Body<'k> {
         }
     }
 
-    /// Adds `T·Bᵀ`, straight from global memory: it is little. Warps that stand across take turns with its steps.
+    /// Adds `T·Bᵀ`. Warps that stand across take turns with its steps.
     fn add_low_rank(&self, low_rank: &LowRank, item: &Item, sums: &Sums) {
-        let (k, pieces, half) = (self.block.k, &self.block.pieces, self.spec.product.half);
+        let (k, pieces, [m, n, _]) = (self.block.k, &self.block.pieces, self.block.params.shape);
         k.section("the low-rank term");
-        let rank = k.cvt_u64_u32(low_rank.rank);
-        // Lane t takes four neighbours of each row.
-        let row = |base: Ptr<Global>, stride: Reg<B64>, row: Reg<B64>, end: Reg<B64>| {
-            let inside = k.setp_lt_u64(row, end);
-            let element = k.mad_lo_u64(k.selp_b64(row, 0, inside), stride, k.mul_wide_u32(pieces.t, 4));
-            (k.offset(base, k.shl_b64(element, 1)), inside)
-        };
         let first = k.mad_lo_u32(pieces.place[0], ROWS, pieces.g);
         let first = k.add_u64(item.range.rows[0], k.cvt_u64_u32(first));
-        let b_rows = [0, 8, 16, 24].map(|q: u64| {
-            row(low_rank.right, low_rank.right_stride, k.add_u64(first, q), self.block.params.shape[1])
-        });
-        let t_rows = (0..self.spec.fragments).map(|j| {
-            let m = k.cvt_u64_u32(k.add_u32(pieces.g, 8 * j));
-            row(low_rank.left, rank, m, self.block.params.shape[0])
-        });
-        let t_rows: Vec<_> = t_rows.collect();
-        let load = |(from, inside): (Ptr<Global>, Reg<Pred>), at: Reg<B64>| {
-            let words = k.splat::<B32, 2>(0);
-            k.to(words).when(inside).ld_global::<[B32; 2]>(k.offset(from, at));
-            words
-        };
+        let b_rows = [0, 8, 16, 24].map(|q: u64| low_rank.right_row(k, pieces.t, k.add_u64(first, q), n));
+        let t_row = |j| low_rank.left_row(k, pieces.t, k.cvt_u64_u32(k.add_u32(pieces.g, 8 * j)), m);
+        let t_rows: Vec<_> = (0..self.spec.fragments).map(t_row).collect();
         let start = k.mul_lo_u32(pieces.place[1], RANK);
         k.for_range(start, low_rank.rank, RANK * pieces.across, |step| {
-            let at = k.mul_wide_u32(step, 2);
-            let b = b_rows.map(|row| load(row, at));
-            for (&row, sums) in t_rows.iter().zip(sums) {
-                let t = load(row, at);
-                for (f, &sum) in sums.iter().enumerate() {
-                    let [upper, lower] = [b[2 * f], b[2 * f + 1]];
-                    let added = half.multiply(k, [upper[0], lower[0], upper[1], lower[1]], t, sum);
-                    sum.into_iter().zip(added).for_each(|(sum, added)| k.to(sum).mov(added));
+            let b = b_rows.map(|row| row.load(k, step));
+            for (row, sums) in t_rows.iter().zip(sums) {
+                let t = row.load(k, step);
+                for (rows, &sum) in b.chunks(2).zip(sums) {
+                    let a = [rows[0][0], rows[1][0], rows[0][1], rows[1][1]];
+                    self.spec.product.half.add_product(k, a, t, sum);
                 }
             }
         });

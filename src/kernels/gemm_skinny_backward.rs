@@ -34,7 +34,7 @@ use super::tensor::widen;
 use super::tile::THREADS;
 use super::{Spec, Written, dynamic_module};
 use crate::view::DType;
-use ptx_asm::{B32, B64, Error, F32, Global, Kernel, Pred, Ptr, Reg, Shared, Target, lut};
+use ptx_asm::{B32, Error, F32, Kernel, Ptr, Reg, Shared, Target, lut};
 
 /// Bytes of a row of a piece of dY.
 const DY_ROW: u32 = row_bytes(Way::Down);
@@ -140,7 +140,7 @@ impl<'k> Body<'k> {
             for (step, [left, right]) in columns.iter().enumerate() {
                 for (j, &sum) in sums.iter().enumerate() {
                     let a = [left[2 * j], left[2 * j + 1], right[2 * j], right[2 * j + 1]];
-                    self.add(sum, a, [dy[2 * step], dy[2 * step + 1]]);
+                    Half::Bf16.add_product(k, a, [dy[2 * step], dy[2 * step + 1]], sum);
                 }
             }
         }
@@ -156,25 +156,13 @@ impl<'k> Body<'k> {
         std::array::from_fn(|j| if j % 2 == 0 { even[j / 2] } else { odd[j / 2] })
     }
 
-    fn add(&self, sum: [Reg<F32>; 4], a: [Reg<B32>; 4], b: [Reg<B32>; 2]) {
-        let added = Half::Bf16.multiply(self.block.k, a, b, sum);
-        sum.into_iter().zip(added).for_each(|(sum, added)| self.block.k.to(sum).mov(added));
-    }
-
-    /// Adds `U·A`, straight from global memory: it is little. Warps that stand down take turns with its steps of 16 ranks, of
-    /// which lane t has the neighbours `4t … 4t + 3`.
+    /// Adds `U·A`. Warps that stand down take turns with its steps.
     fn add_low_rank(&self, low_rank: &LowRank, item: &Item, sums: &Sums) {
         let (k, pieces) = (self.block.k, &self.block.pieces);
         k.section("the low-rank term");
-        let rank = k.cvt_u64_u32(low_rank.rank);
-        let four = k.mul_wide_u32(pieces.t, 4);
-        let u_rows = (0..self.spec.fragments).map(|i| {
-            let row = k.cvt_u64_u32(k.add_u32(pieces.g, 8 * i));
-            let inside = k.setp_lt_u64(row, self.block.params.shape[0]);
-            let element = k.mad_lo_u64(k.selp_b64(row, 0, inside), rank, four);
-            (k.offset(low_rank.left, k.shl_b64(element, 1)), inside)
-        });
-        let u_rows: Vec<_> = u_rows.collect();
+        let (four, [m, ..]) = (k.mul_wide_u32(pieces.t, 4), self.block.params.shape);
+        let u_row = |i| low_rank.left_row(k, pieces.t, k.cvt_u64_u32(k.add_u32(pieces.g, 8 * i)), m);
+        let u_rows: Vec<_> = (0..self.spec.fragments).map(u_row).collect();
         let span = k.add_u64(item.range.cols[0], k.cvt_u64_u32(pieces.place[1]));
         let inside = k.setp_lt_u64(span, item.range.cols[1]);
         let col = k.mad_lo_u64(span, u64::from(COLS), k.mul_wide_u32(pieces.g, 8));
@@ -182,7 +170,6 @@ impl<'k> Body<'k> {
         let first = k.offset(low_rank.right, k.shl_b64(col, 1));
         let start = k.mul_lo_u32(pieces.place[0], RANK);
         k.for_range(start, low_rank.rank, RANK * pieces.down, |step| {
-            let at = k.mul_wide_u32(step, 2);
             let row = k.add_u64(k.cvt_u64_u32(step), four);
             let from = k.offset(first, k.mul_lo_u64(row, stride));
             let rows = [0u32, 1, 2, 3].map(|i| {
@@ -197,21 +184,14 @@ impl<'k> Body<'k> {
                     k.prmt_b32(rows[r][col / 2], rows[r + 1][col / 2], half)
                 })
             });
-            for (&row, sums) in u_rows.iter().zip(sums) {
-                let u = self.neighbours(row, at);
+            for (row, sums) in u_rows.iter().zip(sums) {
+                let u = row.load(k, step);
                 for (j, &sum) in sums.iter().enumerate() {
-                    self.add(sum, [left[2 * j], left[2 * j + 1], right[2 * j], right[2 * j + 1]], u);
+                    let a = [left[2 * j], left[2 * j + 1], right[2 * j], right[2 * j + 1]];
+                    Half::Bf16.add_product(k, a, u, sum);
                 }
             }
         });
-    }
-
-    /// Four values of a row, or zeros.
-    fn neighbours(&self, (from, inside): (Ptr<Global>, Reg<Pred>), at: Reg<B64>) -> [Reg<B32>; 2] {
-        let k = self.block.k;
-        let words = k.splat::<B32, 2>(0);
-        k.to(words).when(inside).ld_global::<[B32; 2]>(k.offset(from, at));
-        words
     }
 
     /// Adds the sums of the warps down, in order, and writes the tile.

@@ -4,7 +4,7 @@
 //! of 16 x 8 (PTX ISA §9.7.14.5.8): lane `4g + t` holds the elements `2t` and `2t + 1` of rows `g` and `g + 8`.
 
 use super::product::ProductParams;
-use ptx_asm::{B32, B64, F32, Global, Kernel, Pred, Ptr, Reg};
+use ptx_asm::{B32, B64, F32, Kernel, Pred, Reg};
 
 /// Columns of a tile.
 pub const COLS: u32 = 128;
@@ -95,25 +95,19 @@ impl<'k> MmaTile<'k> {
         (k.selp_b64(at, first, inside), k.selp_b32(16, 0, inside), inside)
     }
 
-    /// For each 8 rows of the warp, the address of this lane's 8 bytes in its row `g` of a matrix of 16-bit elements with
-    /// neighbours along the inner dimension, and whether the row exists. `places` rows of 8 from `corner` on.
-    pub fn fragment_rows(
-        &self,
-        base: Ptr<Global>,
-        stride: Reg<B64>,
-        [origin, end]: [Reg<B64>; 2],
-        corner: Reg<B32>,
-        places: u32,
-    ) -> Vec<(Ptr<Global>, Reg<Pred>)> {
+    /// Row `g` of the warp's eight rows number `i`, of a matrix in which its tile begins at `origin`.
+    pub fn row(&self, origin: Reg<B64>, i: u32) -> Reg<B64> {
+        self.within(origin, self.corner[0], i)
+    }
+
+    /// The same of columns.
+    pub fn col(&self, origin: Reg<B64>, i: u32) -> Reg<B64> {
+        self.within(origin, self.corner[1], i)
+    }
+
+    fn within(&self, origin: Reg<B64>, corner: Reg<B32>, i: u32) -> Reg<B64> {
         let k = self.k;
-        let lane = k.mul_wide_u32(self.t, 8);
-        let row = |i: u32| {
-            let within = k.add_u32(corner, k.add_u32(self.g, 8 * i));
-            let at = k.add_u64(origin, k.cvt_u64_u32(within));
-            let row = k.offset(base, k.shl_b64(k.mul_lo_u64(at, stride), 1));
-            (k.offset(row, lane), k.setp_lt_u64(at, end))
-        };
-        (0..places).map(row).collect()
+        k.add_u64(origin, k.cvt_u64_u32(k.add_u32(corner, k.add_u32(self.g, 8 * i))))
     }
 
     /// Writes a tile of an `[m, n]` matrix, the bias added if there is one, and what is there if `accumulate`.
@@ -125,7 +119,7 @@ impl<'k> MmaTile<'k> {
         [row0, col0]: [Reg<B64>; 2],
         sums: &[Sums],
     ) {
-        let (k, [row, col], out) = (self.k, self.corner, &params.out);
+        let (k, [_, col], out) = (self.k, self.corner, &params.out);
         k.section("store");
         for j in 0..ACROSS {
             for odd in 0..2u32 {
@@ -135,8 +129,7 @@ impl<'k> MmaTile<'k> {
                     let zero = k.mov::<B64>(0);
                     let bias = params.bias.as_ref().map(|bias| bias.load(k, zero, col, None));
                     for i in 0..2 * self.down() {
-                        let within = k.add_u32(self.g, 8 * i);
-                        let row = k.add_u64(row0, k.cvt_u64_u32(k.add_u32(row, within)));
+                        let row = self.row(row0, i);
                         let sum = sums[(i / 2 * ACROSS + j) as usize][(2 * (i % 2) + odd) as usize];
                         k.if_then(k.setp_lt_u64(row, m), || {
                             let old = accumulate.then(|| out.load(k, row, col, None));

@@ -4,7 +4,7 @@ use super::constants::{ConstantsParam, ConstantsSpec};
 use super::decode::Half;
 use super::dense::Dense;
 use crate::view::DType;
-use ptx_asm::{B32, B64, Global, Kernel, Ptr, Reg};
+use ptx_asm::{B32, B64, Global, Kernel, Pred, Ptr, Reg};
 
 /// Ranks that a low-rank term may have: multiples of this.
 pub const RANK: u32 = 16;
@@ -60,6 +60,48 @@ pub struct LowRank {
     pub right_stride: Reg<B64>,
     /// A multiple of [`RANK`].
     pub rank: Reg<B32>,
+}
+
+/// A lane's part of a row of T, U or B, straight from global memory: it is little and read once a tile. Of 16 ranks, lane t of four
+/// takes the neighbours `4t … 4t + 3`, which is an order of the terms, the same on both sides.
+#[derive(Clone, Copy)]
+pub struct RankRow {
+    from: Ptr<Global>,
+    exists: Reg<Pred>,
+}
+
+impl LowRank {
+    /// Of a row of T or U, which has `rows`.
+    pub fn left_row(&self, k: &Kernel, t: Reg<B32>, row: Reg<B64>, rows: Reg<B64>) -> RankRow {
+        RankRow::new(k, t, self.left, k.cvt_u64_u32(self.rank), row, rows)
+    }
+
+    /// Of a row of B, which has `rows`.
+    pub fn right_row(&self, k: &Kernel, t: Reg<B32>, row: Reg<B64>, rows: Reg<B64>) -> RankRow {
+        RankRow::new(k, t, self.right, self.right_stride, row, rows)
+    }
+}
+
+impl RankRow {
+    fn new(
+        k: &Kernel,
+        t: Reg<B32>,
+        base: Ptr<Global>,
+        stride: Reg<B64>,
+        row: Reg<B64>,
+        rows: Reg<B64>,
+    ) -> Self {
+        let element = k.mad_lo_u64(row, stride, k.mul_wide_u32(t, 4));
+        Self { from: k.offset(base, k.shl_b64(element, 1)), exists: k.setp_lt_u64(row, rows) }
+    }
+
+    /// Its four of the 16 ranks from `rank` on; zeros where there is no row.
+    pub fn load(&self, k: &Kernel, rank: Reg<B32>) -> [Reg<B32>; 2] {
+        let words = k.splat::<B32, 2>(0);
+        let from = k.offset(self.from, k.mul_wide_u32(rank, 2));
+        k.to(words).when(self.exists).ld_global::<[B32; 2]>(from);
+        words
+    }
 }
 
 impl ProductParams {

@@ -2,6 +2,9 @@
 //!
 //! The partial sums are added in the order of the splits, so that results repeat bit for bit; the sum is rounded once. A
 //! warp reads 128 consecutive bytes of each partial matrix.
+//!
+//! On a Hopper it may be launched while the kernel that makes them still runs, and waits for its end in the first instruction
+//! (PTX ISA §9.7.13.13): what a launch takes from the end of one kernel to the first block of the next is over by then.
 
 use super::dense::Dense;
 use super::tile::THREADS;
@@ -18,6 +21,8 @@ pub struct SplitSumSpec {
     pub bias: Option<DType>,
     /// Whether to add to what is there.
     pub accumulate: bool,
+    /// Whether it may be launched before the kernel ahead of it has ended: on Hopper.
+    pub overlaps: bool,
 }
 
 impl Spec for SplitSumSpec {
@@ -26,10 +31,17 @@ impl Spec for SplitSumSpec {
     fn write(&self, target: Target) -> Result<Written, Error> {
         module(target, "split_sum", THREADS, |k| self.body(k))
     }
+
+    fn target(&self, device: Target) -> Target {
+        if self.overlaps { Target::Sm90a } else { device }
+    }
 }
 
 impl SplitSumSpec {
     fn body(&self, k: &Kernel) {
+        if self.overlaps {
+            k.griddepcontrol_wait();
+        }
         let partial = k.param_ptr("partial");
         let splits = k.param_u32("splits");
         let scale = k.param_f32("scale");

@@ -122,6 +122,8 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32, cluster: u
     let weights = shared.array_aligned((pipeline.stages * R::WEIGHTS) as usize, 1024);
     let turned = shared.array_aligned::<U8>(wgmma_store::SHARED as usize, 128);
     pipeline.meet();
+    // The sum of a split product may come beside it, and waits for its end.
+    k.griddepcontrol_launch_dependents();
     let size = [shape[R::FEATURES], shape[0]];
     let (tiles, tid) = (Tiles::new(k, size, cut, splits), k.tid_x());
     let lane = k.and_b32(tid, 31);

@@ -1,10 +1,13 @@
 //! Optimizer steps.
 
 use super::context::{Context, Device};
+use super::pager::{Memory, Pager};
 use super::{check_shape, check_workspace, shape, workspace_extent};
+use crate::cpu::file_memory::FileWindows;
 use crate::error::{Error, Result, ensure};
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::{Optimizer, Rule};
+use crate::view::window::Plan;
 use crate::view::{BufferMut, Extent, Parameter, State};
 use crate::{cpu, cuda};
 
@@ -14,17 +17,21 @@ pub fn optimizer_workspace_size(
     optimizer: &Optimizer,
     parameters: &[Parameter<'_>],
 ) -> Result<usize> {
-    match &context.device {
-        Device::Cpu(_) => Ok(0),
-        Device::Cuda(_) => {
-            for (i, parameter) in parameters.iter().enumerate() {
-                check(optimizer.rule, parameter).map_err(|error| error.of(&format!("parameters[{i}]")))?;
-            }
-            let size = cuda::optimizer::workspace_size(optimizer, parameters);
-            let size = size.and_then(|size| usize::try_from(size).ok());
-            size.ok_or_else(|| Error::too_large("the workspace does not fit the address space"))
-        }
-    }
+    check_parameters(optimizer, parameters)?;
+    workspace_size(context, optimizer, parameters, &Plan::whole(parameters))
+}
+
+/// Bytes of workspace that [`optimizer_step_paged`] needs for these parameters, at any alignment: 0 on a CPU. It depends on the
+/// pager's advice.
+pub fn optimizer_workspace_size_paged(
+    context: &Context,
+    pager: &Pager,
+    optimizer: &Optimizer,
+    parameters: &[Parameter<'_>],
+) -> Result<usize> {
+    pager.device_of(context)?;
+    check_parameters(optimizer, parameters)?;
+    workspace_size(context, optimizer, parameters, &pager.plan(&pager.book(), parameters))
 }
 
 /// One step of an optimizer on any number of parameters, in place: [`crate::format::optimizer`] has the equations. All
@@ -45,36 +52,124 @@ pub fn optimizer_step<'a>(
     workspace: impl Into<BufferMut<'a, u8>>,
 ) -> Result<()> {
     let workspace = workspace.into();
+    check_parameters(optimizer, parameters)?;
+    let plan = Plan::whole(parameters);
+    let areas = check_call(context, optimizer, parameters, &plan, kept.as_ref(), &workspace)?;
+    match &context.device {
+        Device::Cpu(cpu) => add(kept, cpu::optimizer::step(cpu, optimizer, parameters, &plan, &())),
+        Device::Cuda(cuda) => {
+            let queue = cuda.queue(context.stream)?;
+            queue.check_many(areas.iter().map(|area| (area.place, &area.extent)))?;
+            cuda::optimizer::step(&queue, optimizer, parameters, &plan, &mut (), kept.as_ref(), &workspace)?;
+        }
+    }
+    Ok(())
+}
+
+/// [`optimizer_step`] of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget.
+///
+/// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
+/// So the same parameters in the same order move least. On a GPU all of it is ordered with the context's stream, which waits for
+/// the last call's work on another one; it cannot be captured. Rules with norms, LAMB and LARS, go through all windows twice.
+///
+/// Nothing is allocated, so nothing can run out half-way: an error that is not of the device's driver has left everything as it was.
+pub fn optimizer_step_paged<'a>(
+    context: &Context,
+    pager: &Pager,
+    optimizer: &Optimizer,
+    parameters: &mut [Parameter<'_>],
+    kept: Option<BufferMut<'_, u64>>,
+    workspace: impl Into<BufferMut<'a, u8>>,
+) -> Result<()> {
+    let workspace = workspace.into();
+    let cuda = pager.device_of(context)?;
+    check_parameters(optimizer, parameters)?;
+    let mut book = pager.book();
+    let plan = pager.plan(&book, parameters);
+    let areas = check_call(context, optimizer, parameters, &plan, kept.as_ref(), &workspace)?;
+    let parts = book.parts(&plan, parameters);
+    let queue = cuda.map(|cuda| cuda.queue(context.stream)).transpose()?;
+    if let Some(queue) = &queue {
+        queue.check_many(areas.iter().map(|area| (area.place, &area.extent)))?;
+    }
+    /// On the pages of a kind of memory.
+    macro_rules! step {
+        ($memory:expr, $queue:expr) => {{
+            let mut pages = $memory.begin($queue, &parts, cuda::optimizer::passes(optimizer))?;
+            let step = cuda::optimizer::step(
+                $queue,
+                optimizer,
+                parameters,
+                &plan,
+                &mut pages,
+                kept.as_ref(),
+                &workspace,
+            );
+            step.and(pages.finish())?
+        }};
+    }
+    match (&mut book.memory, &context.device, &queue) {
+        (Memory::File(memory), Device::Cpu(cpu), _) => {
+            let pages = FileWindows::new(memory, parts);
+            add(kept, cpu::optimizer::step(cpu, optimizer, parameters, &plan, &pages));
+        }
+        (Memory::Streamed(memory), _, Some(queue)) => step!(memory, queue),
+        (Memory::Managed(memory), _, Some(queue)) => step!(memory, queue),
+        _ => unreachable!("the context is the pager's"),
+    }
+    book.windows = plan.passing.len() as u64;
+    book.steps += 1;
+    Ok(())
+}
+
+/// Adds to the count of kept elements, on a CPU.
+fn add(kept: Option<BufferMut<'_, u64>>, count: u64) {
+    if let Some(kept) = kept {
+        // SAFETY: a CPU context's memory is host memory.
+        unsafe { kept.into_slice()[0] += count };
+    }
+}
+
+fn workspace_size(
+    context: &Context,
+    optimizer: &Optimizer,
+    parameters: &[Parameter<'_>],
+    plan: &Plan,
+) -> Result<usize> {
+    match &context.device {
+        Device::Cpu(_) => Ok(0),
+        Device::Cuda(_) => {
+            let size = cuda::optimizer::workspace_size(optimizer, parameters, plan);
+            let size = size.and_then(|size| usize::try_from(size).ok());
+            size.ok_or_else(|| Error::too_large("the workspace does not fit the address space"))
+        }
+    }
+}
+
+/// Checks all but the parameters themselves; the memory of the call.
+fn check_call(
+    context: &Context,
+    optimizer: &Optimizer,
+    parameters: &[Parameter<'_>],
+    plan: &Plan,
+    kept: Option<&BufferMut<'_, u64>>,
+    workspace: &BufferMut<'_, u8>,
+) -> Result<Vec<Area>> {
     optimizer.check().map_err(Error::invalid)?;
-    check_workspace(workspace.len(), optimizer_workspace_size(context, optimizer, parameters)?)?;
+    check_workspace(workspace.len(), workspace_size(context, optimizer, parameters, plan)?)?;
+    if let Some(kept) = kept {
+        ensure!(kept.len() == 1, "kept has {} elements; it must have 1", kept.len());
+    }
+    let areas = areas(parameters, kept.map(BufferMut::extent), workspace_extent(workspace).1);
+    check_areas(&areas)?;
+    Ok(areas)
+}
+
+pub(super) fn check_parameters(optimizer: &Optimizer, parameters: &[Parameter<'_>]) -> Result<()> {
     for (i, parameter) in parameters.iter().enumerate() {
         check(optimizer.rule, parameter).map_err(|error| error.of(&format!("parameters[{i}]")))?;
     }
-    let kept_extent = kept.as_ref().map(|kept| kept.extent());
-    if let Some(kept) = &kept {
-        ensure!(kept.len() == 1, "kept has {} elements; it must have 1", kept.len());
-    }
-    let areas = areas(parameters, kept_extent, workspace_extent(&workspace).1);
-    check_areas(&areas)?;
-    match &context.device {
-        Device::Cpu(cpu) => {
-            let count = cpu::optimizer::step(cpu, optimizer, parameters);
-            if let Some(kept) = kept {
-                // SAFETY: a CPU context's memory is host memory.
-                unsafe { kept.into_slice()[0] += count };
-            }
-            Ok(())
-        }
-        Device::Cuda(cuda) => {
-            let queue = cuda.queue(context.stream)?;
-            for Area { extent, place, .. } in &areas {
-                // Its name is made when it is needed.
-                let named = |name: &str| queue.check_memory(&[&[(name, *extent)]]);
-                named("").or_else(|_| named(&place.to_string()))?;
-            }
-            cuda::optimizer::step(&queue, optimizer, parameters, kept.as_ref(), &workspace)
-        }
-    }
+    Ok(())
 }
 
 fn check(rule: Rule, parameter: &Parameter<'_>) -> Result<()> {

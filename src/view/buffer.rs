@@ -119,6 +119,16 @@ impl<'a, T> BufferMut<'a, T> {
         Buffer { ptr: self.ptr, len: self.len, host: self.host, lifetime: PhantomData }
     }
 
+    /// The first `mid` values, and the rest.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn split_at(self, mid: usize) -> (Self, Self) {
+        assert!(mid <= self.len, "mid is {mid}; there are {} values", self.len);
+        let part = |ptr, len| Self { ptr, len, host: self.host, lifetime: PhantomData };
+        (part(self.ptr, mid), part(self.ptr.wrapping_add(mid), self.len - mid))
+    }
+
     /// The same memory for a shorter time.
     pub fn reborrow(&mut self) -> BufferMut<'_, T> {
         BufferMut { ptr: self.ptr, len: self.len, host: self.host, lifetime: PhantomData }

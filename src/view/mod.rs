@@ -8,6 +8,7 @@ mod lora;
 mod parameter;
 mod quantized;
 mod tensor;
+pub(crate) mod window;
 
 pub use buffer::{Buffer, BufferMut};
 pub use lora::Lora;

@@ -136,7 +136,7 @@ pub(crate) struct Extent {
 impl Extent {
     /// `len` bytes from `start` on.
     pub(crate) fn of_bytes<T>(start: *const T, len: usize, host: bool) -> Self {
-        Self { start: start.addr(), len, row: len, stride: len.max(1), host }
+        Self { start: start.expose_provenance(), len, row: len, stride: len.max(1), host }
     }
 
     /// The first byte.

@@ -32,7 +32,7 @@ impl Products for Gpu {
             // The kernel for few rows rounds dY times constant, too: (1 + u)² - 1.
             allowance.base *= 2.0 + allowance.base;
         }
-        if case.tensor_cores_backward() { allowance } else { Allowance::NONE }
+        if case.tensor_cores_backward(wgmma(self, case)) { allowance } else { Allowance::NONE }
     }
 
     /// U is multiplied by X, T by dY, and both are f32.
@@ -102,9 +102,9 @@ impl Products for Gpu {
     }
 }
 
-/// Whether 16-bit activations of so many rows are for the warpgroups of Hopper.
-fn wgmma(gpu: &Gpu, case: &Case) -> bool {
-    case.m >= 128 && gpu.stream.context().compute_capability().unwrap() == (9, 0)
+/// Whether 16-bit activations of so many rows are for the warpgroups of Hopper, which multiply W dequantized to their type.
+pub fn wgmma(gpu: &Gpu, case: &Case) -> bool {
+    case.m > 64 && gpu.stream.context().compute_capability().unwrap() == (9, 0)
 }
 
 /// W and T are rounded to the type `to`, and the adapter's matrix if it is not of it.
@@ -152,12 +152,20 @@ impl<'a> Call<'a> {
 
 /// Checks a case and, on the simulator, how often a kernel was launched for it.
 pub fn check_kernel(gpu: &Gpu, case: &Case, kernel: &str, times: usize) -> Result<(), TestCaseError> {
+    check_kernels(gpu, case, &[(kernel, times)])
+}
+
+/// The same for several.
+pub fn check_kernels(gpu: &Gpu, case: &Case, kernels: &[(&str, usize)]) -> Result<(), TestCaseError> {
     reset_counters();
     case.check(gpu)?;
     gpu.stream.synchronize().unwrap();
     if let Installed::Simulator = ptx_sim::install() {
-        let used = counters().launches.iter().filter(|launch| launch.kernel == kernel).count();
-        prop_assert_eq!(used, times, "launches of {}", kernel);
+        let launches = counters().launches;
+        for &(kernel, times) in kernels {
+            let used = launches.iter().filter(|launch| launch.kernel == kernel).count();
+            prop_assert_eq!(used, times, "launches of {}", kernel);
+        }
     }
     Ok(())
 }

@@ -2,11 +2,14 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod device;
+pub mod device_optimizers;
 pub mod device_products;
 pub mod exact;
 pub mod optimizer_model;
 pub mod optimizers;
+pub mod paged;
 pub mod products;
+pub mod special_values;
 
 use half::{bf16, f16};
 use proptest::prelude::*;

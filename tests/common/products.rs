@@ -218,10 +218,10 @@ impl Case {
         self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
-    /// Whether the backward product is one: 16-bit dY, whole chunks of N, in bf16 of few rows and from 128 rows on whole vectors,
-    /// rows of W in whole spans, blocks no shorter.
-    pub fn tensor_cores_backward(&self) -> bool {
-        let vectors = self.m >= 128 || self.m <= 64 && self.dtypes[1] == DType::Bf16;
+    /// Whether the backward product is one: 16-bit dY, whole chunks of N, or whole vectors by `wgmma` and in bf16 of few rows, rows
+    /// of W in whole spans, blocks no shorter.
+    pub fn tensor_cores_backward(&self, wgmma: bool) -> bool {
+        let vectors = wgmma || self.m <= 64 && self.dtypes[1] == DType::Bf16;
         self.dtypes[1] != DType::F32
             && self.n.is_multiple_of(if vectors { 8 } else { 64 })
             && self.k.is_multiple_of(64)

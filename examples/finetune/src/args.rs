@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use qlora_kernels::Pager;
 
 use crate::engine::Place;
+use crate::fetch;
 use crate::optimizer::Choice;
 
 /// Finetunes a small Llama-architecture model twice, with QLoRA (its linear weights held as NF4 with
@@ -38,6 +40,12 @@ pub struct Args {
     /// What trains the adapters
     #[arg(long, value_enum, default_value_t = Choice::AdamW)]
     pub optimizer: Choice,
+    /// Keep the optimizer's states in a file, in the folder of the results, and no more of them resident than the budget
+    #[arg(long)]
+    pub paged: bool,
+    /// Bytes of the states that stay resident, at least 262144
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20, requires = "paged")]
+    pub state_budget: u64,
     /// Learning rate (constant, as in the paper)
     #[arg(long, default_value_t = 1e-3)]
     pub lr: f32,
@@ -63,6 +71,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// Where results go.
+    pub fn folder(&self) -> PathBuf {
+        self.out.clone().unwrap_or_else(fetch::target_folder)
+    }
+
     /// Refuses what could not be trained, before anything is loaded.
     pub fn check(&self) -> Result<()> {
         let least = [
@@ -73,6 +86,10 @@ impl Args {
             ("--eval-tokens", self.eval_tokens, self.seq),
             ("--threads", self.threads.unwrap_or(1), 1),
         ];
+        if self.paged && self.state_budget < Pager::LEAST_BUDGET {
+            let (value, least) = (self.state_budget, Pager::LEAST_BUDGET);
+            bail!("--state-budget {value} is too small: at least {least} is needed");
+        }
         for (flag, value, least) in least {
             if value < least {
                 bail!("{flag} {value} is too small: at least {least} is needed");
@@ -106,6 +123,10 @@ mod tests {
         assert_eq!(refusal(&["--rank", "0"]), "--rank 0 is too small: at least 1 is needed");
         assert_eq!(refusal(&["--seq", "2"]), "--seq 2 is too small: at least 8 is needed");
         assert!(refusal(&["--eval-tokens", "5"]).starts_with("--eval-tokens 5 is too small"));
+        let budget = refusal(&["--paged", "--state-budget", "9"]);
+        assert_eq!(budget, "--state-budget 9 is too small: at least 262144 is needed");
+        let alone = Args::try_parse_from(["finetune", "--state-budget", "300000"]).unwrap_err().to_string();
+        assert!(alone.contains("--paged"), "{alone}");
         assert_eq!(refusal(&["--lr", "nan"]), "--lr NaN is not a positive number");
         let device = Args::try_parse_from(["finetune", "--device", "gpu"]).unwrap_err().to_string();
         assert!(device.contains("'gpu' for '--device <PLACE>': it is none of auto, cpu"), "{device}");

@@ -69,7 +69,7 @@ fn run(args: &Args) -> Result<()> {
     }
     let engine = Engine::new(args.device, threads)?;
     let (text, text_name) = text::load(args.text.as_deref())?;
-    let out = args.out.clone().unwrap_or_else(fetch::target_folder);
+    let out = args.folder();
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create the folder {}", out.display()))?;
     let path = match &args.model {
         Some(path) => path.clone(),

@@ -1,11 +1,13 @@
-//! Optimizer steps on the adapters, with gradient clipping.
+//! Optimizer steps on the adapters, with gradient clipping; the states in memory, or paged.
 
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use clap::ValueEnum;
-use qlora_kernels::format::optimizer::blocks::{BLOCK, Blocks};
-use qlora_kernels::{Hyper, Parameter, Rule, State, TensorMut, ops};
+use qlora_kernels::format::optimizer::blocks::BLOCK;
+use qlora_kernels::ops::{PagedBuffer, PagerStatistics};
+use qlora_kernels::view::BufferMut;
+use qlora_kernels::{Hyper, Pager, Parameter, Rule, State, TensorMut, ops};
 
 use crate::engine::Engine;
 use crate::host::values;
@@ -43,48 +45,71 @@ impl Choice {
     }
 }
 
-/// A state of a matrix.
-enum Stored {
-    F32(Vec<f32>),
-    Blocks(Blocks),
+/// Values in memory, or in a pager's.
+enum Store<T> {
+    Memory(Vec<T>),
+    Paged(PagedBuffer<T>),
 }
 
-impl<'a> From<&'a mut Stored> for State<'a> {
-    fn from(state: &'a mut Stored) -> Self {
-        match state {
-            Stored::F32(values) => values.into(),
-            Stored::Blocks(blocks) => blocks.into(),
+impl<T: Clone + bytemuck::Zeroable> Store<T> {
+    /// Zeros.
+    fn new(len: usize, pager: Option<&Pager>) -> Result<Self> {
+        Ok(match pager {
+            None => Self::Memory(vec![T::zeroed(); len]),
+            Some(pager) => Self::Paged(pager.buffer(len)?),
+        })
+    }
+
+    fn lend(&mut self) -> BufferMut<'_, T> {
+        match self {
+            Self::Memory(values) => values.into(),
+            Self::Paged(values) => values.lend(),
         }
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<T>()
+            * match self {
+                Self::Memory(values) => values.len(),
+                Self::Paged(values) => values.len(),
+            }
     }
 }
 
-/// The states of each trained matrix, in the order of `Llama::trained`.
+/// The states of all trained matrices, in the order of `Llama::trained`, one after another.
 pub struct Optimizer {
     optimizer: ops::Optimizer,
-    states: Vec<Vec<Stored>>,
+    eight_bits: bool,
+    /// The states, or the scales of those in 8 bits.
+    numbers: Store<f32>,
+    codes: Store<u8>,
+    pager: Option<Pager>,
 }
 
 impl Optimizer {
-    pub fn new(model: &Llama, choice: Choice, lr: f32) -> Self {
-        let rule = choice.rule();
+    /// Before its first step; states of 8 bits are zero where their scales are.
+    pub fn new(model: &Llama, choice: Choice, lr: f32, pager: Option<Pager>) -> Result<Self> {
+        let (rule, eight_bits) = (choice.rule(), choice.eight_bits());
         let hyper = Hyper { lr, weight_decay: 0.0, step: 0, ..Hyper::of(rule) };
         let optimizer = ops::Optimizer { hyper, max_norm: Some(MAX_NORM), ..ops::Optimizer::new(rule) };
-        let zeros = |len: usize| {
-            let zeros = |&signed: &bool| match choice.eight_bits() {
-                false => Stored::F32(vec![0.0; len]),
-                true => Stored::Blocks(Blocks::zeros(len, signed)),
-            };
-            rule.states().iter().map(zeros).collect()
+        let of_all = |len: &dyn Fn(usize) -> usize| -> usize {
+            rule.states().len() * model.trained().map(|var| len(var.elem_count())).sum::<usize>()
         };
-        Self { optimizer, states: model.trained().map(|var| zeros(var.elem_count())).collect() }
+        let (numbers, codes) = match eight_bits {
+            false => (of_all(&|len| len), 0),
+            true => (of_all(&|len| len.div_ceil(BLOCK)), of_all(&|len| len)),
+        };
+        let (numbers, codes) = (Store::new(numbers, pager.as_ref())?, Store::new(codes, pager.as_ref())?);
+        Ok(Self { optimizer, eight_bits, numbers, codes, pager })
     }
 
     pub fn bytes(&self) -> usize {
-        let bytes = |state: &Stored| match state {
-            Stored::F32(values) => 4 * values.len(),
-            Stored::Blocks(Blocks { codes, .. }) => codes.len() + 4 * codes.len().div_ceil(BLOCK),
-        };
-        self.states.iter().flatten().map(bytes).sum()
+        self.numbers.bytes() + self.codes.bytes()
+    }
+
+    /// What the pager has done.
+    pub fn paged(&self) -> Option<PagerStatistics> {
+        self.pager.as_ref().map(Pager::statistics)
     }
 
     pub fn step(&mut self, engine: &Engine, model: &Llama, grads: &GradStore) -> Result<()> {
@@ -95,21 +120,42 @@ impl Optimizer {
         let gradients = gradients.iter().map(values).collect::<candle_core::Result<Vec<_>>>()?;
         let mut matrices =
             model.trained().map(|var| Ok(values(var)?.to_vec())).collect::<Result<Vec<_>>>()?;
+        let (mut numbers, mut codes) = (self.numbers.lend(), self.codes.lend());
+        let mut state = |len| match self.eight_bits {
+            false => State::F32(take(&mut numbers, len)),
+            true => State::Blocks {
+                codes: take(&mut codes, len),
+                absmax: take(&mut numbers, len.div_ceil(BLOCK)),
+            },
+        };
         let mut parameters = Vec::new();
-        let memory = matrices.iter_mut().zip(&gradients).zip(&mut self.states);
-        for (var, ((matrix, gradient), states)) in model.trained().zip(memory) {
+        for (var, (matrix, gradient)) in model.trained().zip(matrices.iter_mut().zip(&gradients)) {
             let (rows, columns) = var.dims2()?;
             parameters.push(Parameter {
                 param: TensorMut::new(matrix, rows, columns)?,
                 grad: qlora_kernels::Tensor::new(gradient, rows, columns)?,
-                states: states.iter_mut().map(State::from).collect(),
+                states: self.optimizer.rule.states().iter().map(|_| state(rows * columns)).collect(),
             });
         }
         self.optimizer.hyper.step += 1;
-        ops::optimizer_step(&engine.host, &self.optimizer, &mut parameters, None, &mut [][..])?;
+        let (host, optimizer, workspace) = (&engine.host, &self.optimizer, &mut [][..]);
+        match &self.pager {
+            None => ops::optimizer_step(host, optimizer, &mut parameters, None, workspace)?,
+            Some(pager) => {
+                ops::optimizer_step_paged(host, pager, optimizer, &mut parameters, None, workspace)?;
+            }
+        }
         for (var, matrix) in model.trained().zip(matrices) {
             var.set(&Tensor::from_vec(matrix, var.dims2()?, var.device())?)?;
         }
         Ok(())
     }
+}
+
+/// The next `len` values.
+fn take<'a, T>(rest: &mut BufferMut<'a, T>, len: usize) -> BufferMut<'a, T> {
+    let all = std::mem::replace(rest, BufferMut::from(&mut [][..]));
+    let (values, others) = all.split_at(len);
+    *rest = others;
+    values
 }

@@ -114,7 +114,14 @@ pub fn print_memory(report: &Report) {
         line("  of it constants", format.constant_bytes, format!("{bits:.3} bits/param"));
     }
     line("adapters, float32", report.qlora.adapter_bytes, format!("rank {}", report.settings.rank));
-    line("optimizer states, float32", report.qlora.optimizer_bytes, String::new());
+    let note = report.qlora.paged.as_ref().map_or(String::new(), |paged| {
+        let [staying, in_] = [paged.staying_bytes, paged.bytes_in].map(megabytes);
+        let (windows, steps) = (paged.windows, report.settings.steps);
+        format!(
+            "{staying} resident, the rest in {windows} windows a step; {in_} came and went in {steps} steps"
+        )
+    });
+    line("optimizer states", report.qlora.optimizer_bytes, note);
     line("embedding, norms, head, float32", report.qlora.rest_bytes, String::new());
     for (run, note) in [(&report.qlora, ""), (&report.lora, "(its linear layers are float32 on the CPU)")] {
         let name = format!("peak resident memory, {}", run.name);

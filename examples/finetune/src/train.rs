@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use qlora_kernels::QuantSpec;
+use qlora_kernels::ops::PagerStatistics;
+use qlora_kernels::{Pager, PagerKind, PagerOptions, QuantSpec};
 use serde::Serialize;
 
 use crate::args::Args;
@@ -28,10 +29,30 @@ pub struct Run {
     pub peak_bytes: Option<u64>,
     pub adapter_bytes: usize,
     pub optimizer_bytes: usize,
+    pub paged: Option<Paged>,
     /// Embedding, norms, head.
     pub rest_bytes: usize,
     /// SHA-256 of the trained adapters.
     pub adapters: String,
+}
+
+/// What paging the optimizer's states did.
+#[derive(Serialize)]
+pub struct Paged {
+    pub budget: u64,
+    /// Bytes that stayed resident, and the windows that the others passed through in a step.
+    pub staying_bytes: u64,
+    pub windows: u64,
+    /// Bytes that came and went, in all steps.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+impl From<PagerStatistics> for Paged {
+    fn from(s: PagerStatistics) -> Self {
+        let PagerStatistics { budget, staying_bytes, windows, bytes_in, bytes_out, .. } = s;
+        Self { budget, staying_bytes, windows, bytes_in, bytes_out }
+    }
 }
 
 /// Loads a model with fresh adapters, trains them and measures. `before` is the model's held-out loss
@@ -48,7 +69,10 @@ pub fn run(
     let fresh_peak = memory::reset_peak();
     let lora = LoraSpec { rank: args.rank, alpha: args.alpha, seed: args.seed };
     let model = Llama::load(engine, checkpoint, spec, Some(lora))?;
-    let mut optimizer = Optimizer::new(&model, args.optimizer, args.lr);
+    let options =
+        PagerOptions { kind: PagerKind::File, budget: args.state_budget, folder: Some(args.folder()) };
+    let pager = args.paged.then(|| Pager::new(&engine.host, &options)).transpose()?;
+    let mut optimizer = Optimizer::new(&model, args.optimizer, args.lr, pager)?;
     let (mut losses, start) = (Vec::new(), Instant::now());
     let bar = progress(args.steps, &format!("training, {name}"));
     for batch in corpus.batches(args.batch, args.seed).take(args.steps) {
@@ -76,6 +100,7 @@ pub fn run(
         peak_bytes,
         adapter_bytes: model.trained().map(|var| var.elem_count() * size_of::<f32>()).sum(),
         optimizer_bytes: optimizer.bytes(),
+        paged: optimizer.paged().map(Paged::from),
         rest_bytes: model.rest_bytes(),
         adapters: model.fingerprint()?,
     })

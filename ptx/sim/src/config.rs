@@ -9,11 +9,14 @@ pub struct Config {
     pub sm_count: u32,
     /// Bytes of device memory.
     pub memory: u64,
+    /// Bytes of the host's memory for page-locked and managed allocations together; may change at any time.
+    pub host_memory: u64,
     /// Devices.
     pub device_count: u32,
     /// What `cuDriverGetVersion` says, e.g. 12080; decides the highest `.version` that is accepted.
     pub driver_version: u32,
-    /// The attribute CONCURRENT_MANAGED_ACCESS: false on Windows, WSL and most Jetsons.
+    /// The attribute CONCURRENT_MANAGED_ACCESS: false on Windows, WSL and most Jetsons. Where it is false, managed memory takes
+    /// the place of device memory and cannot be prefetched; where it is true, its pages come and go, and may be more than fit.
     pub concurrent_managed_access: bool,
     /// The order in which streams do their work.
     pub stream_order: StreamOrder,
@@ -41,6 +44,10 @@ pub enum StreamOrder {
     Lazy,
     /// At each synchronization other streams run first, as far as their dependencies let them; then what was asked for.
     OthersFirst,
+    /// At each synchronization the stream of this number, in the order of their creation in the context, does all its work
+    /// before others do more than it depends on; then what was asked for. Two operations that nothing orders are done both ways
+    /// round under the numbers of their two streams, so trying the numbers of all streams shows each missing wait.
+    First(u32),
     /// At each synchronization a random selection of what may run, by this seed.
     Random(u64),
 }
@@ -52,6 +59,7 @@ impl Default for Config {
             compute_capability: (9, 0),
             sm_count: 132,
             memory: 16 << 30,
+            host_memory: 64 << 30,
             device_count: 1,
             driver_version: 12080,
             concurrent_managed_access: true,

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use crate::log::Entry;
+
 /// Everything counted for one host thread's calls (the work it submitted included, whoever waits for it).
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Kernels in the order in which they ran.
     pub launches: Vec<Launch>,
+    /// What was put into streams, in the order of submission.
+    pub log: Vec<Entry>,
     /// Calls that allocate memory of any kind.
     pub allocations: u64,
     /// Calls that free memory.
@@ -21,11 +25,23 @@ pub struct Counters {
     pub bytes_on_device: u64,
     /// Bytes set by memset calls.
     pub bytes_set: u64,
+    /// Bytes of managed memory that prefetches to a device were asked for; what moved of them is in the log.
+    pub prefetched_to_device: u64,
+    /// Bytes of managed memory that prefetches to the host were asked for.
+    pub prefetched_to_host: u64,
+    /// Bytes of managed pages that had to leave a device to make room for others, or for memory of the device's own.
+    pub managed_evictions: u64,
     /// Driver calls by name.
     pub calls: BTreeMap<&'static str, u64>,
 }
 
 impl Counters {
+    /// The log's entry of a number.
+    pub(crate) fn entry(&mut self, sequence: u64) -> Option<&mut Entry> {
+        let at = self.log.binary_search_by_key(&sequence, |entry| entry.sequence).ok()?;
+        Some(&mut self.log[at])
+    }
+
     /// The sum over all launches.
     pub fn total(&self) -> Stats {
         let mut total = Stats::default();
@@ -47,6 +63,8 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Static and dynamic shared memory of a block, in bytes.
     pub shared: u32,
+    /// Whether it may start before the kernel ahead of it has ended.
+    pub overlaps: bool,
     /// What its threads did.
     pub stats: Stats,
 }
@@ -68,6 +86,10 @@ pub struct Stats {
     pub global_atomics: Traffic,
     /// Shared-memory wavefronts beyond those that the accesses need without bank conflicts.
     pub bank_conflicts: u64,
+    /// Bytes of managed pages (of 4 KiB) that were elsewhere when the kernel first touched them, and came by page fault.
+    pub managed_faults: u64,
+    /// Bytes that threads asked for of managed pages that stayed elsewhere, because advice lets the device reach them there.
+    pub managed_remote: u64,
 }
 
 /// Accesses to global memory.
@@ -128,5 +150,7 @@ impl Stats {
         self.global_stores.add(&other.global_stores);
         self.global_atomics.add(&other.global_atomics);
         self.bank_conflicts += other.bank_conflicts;
+        self.managed_faults += other.managed_faults;
+        self.managed_remote += other.managed_remote;
     }
 }

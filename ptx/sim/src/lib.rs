@@ -12,6 +12,8 @@
 //! assert_eq!(stats.bank_conflicts, 0);
 //! ```
 //!
+//! Besides counts there is a [`log`] of everything that was put into streams, which [`timeline`] lays out by a model of time.
+//!
 //! # The map
 //!
 //! | module | what lives there |
@@ -22,6 +24,8 @@
 //! | `memory` | simulated memory: addresses, allocations, which bytes were written |
 //! | `race` | which accesses are ordered, and conflicts between those that are not |
 //! | `driver` | the driver API, exported as C functions |
+//! | [`log`] | what was put into streams, and in which order it was executed |
+//! | [`timeline`] | when the operations of a log would be done, by given rates; uses the log's types and nothing else |
 //!
 //! ```text
 //! install → driver → exec → isa → parse
@@ -29,8 +33,8 @@
 //! ```
 //!
 //! Who is further left may use all that is further right. Besides, `isa` takes from `exec` the registers' layout (`exec::lanes`)
-//! and from `memory` the windows of the generic address space; `exec` and `driver` fill in `counters` and `fault`, and `fault`
-//! takes from `driver` the status codes.
+//! and from `memory` the windows of the generic address space; `exec` and `driver` fill in `counters`, `log` and `fault`, `fault`
+//! takes from `driver` the status codes, and `memory` from `log` the names of places.
 //!
 //! # What is checked
 //!
@@ -41,6 +45,7 @@
 //!   fresh ones), outside shared, local and parameter memory, and misaligned ones;
 //! - reads of memory that nobody has written: device memory, shared memory, local memory;
 //! - data races, in shared and in global memory;
+//! - global memory that is touched before `griddepcontrol.wait` in a launch that may overlap the one ahead of it;
 //! - a missing wait or fence of an asynchronous copy (`cp.async`, bulk copies, tensor copies) or product (`wgmma`), and a missing
 //!   proxy fence between ordinary writes and the async proxy;
 //! - collective instructions whose threads are not all there, misused barriers, and deadlocks;
@@ -61,8 +66,9 @@
 //!
 //! Lanes of one warp may write the same value to the same place. A read-only load (`.nc`) must not meet any write of its kernel,
 //! before or after. Rows of `ldmatrix` and `stmatrix` are accesses of all lanes, not of the one that gives the address.
-//! Accesses of different kernels in streams that nothing orders are not compared; that such streams may run in any order shows by
-//! their results ([`StreamOrder`]).
+//! Accesses of different kernels and copies in streams that nothing orders are not compared; that such streams may run in any
+//! order shows by their results. For each missing wait there is an order among [`StreamOrder::First`] of all streams that has the
+//! work come too early; the other orders miss some.
 //!
 //! A cluster is simulated as one block with the warps and the shared memory of all of its blocks; what it can reach of a block
 //! that has ended is a fault.
@@ -93,6 +99,18 @@
 //! and infinities results are exact, as in the manual's tables. Matrix products are exact sums rounded once, where hardware
 //! promises only "at least single precision".
 //!
+//! # Managed memory
+//!
+//! Pages of 4 KiB are in the host's memory or a device's. They start at the host, come by prefetches and by page faults of
+//! kernels, and leave for the host by prefetches and when others need the room, those first that came first. [`Counters`] say how
+//! much was prefetched, fetched by faults, reached where it was and evicted. Pinned and managed memory may be larger than the
+//! device's; together they have the limit [`Config::host_memory`].
+//!
+//! Coarser than hardware: the driver fetches up to 2 MiB at a fault; accesses of the host and of copies and memsets move nothing;
+//! a kernel makes others' pages leave only when it has ended, so that one which touches more than fits fetches each page once;
+//! what is to be read mostly is not duplicated; SET_ACCESSED_BY holds for all devices. Without CONCURRENT_MANAGED_ACCESS pages
+//! do not move, and that the host must not touch them while a kernel runs is not looked at, nor is who they are attached to.
+//!
 //! # What is not there
 //!
 //! Clusters of more than 1024 threads or along y and z, their size as a launch attribute, generic addresses of other blocks'
@@ -100,8 +118,8 @@
 //! 4-bit and 1-bit integers, `tcgen05`, `multimem`, bulk reductions, interleaved and im2col tensor maps; in the driver,
 //! everything but memory, modules, launches, streams, events, captured graphs and tensor maps. Such instructions are refused,
 //! such functions answer NOT_SUPPORTED. Peer access is one of them, so a kernel reaches no other device's memory. Bank
-//! conflicts of shared atomics are not counted. Time is not simulated, and nobody checks that a module's `.target` and
-//! `.version` have the instructions that it uses: that is for ptxas.
+//! conflicts of shared atomics are not counted. Time is not simulated (only modelled, by [`timeline`]), and nobody checks that a
+//! module's `.target` and `.version` have the instructions that it uses: that is for ptxas.
 
 #![warn(missing_docs)]
 
@@ -112,9 +130,11 @@ mod exec;
 mod fault;
 mod install;
 mod isa;
+pub mod log;
 mod memory;
 mod parse;
 mod race;
+pub mod timeline;
 
 pub use config::{Config, StreamOrder};
 pub use counters::{Counters, Launch, Stats, Traffic};

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::ptr::{from_ref, null_mut};
 use std::sync::Mutex;
 
-use common::{Gpu, check, kernel};
+use common::{Gpu, check, event, kernel, stream};
 use cudarc::driver::{CudaContext, DevicePtr, DevicePtrMut, result, sys};
 use ptx_sim::{Config, FaultKind, StreamOrder};
 use sys::CUresult;
@@ -41,22 +41,6 @@ fn launch_axpy(function: sys::CUfunction, stream: sys::CUstream, x: u64, y: u64,
     let blocks = (n as u32).div_ceil(256);
     unsafe {
         sys::cuLaunchKernel(function, blocks, 1, 1, 256, 1, 1, 0, stream, pointers.as_mut_ptr(), null_mut())
-    }
-}
-
-fn stream(flags: u32) -> sys::CUstream {
-    let mut stream = MaybeUninit::uninit();
-    unsafe {
-        check(sys::cuStreamCreate(stream.as_mut_ptr(), flags));
-        stream.assume_init()
-    }
-}
-
-fn event() -> sys::CUevent {
-    let mut event = MaybeUninit::uninit();
-    unsafe {
-        check(sys::cuEventCreate(event.as_mut_ptr(), 0));
-        event.assume_init()
     }
 }
 

@@ -74,10 +74,7 @@ impl<'a> Term<'a> {
         workspace: &mut Workspace<'w>,
     ) -> Result<Self> {
         let (rank, rows) = (lora.rank().next_multiple_of(RANK), lora.b.rows());
-        let t = match TensorCores::take(queue, x, lora.a.dtype()) {
-            Some(cores) => cores.t(x, lora, workspace)?,
-            None => down_projection(queue, x, lora, workspace)?.into(),
-        };
+        let t = t(queue, x, lora, workspace)?;
         Self::of(queue, t, (lora.b, [rows, rank]), half, rank, workspace)
     }
 
@@ -90,10 +87,7 @@ impl<'a> Term<'a> {
         workspace: &mut Workspace<'w>,
     ) -> Result<Self> {
         let (rank, cols) = (lora.rank().next_multiple_of(RANK), lora.a.cols());
-        let u = match TensorCores::take(queue, dy, lora.b.dtype()) {
-            Some(cores) => cores.u(dy, lora, workspace)?,
-            None => up_projection(queue, dy, lora, workspace)?.into(),
-        };
+        let u = u(queue, dy, lora, workspace)?;
         Self::of(queue, u, (lora.a, [rank, cols]), half, rank, workspace)
     }
 
@@ -121,6 +115,32 @@ impl<'a> Term<'a> {
     pub fn args(&self, args: Args) -> Args {
         let args = args.pointer(&self.low).pointer(&self.matrix);
         args.number(Matrix::row_stride(&&self.matrix)).number(self.rank() as u64)
+    }
+}
+
+/// Enqueues `T = s·X·Aᵀ`, but for the sum of its slices, on tensor cores if they take it.
+pub fn t<'w>(
+    queue: &Queue<'_>,
+    x: &Tensor<'_>,
+    lora: &Lora<'_>,
+    workspace: &mut Workspace<'w>,
+) -> Result<Slices<'w>> {
+    match TensorCores::take(queue, x, lora.a.dtype()) {
+        Some(cores) => cores.t(x, lora, workspace),
+        None => down_projection(queue, x, lora, workspace).map(Slices::from),
+    }
+}
+
+/// Enqueues `U = s·dY·B` likewise.
+pub fn u<'w>(
+    queue: &Queue<'_>,
+    dy: &Tensor<'_>,
+    lora: &Lora<'_>,
+    workspace: &mut Workspace<'w>,
+) -> Result<Slices<'w>> {
+    match TensorCores::take(queue, dy, lora.b.dtype()) {
+        Some(cores) => cores.u(dy, lora, workspace),
+        None => up_projection(queue, dy, lora, workspace).map(Slices::from),
     }
 }
 
@@ -167,25 +187,13 @@ impl<'q, 'd> TensorCores<'q, 'd> {
         Some(Self { queue, long })
     }
 
-    /// Enqueues `T = s·X·Aᵀ`, but for the sum of its slices.
-    pub fn t<'w>(
-        &self,
-        x: &Tensor<'_>,
-        lora: &Lora<'_>,
-        workspace: &mut Workspace<'w>,
-    ) -> Result<Slices<'w>> {
+    fn t<'w>(&self, x: &Tensor<'_>, lora: &Lora<'_>, workspace: &mut Workspace<'w>) -> Result<Slices<'w>> {
         let a = self.narrow(&lora.a.into(), [lora.a.rows(), lora.a.cols()], workspace)?;
         let sums = self.product(AdapterMatrix::T, x, &a, lora.rank(), workspace)?;
         Ok(Slices { scale: lora.scale, ..sums })
     }
 
-    /// Enqueues `U = s·dY·B`, but for the sum of its slices.
-    pub fn u<'w>(
-        &self,
-        dy: &Tensor<'_>,
-        lora: &Lora<'_>,
-        workspace: &mut Workspace<'w>,
-    ) -> Result<Slices<'w>> {
+    fn u<'w>(&self, dy: &Tensor<'_>, lora: &Lora<'_>, workspace: &mut Workspace<'w>) -> Result<Slices<'w>> {
         let b = self.narrow(&lora.b.into(), [lora.b.rows(), lora.rank().next_multiple_of(8)], workspace)?;
         let sums = self.product(AdapterMatrix::U, dy, &b, lora.rank(), workspace)?;
         Ok(Slices { scale: lora.scale, ..sums })

@@ -8,7 +8,7 @@
 //! | kernel | device | activations | M | weight |
 //! |---|---|---|---|---|
 //! | [`skinny`] | sm_80 and up | 16 bits; backward bf16 | to 64 | K a multiple of 64, blocks of 64 or more; backward N of 8 |
-//! | [`wgmma`] | sm_90 | 16 bits | from 128 | the same K and blocks; backward N of 8, by dY's rows of whole 16 bytes |
+//! | [`wgmma`] | sm_90 | 16 bits | from 65 | the same K and blocks; backward N of 8, by dY's rows of whole 16 bytes |
 //! | [`mma`] | sm_80 and up; f16 sm_75 | 16 bits | any | the same K and blocks; backward N of 64 |
 //! | [`simt`] | any | any | any | any |
 //!
@@ -17,7 +17,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`wgmma`] | many rows of 16-bit activations on Hopper |
+//! | [`wgmma`] | 16-bit activations on Hopper, more than few rows |
 //! | [`wgmma_plan`] | how those are cut |
 //! | [`mma`] | 16-bit activations on tensor cores |
 //! | [`skinny`] | the same for few rows |
@@ -26,7 +26,7 @@
 //! | [`low_rank`] | T and U, and the adapter as the fused kernels take it |
 //! | [`cast`] | matrices in 16 bits |
 //! | [`residence`] | how many blocks an SM holds, with which rings |
-//! | [`split_sum`] | the slices of a split product, added |
+//! | [`split_sum`] | products in parts, which are added |
 //! | [`workspace`] | the caller's workspace, cut into matrices |
 
 pub mod cast;

@@ -1,10 +1,9 @@
 //! Products of few rows of 16-bit activations and a quantized weight, at the pace of reading the weight.
 
-use super::cast::Slices;
 use super::low_rank::Term;
 use super::residence::Residence;
 use super::skinny_plan::{Plan, Product, plan};
-use super::split_sum::sum;
+use super::split_sum::{self, in_parts};
 use super::workspace::Workspace;
 use super::{Weight, mma, product};
 use crate::cuda::device::{Cuda, Queue};
@@ -14,7 +13,7 @@ use crate::error::Result;
 use crate::kernels::decode::Half;
 use crate::kernels::gemm_skinny::GemmSkinnySpec;
 use crate::kernels::gemm_skinny_backward::GemmSkinnyBackwardSpec;
-use crate::view::{ConstantsView, DType, Lora, Tensor, TensorMut};
+use crate::view::{ConstantsView, Lora, Tensor, TensorMut};
 use ptx_asm::Target;
 
 /// Bytes of workspace that the parts of a split product take; `None` if they overflow.
@@ -22,10 +21,8 @@ pub fn bytes(cuda: &Cuda, product: Product, shape: [usize; 3]) -> Option<usize> 
     let [m, n, k] = shape;
     let cols = if product == Product::Forward { n } else { k };
     match plan(cuda.capacity(), product, shape.map(|size| size as u64)) {
-        Some(plan) if plan.splits > 1 => {
-            m.checked_mul(plan.splits as usize)?.checked_mul(cols)?.checked_mul(4)
-        }
-        _ => Some(0),
+        Some(plan) => split_sum::bytes(plan.splits, [m, cols]),
+        None => Some(0),
     }
 }
 
@@ -75,18 +72,12 @@ pub fn forward(
         args = Term::forward(queue, x, lora, half, workspace)?.args(args);
     }
     let Plan { fragments, down, residence: Residence { blocks, stages }, splits, per_split, items } = plan;
-    let launch = |out: &TensorMut<'_>, bias: Option<&Tensor<'_>>| {
-        let product = product(half, w, out, bias, lora, false);
+    in_parts(queue, splits, bias, y, false, workspace, |out, bias, accumulate| {
+        let product = product(half, w, out, bias, lora, accumulate);
         let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
         let args = args.pointer(out).number(Matrix::row_stride(&out)).number(splits).number(per_split);
         queue.launch(GemmSkinnySpec { fragments, down, blocks, stages, product }.into(), items, args)
-    };
-    if splits == 1 {
-        return launch(y, bias);
-    }
-    let parts = workspace.matrix(DType::F32, splits as usize * y.rows(), y.cols())?;
-    launch(&parts, None)?;
-    sum(queue, &Slices::stacked(parts, splits), bias, y, false)
+    })
 }
 
 /// Enqueues `dX = dY·W + U·A` with `U = s·dY·B` rounded to dY's type; written or added to what is there.
@@ -105,15 +96,9 @@ pub fn backward(
         args = Term::backward(queue, dy, lora, Half::Bf16, workspace)?.args(args);
     }
     let Plan { fragments, down, residence: Residence { blocks, stages }, splits, per_split, items } = plan;
-    let launch = |out: &TensorMut<'_>, accumulate| {
-        let product = product(Half::Bf16, w, out, None, lora, accumulate);
+    in_parts(queue, splits, None, dx, accumulate, workspace, |out, bias, accumulate| {
+        let product = product(Half::Bf16, w, out, bias, lora, accumulate);
         let args = args.pointer(out).number(Matrix::row_stride(&out)).number(splits).number(per_split);
         queue.launch(GemmSkinnyBackwardSpec { fragments, down, blocks, stages, product }.into(), items, args)
-    };
-    if splits == 1 {
-        return launch(dx, accumulate);
-    }
-    let parts = workspace.matrix(DType::F32, splits as usize * dx.rows(), dx.cols())?;
-    launch(&parts, false)?;
-    sum(queue, &Slices::stacked(parts, splits), None, dx, accumulate)
+    })
 }

@@ -1,14 +1,42 @@
-//! The end of a product whose inner dimension was split over blocks: its slices are added.
+//! Products whose inner dimension is split over blocks, in parts that are added by a launch of their own.
 
 use super::cast::Slices;
+use super::workspace::{self, Workspace};
 use crate::cuda::device::Queue;
 use crate::cuda::launch::{Args, Matrix};
 use crate::error::Result;
 use crate::kernels::split_sum::{SplitSumSpec, tiles};
-use crate::view::{Tensor, TensorMut};
+use crate::view::{DType, Tensor, TensorMut};
 
-/// Enqueues `out = scale·Σ slices + bias`, or adds that to what is there. The slices are f32, of the output's shape, their rows
-/// without gaps.
+/// Bytes of workspace that the parts of a split product take; `None` if they overflow.
+pub fn bytes(splits: u64, [rows, cols]: [usize; 2]) -> Option<usize> {
+    match splits {
+        1 => Some(0),
+        _ => workspace::bytes(rows.checked_mul(usize::try_from(splits).ok()?)?, cols, DType::F32),
+    }
+}
+
+/// Enqueues a product in so many parts. `launch` makes one, given where to, the bias, and whether to add to what is there: the
+/// whole, or all parts, which are f32, one after the other in rows without gaps.
+pub fn in_parts(
+    queue: &Queue<'_>,
+    splits: u64,
+    bias: Option<&Tensor<'_>>,
+    out: &TensorMut<'_>,
+    accumulate: bool,
+    workspace: &mut Workspace<'_>,
+    launch: impl FnOnce(&TensorMut<'_>, Option<&Tensor<'_>>, bool) -> Result<()>,
+) -> Result<()> {
+    if splits == 1 {
+        return launch(out, bias, accumulate);
+    }
+    let parts = workspace.matrix(DType::F32, splits as usize * out.rows(), out.cols())?;
+    launch(&parts, None, false)?;
+    sum(queue, &Slices::stacked(parts, splits), bias, out, accumulate)
+}
+
+/// Enqueues `out = scale·Σ slices + bias`, or adds that to what is there, right after the kernel that makes the slices: they are f32,
+/// of the output's shape, their rows without gaps.
 pub fn sum(
     queue: &Queue<'_>,
     slices: &Slices<'_>,
@@ -20,6 +48,10 @@ pub fn sum(
     let args = Args::new().pointer(&slices.first).number(slices.count).number(slices.scale.to_bits().into());
     let args = bias.into_iter().fold(args.number(rows).number(cols), |args, bias| args.pointer(bias));
     let args = args.pointer(out).number(Matrix::row_stride(&out));
-    let spec = SplitSumSpec { out: out.dtype(), bias: bias.map(Tensor::dtype), accumulate };
-    queue.launch(spec.into(), tiles(rows, cols), args)
+    let overlaps = queue.overlaps();
+    let spec = SplitSumSpec { out: out.dtype(), bias: bias.map(Tensor::dtype), accumulate, overlaps }.into();
+    match overlaps {
+        true => queue.launch_overlapping(spec, tiles(rows, cols), args),
+        false => queue.launch(spec, tiles(rows, cols), args),
+    }
 }

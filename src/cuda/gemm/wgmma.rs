@@ -1,10 +1,10 @@
-//! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for many rows.
+//! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for more than few rows.
 
-use super::cast::{Slices, aligned};
+use super::cast::aligned;
 use super::low_rank::Term;
-use super::split_sum::sum;
+use super::split_sum::{self, in_parts};
 use super::wgmma_plan::{Decoding, Plan};
-use super::workspace::{self, Workspace};
+use super::workspace::Workspace;
 use super::{Weight, product};
 use crate::cuda::device::{Cuda, Queue};
 use crate::cuda::driver::check;
@@ -25,8 +25,9 @@ use cudarc::driver::sys::{
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
-/// Rows of activations from which on it pays: a tile of at least so many decodes fast enough for the tensor cores.
-const ROWS: usize = 128;
+/// Rows of activations from which on it pays: more than [`super::skinny`] takes. A tile of 128 rows decodes W once for all that
+/// there are, as fast as the tensor cores multiply the whole tile; `mma.sync` does neither.
+const ROWS: usize = 65;
 
 /// The type to compute in, if the kernels take these arguments, forward or backward: Hopper and its shared memory, enough rows,
 /// 16-bit activations that a tensor map describes, rows of W in whole spans of 64 that share a constant.
@@ -63,10 +64,7 @@ pub fn bytes(cuda: &Cuda, [m, n, k]: [usize; 3]) -> Option<usize> {
     }
     let parts = |features: usize, inner: usize, decoding| {
         let shape = [features, m, inner].map(|len| len as u64);
-        match Plan::new(cuda.processors.into(), shape, decoding).splits {
-            1 => Some(0),
-            splits => workspace::bytes(m.checked_mul(splits as usize)?, features, DType::F32),
-        }
+        split_sum::bytes(Plan::new(cuda.processors.into(), shape, decoding).splits, [m, features])
     };
     Some(parts(n, k, Decoding::Forward)?.max(parts(k, n, Decoding::Backward)?))
 }
@@ -90,23 +88,12 @@ pub fn forward(
         args = args.tensor_map(tensor_map(&low, plan.box_rows())?);
         args = args.pointer(&matrix).number(matrix.row_stride() as u64).number(low.cols() as u64);
     }
-    let launch = |args: Args, out: &TensorMut<'_>, bias: Option<&Tensor<'_>>| {
+    in_parts(queue, plan.splits, bias, y, false, workspace, |out, bias, accumulate| {
         let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
-        let product = product(half, w, out, bias, lora, false);
-        start(
-            queue,
-            GemmWgmmaSpec { tokens: plan.rows, cluster: plan.cluster, product }.into(),
-            &plan,
-            args,
-            out,
-        )
-    };
-    if plan.splits == 1 {
-        return launch(args, y, bias);
-    }
-    let parts = workspace.matrix(DType::F32, plan.splits as usize * y.rows(), y.cols())?;
-    launch(args, &parts, None)?;
-    sum(queue, &Slices::stacked(parts, plan.splits), bias, y, false)
+        let product = product(half, w, out, bias, lora, accumulate);
+        let spec = GemmWgmmaSpec { tokens: plan.rows, cluster: plan.cluster, product };
+        start(queue, spec.into(), &plan, args, out)
+    })
 }
 
 /// Enqueues `dX = dY·W + U·A` with `U = s·dY·B` rounded to dY's type; written or added to what is there.
@@ -128,22 +115,11 @@ pub fn backward(
         args = args.tensor_map(tensor_map(&low, plan.box_rows())?).tensor_map(tensor_map(&matrix, CHUNK)?);
         args = args.number(low.cols() as u64);
     }
-    let launch = |args: Args, out: &TensorMut<'_>, accumulate: bool| {
-        let product = product(half, w, out, None, lora, accumulate);
-        start(
-            queue,
-            GemmWgmmaBackwardSpec { tokens: plan.rows, cluster: plan.cluster, product }.into(),
-            &plan,
-            args,
-            out,
-        )
-    };
-    if plan.splits == 1 {
-        return launch(args, dx, accumulate);
-    }
-    let parts = workspace.matrix(DType::F32, plan.splits as usize * dx.rows(), dx.cols())?;
-    launch(args, &parts, false)?;
-    sum(queue, &Slices::stacked(parts, plan.splits), None, dx, accumulate)
+    in_parts(queue, plan.splits, None, dx, accumulate, workspace, |out, bias, accumulate| {
+        let product = product(half, w, out, bias, lora, accumulate);
+        let spec = GemmWgmmaBackwardSpec { tokens: plan.rows, cluster: plan.cluster, product };
+        start(queue, spec.into(), &plan, args, out)
+    })
 }
 
 /// Launches a kernel whose arguments are complete but for the output and the cut.

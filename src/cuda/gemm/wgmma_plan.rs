@@ -1,4 +1,4 @@
-//! How a product with many rows is cut for a Hopper: by counting the clocks of its busiest SM.
+//! How a product with more than few rows is cut for a Hopper: by counting the clocks of its busiest SM.
 //!
 //! A chunk of 64 elements of the inner dimension takes the longest of
 //!
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn parts_cover_the_sum_and_none_is_empty() {
         for features in [1, 100, 4096, 28672] {
-            for rows in [128, 300, 8192] {
+            for rows in [65, 128, 300, 8192] {
                 for chunks in [1, 2, 5, 7, 64, 172] {
                     for decoding in [Decoding::Forward, Decoding::Backward] {
                         let plan = Plan::new(H100, [features, rows, 64 * chunks - 3], decoding);
@@ -119,5 +119,16 @@ mod tests {
         assert_eq!((large.rows, large.cluster, large.splits), (256, 2, 1));
         let few = plan([4096, 128, 4096]);
         assert!(few.splits > 1 && few.items * u64::from(few.cluster) <= H100, "{few:?}");
+    }
+
+    /// Up to 128 rows are one tile, for which W is decoded once; two where there are too few features to occupy the device.
+    #[test]
+    fn a_tile_may_be_partly_empty() {
+        for rows in [65, 96, 127] {
+            for (features, tile) in [(28672, 128), (4096, 128), (1024, 64)] {
+                let plan = Plan::new(H100, [features, rows, 4096], Decoding::Backward);
+                assert_eq!((plan.rows, plan.cluster), (tile, 2), "{rows} rows, {features} features");
+            }
+        }
     }
 }

@@ -30,10 +30,12 @@
 //! | [`norms`] | sums of squares in one order; clipping and trust ratios |
 //! | [`blocks`] | states in 8 bits |
 //! | [`stochastic`] | bf16 parameters, rounded at random |
+//! | [`saved`] | states as bytes, to be continued elsewhere |
 
 pub mod arithmetic;
 pub mod blocks;
 pub mod norms;
+pub mod saved;
 pub mod scalars;
 pub mod stochastic;
 

@@ -71,7 +71,13 @@ fn of_hopper() -> Vec<Entry> {
         let backward = GemmWgmmaBackwardSpec { tokens, cluster: 2, product: backward }.into();
         [entry("gemm_wgmma", tokens, forward), entry("gemm_wgmma_backward", tokens, backward)]
     };
-    WGMMA_TOKENS.into_iter().flat_map(kernels).collect()
+    let sum = Entry { target: Target::Sm90a, file: "split_sum_bf16_bias".into(), spec: split_sum(true) };
+    WGMMA_TOKENS.into_iter().flat_map(kernels).chain([sum]).collect()
+}
+
+fn split_sum(overlaps: bool) -> KernelSpec {
+    let bf16 = DType::Bf16;
+    SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false, overlaps }.into()
 }
 
 /// The tiles that the kernels by `wgmma` have.
@@ -184,7 +190,7 @@ fn of_target(target: Target) -> Vec<Entry> {
             add(format!("gemm_skinny_backward_nf4_bf16_fp8_lora_{}x{down}", 8 * fragments), spec.into());
         }
     }
-    add("split_sum_bf16_bias".into(), SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false }.into());
+    add("split_sum_bf16_bias".into(), split_sum(false));
     // As on an H100 and on Turing.
     let low_rank = |matrix, halves, parts| {
         let spec = GemmLowRankSpec::new(matrix, halves, parts, 64);

@@ -53,12 +53,15 @@ pub fn variants() -> Vec<Entry> {
             add(Target::Sm90a, GemmWgmmaBackwardSpec { tokens, cluster: 1, product: backward }.into());
         }
     }
-    for target in TARGETS {
+    for target in TARGETS.into_iter().chain([Target::Sm90a]) {
         for out in [DType::F32, DType::F16, DType::Bf16] {
             for (bias, accumulate) in [(None, true), (Some(DType::F16), false)] {
-                add(target, SplitSumSpec { out, bias, accumulate }.into());
+                let overlaps = target == Target::Sm90a;
+                add(target, SplitSumSpec { out, bias, accumulate, overlaps }.into());
             }
         }
+    }
+    for target in TARGETS {
         for spec in low_rank(target) {
             add(target, spec);
         }

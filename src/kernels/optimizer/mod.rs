@@ -53,7 +53,7 @@ pub struct StepSpec {
 
 impl Spec for StepSpec {
     /// Parameters: the [`Table`]; a u64 to add the number of kept elements to, or null; with clipping the scale (f32 in memory);
-    /// for rules with norms the entries' trust ratios (f32); for random rounding seed and step (u64); the scalars, in the order
+    /// for rules with norms the parameters' trust ratios (f32); for random rounding seed and step (u64); the scalars, in the order
     /// of [`Scalars::NAMES`] (f32). Any grid.
     fn write(&self, target: Target) -> Result<Written, Error> {
         module(target, "optimizer_step", THREADS, |k| {
@@ -87,7 +87,7 @@ impl StepSpec {
                 let places = states.places(k, run);
                 let mut before = states.load(k, run, &places);
                 let trust = match trusts {
-                    Some(trusts) => k.ld_global::<F32>(k.element(trusts, run.index, 4)),
+                    Some(trusts) => k.ld_global::<F32>(k.element(trusts, run.number(k), 4)),
                     None => k.mov(1.0),
                 };
                 k.section("step");

@@ -131,8 +131,8 @@ impl Spec for ReduceSpec {
     /// grad_scale, max_norm (f32); the scale (f32 in memory); a u64 to add to if the norm is not finite, or null, and how much
     /// (u64). One block.
     ///
-    /// Parameters of [`Self::Trust`]: the [`Table`]; the sums, how far it is to the second ones (u64), scratch for one in 256
-    /// of the chunks of the call and one for each entry (f32); the trust ratios (f32 an entry); the scalars (f32). Any grid.
+    /// Parameters of [`Self::Trust`]: the [`Table`], of whole parameters; the sums, how far it is to the second ones (u64), scratch for one in 256
+    /// of the chunks of the call and one for each entry (f32); the trust ratios (f32 a parameter); the scalars (f32). Any grid.
     fn write(&self, target: Target) -> Result<Written, Error> {
         module(target, "optimizer_norms", THREADS, |k| match *self {
             Self::Clip => clip(k),
@@ -164,7 +164,8 @@ fn trust(k: &Kernel, group: Group, rule: Rule) {
         || {
             k.section("a parameter's chunks");
             let entry = table.entry(k, index);
-            let [elements, chunk] = [1, 2].map(|word| k.ld_global::<B64>(entry.at(8 * word)));
+            let [elements, chunk, number] = [1, 2, 4].map(|word| k.ld_global::<B64>(entry.at(8 * word)));
+            let number = k.cvt_u32_u64(number);
             let chunks = k.shr_u64(k.add_u64(elements, CHUNK as u64 - 1), CHUNK.trailing_zeros());
             let place = |from: Ptr<Global>, i: Reg<B64>| k.offset(from, k.shl_b64(i, 2));
             // Parameters before this one have filled no more than one in 256 of their chunks, each rounded up.
@@ -175,7 +176,7 @@ fn trust(k: &Kernel, group: Group, rule: Rule) {
                 sum_of_chunks(k, from, k.cvt_u32_u64(chunks), place(scratch, room))
             });
             let ratio = rule.trust_ratio(&Registers(k), &scalars, both);
-            k.when(k.setp_eq_u32(k.tid_x(), 0)).st_global::<F32>(k.element(trusts, index, 4), ratio);
+            k.when(k.setp_eq_u32(k.tid_x(), 0)).st_global::<F32>(k.element(trusts, number, 4), ratio);
             k.to(index).add_u32(index, k.nctaid_x());
         },
     );

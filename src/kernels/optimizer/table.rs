@@ -1,6 +1,6 @@
 //! The table of parameters, and how its chunks are dealt out.
 //!
-//! An entry holds all that a kernel must know of a parameter. Entries of one group, with the same types, states and layout, lie
+//! An entry holds all that a kernel must know of a parameter, or of a part of one. Entries of one group, with the same types, states and layout, lie
 //! one after another, each with the number of chunks before it: a block finds its chunk's entry by bisection, and a grid of
 //! any size serves thousands of parameters. The table is written by a kernel of its own from words among its arguments: they
 //! are part of a launch, so that no copy outlives the call and a graph keeps them.
@@ -37,28 +37,32 @@ pub struct Group {
     pub states: usize,
 }
 
-/// A parameter of a group: the words of its entry.
+/// A parameter of a group, from one of its chunks on: the words of its entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    /// Chunks of the group before it.
+    /// Chunks of the group before the entry's.
     pub first: u64,
-    /// Elements; not 0.
+    /// The element that ends it; not 0.
     pub elements: u64,
-    /// Chunks of the call before it.
+    /// Chunks of the call before the parameter.
     pub chunk: u64,
+    /// Chunks of the parameter before the entry's.
+    pub skipped: u64,
     /// Its number among the parameters of the call.
     pub number: u64,
     /// Addresses of parameter and gradient.
     pub matrices: [u64; 2],
     /// Columns, and row strides of both.
     pub rows: [u64; 3],
-    /// Addresses of values or codes.
+    /// Addresses of values or codes: of the parameter's first element, even if the entry has not got it.
     pub states: [u64; MAX_STATES],
-    /// Addresses of absmax.
+    /// Addresses of absmax, likewise.
     pub absmax: [u64; MAX_STATES],
 }
 
-const ROWS: usize = 6;
+/// Where the addresses of parameter and gradient are among the words, and what comes behind.
+const MATRICES: usize = 5;
+const ROWS: usize = MATRICES + 2;
 
 impl Group {
     fn first_state(self) -> usize {
@@ -72,8 +76,8 @@ impl Group {
 
     /// An entry's words, in order.
     pub fn pack(self, entry: &Entry) -> Vec<u64> {
-        let Entry { first, elements, chunk, number, matrices, rows, states, absmax } = *entry;
-        let mut words = vec![first, elements, chunk, number];
+        let Entry { first, elements, chunk, skipped, number, matrices, rows, states, absmax } = *entry;
+        let mut words = vec![first, elements, chunk, skipped, number];
         words.extend(matrices);
         if self.layout == Layout::Strided {
             words.extend(rows);
@@ -119,8 +123,6 @@ pub struct Table {
 pub struct Run {
     group: Group,
     entry: Ptr<Global>,
-    /// The entry's number in the table.
-    pub index: Reg<B32>,
     /// The lane's first element; it has [`Run::apart`] of them.
     pub first: Reg<B64>,
     /// Elements from there on, as far as they matter.
@@ -173,14 +175,13 @@ impl Table {
                 let index = self.find(k, chunk);
                 let entry = self.entry(k, index);
                 let word = |i: i32| k.ld_global::<B64>(entry.at(8 * i));
-                let (n, within) = (word(1), k.sub_u64(chunk, word(0)));
+                let (n, within) = (word(1), k.add_u64(k.sub_u64(chunk, word(0)), word(3)));
                 let start = k.mad_lo_u64(within, CHUNK as u64, k.mul_wide_u32(warp, BLOCK as u32));
                 let first = k.add_u64(start, k.mul_wide_u32(lane, VECTOR as u32));
                 let left = k.min_s64(k.sub_s64(n, first), BLOCK as i64);
                 body(&Run {
                     group: self.group,
                     entry,
-                    index,
                     first,
                     left: k.cvt_u32_u64(k.max_s64(left, 0i64)),
                     exists: k.setp_lt_u64(start, n),
@@ -232,14 +233,14 @@ impl Run {
 
     /// The parameter's number in the call.
     pub fn number(&self, k: &Kernel) -> Reg<B32> {
-        k.cvt_u32_u64(self.word(k, 3))
+        k.cvt_u32_u64(self.word(k, MATRICES - 1))
     }
 
     /// The parameter, or its gradient.
     pub fn matrix(&self, k: &Kernel, which: usize) -> Stream {
         let rows = (self.group.layout == Layout::Strided)
             .then(|| [self.word(k, ROWS), self.word(k, ROWS + 1 + which)]);
-        Stream { dtype: self.group.dtypes[which], base: self.address(k, 4 + which), rows }
+        Stream { dtype: self.group.dtypes[which], base: self.address(k, MATRICES + which), rows }
     }
 
     /// The values of a state in f32.

@@ -6,15 +6,8 @@ use std::sync::Arc;
 use super::execute::{Copy, Operation, Set};
 use super::stream::LEGACY;
 use super::{Driver, Handle, Outcome, Status, api};
+use crate::log::Way;
 use crate::memory::{Kind, memory};
-
-/// Which way a copy goes; for the counters, and for what pageable memory means.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    ToDevice,
-    ToHost,
-    OnDevice,
-}
 
 impl Driver {
     fn check_device_range(&self, address: u64, len: usize) -> Outcome {
@@ -41,8 +34,8 @@ impl Driver {
     }
 
     /// Submits a copy. Pageable sources are read at once; pageable destinations are written before this returns.
-    fn copy_async(&mut self, mut copy: Copy, way: Way, stream: Handle) -> Outcome {
-        let stream = self.stream(stream)?;
+    fn copy_async(&mut self, mut copy: Copy, stream: Handle) -> Outcome {
+        let (way, stream) = (copy.way, self.stream(stream)?);
         for row in 0..copy.rows {
             if way != Way::ToHost {
                 self.check_device_range(copy.dst + (row * copy.dst_pitch) as u64, copy.width)?;
@@ -73,11 +66,11 @@ impl Driver {
     }
 
     /// A copy that is done when this returns: in the legacy stream, then waited for.
-    fn copy_now(&mut self, copy: Copy, way: Way) -> Outcome {
+    fn copy_now(&mut self, copy: Copy) -> Outcome {
         let context = self.current()?;
         self.counters().synchronizations += 1;
         let stream = self.implicit_stream(context, LEGACY);
-        self.copy_async(copy, way, stream as Handle)?;
+        self.copy_async(copy, stream as Handle)?;
         self.finish_stream(stream)
     }
 
@@ -110,8 +103,8 @@ impl Driver {
     }
 }
 
-fn line(dst: u64, src: u64, len: usize) -> Copy {
-    Copy { dst, src, width: len, rows: 1, dst_pitch: 0, src_pitch: 0, staged: None }
+fn line(dst: u64, src: u64, len: usize, way: Way) -> Copy {
+    Copy { way, dst, src, width: len, rows: 1, dst_pitch: 0, src_pitch: 0, staged: None }
 }
 
 fn set(dst: u64, value: u32, element: usize, count: usize) -> Set {
@@ -140,7 +133,7 @@ struct Copy2D {
 }
 
 impl Copy2D {
-    fn resolve(&self) -> Outcome<(Copy, Way)> {
+    fn resolve(&self) -> Outcome<Copy> {
         const HOST: c_uint = 1;
         const DEVICE: c_uint = 2;
         const UNIFIED: c_uint = 4;
@@ -161,66 +154,65 @@ impl Copy2D {
             (_, HOST) => Way::ToDevice,
             _ => Driver::way(dst, src),
         };
-        let copy =
-            Copy { dst, src, width: self.width, rows: self.height, dst_pitch, src_pitch, staged: None };
-        Ok((copy, way))
+        let (width, rows) = (self.width, self.height);
+        Ok(Copy { way, dst, src, width, rows, dst_pitch, src_pitch, staged: None })
     }
 }
 
 api! {
     fn cuMemcpyHtoD_v2(d, dst: u64, src: *const c_void, len: usize) {
-        d.copy_now(line(dst, src as u64, len), Way::ToDevice)
+        d.copy_now(line(dst, src as u64, len, Way::ToDevice))
     }
 
     fn cuMemcpyDtoH_v2(d, dst: *mut c_void, src: u64, len: usize) {
-        d.copy_now(line(dst as u64, src, len), Way::ToHost)
+        d.copy_now(line(dst as u64, src, len, Way::ToHost))
     }
 
     fn cuMemcpyDtoD_v2(d, dst: u64, src: u64, len: usize) {
-        d.copy_async(line(dst, src, len), Way::OnDevice, std::ptr::null_mut())
+        d.copy_async(line(dst, src, len, Way::OnDevice), std::ptr::null_mut())
     }
 
     fn cuMemcpy(d, dst: u64, src: u64, len: usize) {
-        d.copy_now(line(dst, src, len), Driver::way(dst, src))
+        d.copy_now(line(dst, src, len, Driver::way(dst, src)))
     }
 
     fn cuMemcpyHtoDAsync_v2(d, dst: u64, src: *const c_void, len: usize, stream: Handle) {
-        d.copy_async(line(dst, src as u64, len), Way::ToDevice, stream)
+        d.copy_async(line(dst, src as u64, len, Way::ToDevice), stream)
     }
 
     fn cuMemcpyDtoHAsync_v2(d, dst: *mut c_void, src: u64, len: usize, stream: Handle) {
-        d.copy_async(line(dst as u64, src, len), Way::ToHost, stream)
+        d.copy_async(line(dst as u64, src, len, Way::ToHost), stream)
     }
 
     fn cuMemcpyDtoDAsync_v2(d, dst: u64, src: u64, len: usize, stream: Handle) {
-        d.copy_async(line(dst, src, len), Way::OnDevice, stream)
+        d.copy_async(line(dst, src, len, Way::OnDevice), stream)
     }
 
     fn cuMemcpyAsync(d, dst: u64, src: u64, len: usize, stream: Handle) {
-        d.copy_async(line(dst, src, len), Driver::way(dst, src), stream)
+        d.copy_async(line(dst, src, len, Driver::way(dst, src)), stream)
     }
 
     fn cuMemcpyPeer(d, dst: u64, _to: Handle, src: u64, _from: Handle, len: usize) {
-        d.copy_now(line(dst, src, len), Way::OnDevice)
+        d.copy_now(line(dst, src, len, Way::OnDevice))
     }
 
     fn cuMemcpyPeerAsync(d, dst: u64, _to: Handle, src: u64, _from: Handle, len: usize, stream: Handle) {
-        d.copy_async(line(dst, src, len), Way::OnDevice, stream)
+        d.copy_async(line(dst, src, len, Way::OnDevice), stream)
     }
 
     fn cuMemcpy2D_v2(d, copy: *const Copy2D) {
-        let (copy, way) = copy.as_ref().ok_or(Status::INVALID_VALUE)?.resolve()?;
-        d.copy_now(copy, way)
+        let copy = copy.as_ref().ok_or(Status::INVALID_VALUE)?.resolve()?;
+        d.copy_now(copy)
     }
 
     fn cuMemcpy2DUnaligned_v2(d, copy: *const Copy2D) {
-        let (copy, way) = copy.as_ref().ok_or(Status::INVALID_VALUE)?.resolve()?;
-        d.copy_now(copy, way)
+        let copy = copy.as_ref().ok_or(Status::INVALID_VALUE)?.resolve()?;
+        d.copy_now(copy)
     }
 
     fn cuMemcpy2DAsync_v2(d, copy: *const Copy2D, stream: Handle) {
-        let (copy, way) = copy.as_ref().ok_or(Status::INVALID_VALUE)?.resolve()?;
-        d.copy_async(copy, way, stream)
+        let copy = copy.as_ref().ok_or(Status::INVALID_VALUE)?.resolve()?;
+        d.copy_async(copy, stream)
     }
 
     fn cuMemsetD8_v2(d, dst: u64, value: u8, count: usize) {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::launch::KernelLaunch;
 use super::state::this_thread;
 use super::{Driver, Outcome, Status};
-use crate::counters::Launch as LaunchRecord;
+use crate::counters::{Launch as LaunchRecord, Stats};
 use crate::exec::{self, Checks};
 use crate::fault::Fault;
+use crate::log::{Location, Way, Work};
 use crate::memory::memory;
 
 /// Something for a stream to do.
@@ -31,12 +32,17 @@ pub enum Operation {
     },
     HostFunction(unsafe extern "C" fn(*mut c_void), usize),
     Graph(Arc<Vec<Operation>>),
-    /// A hint (prefetch), checked when it was submitted.
-    Hint,
+    /// Moves managed memory; checked when it was submitted.
+    Prefetch {
+        address: u64,
+        len: usize,
+        to: Location,
+    },
 }
 
 /// A copy.
 pub struct Copy {
+    pub way: Way,
     pub dst: u64,
     pub src: u64,
     pub width: usize,
@@ -58,35 +64,43 @@ pub struct Set {
     pub pitch: usize,
 }
 
+impl Operation {
+    /// The operation as the log has it before it is executed.
+    pub fn describe(&self) -> Work {
+        match self {
+            Self::Kernel(launch) => kernel_work(&launch.function.kernel.name, &Stats::default()),
+            Self::Copy(copy) => Work::Copy { way: copy.way, bytes: (copy.width * copy.rows) as u64 },
+            Self::Set(set) => Work::Set { bytes: (set.count * set.element * set.rows) as u64 },
+            Self::Free(_) => Work::Free,
+            Self::Record { event } => Work::Record { event: *event },
+            Self::Wait { stream, sequence } => Work::Wait { stream: *stream, sequence: *sequence },
+            Self::HostFunction(..) => Work::HostFunction,
+            Self::Graph(operations) => Work::Graph(operations.iter().map(Self::describe).collect()),
+            Self::Prefetch { len, to, .. } => Work::Prefetch { to: *to, bytes: *len as u64, moved: 0 },
+        }
+    }
+}
+
+fn kernel_work(name: &str, stats: &Stats) -> Work {
+    Work::Kernel {
+        name: name.to_owned(),
+        read: stats.global_loads.bytes + stats.global_atomics.bytes,
+        written: stats.global_stores.bytes + stats.global_atomics.bytes,
+        faults: stats.managed_faults,
+    }
+}
+
 impl Driver {
-    /// Does one operation. A fault ends the context.
-    pub fn execute(&mut self, context: usize, thread: u64, operation: Operation) -> Outcome {
+    /// Does one operation, and logs what came of it. A fault ends the context.
+    pub fn execute(&mut self, context: usize, thread: u64, sequence: u64, operation: &Operation) -> Outcome {
         self.check_context(context)?;
-        let outcome = match operation {
-            Operation::Kernel(launch) => self.execute_kernel(thread, &launch),
-            Operation::Copy(copy) => self.execute_copy(&copy),
-            Operation::Set(set) => self.execute_set(set),
-            Operation::Free(address) => {
-                self.release(address);
-                Ok(())
-            }
-            Operation::Record { event } => {
-                self.event_reached(event);
-                Ok(())
-            }
-            Operation::Wait { .. } | Operation::Hint => Ok(()),
-            Operation::HostFunction(function, data) => {
-                // SAFETY: the program's promise when it submitted the function.
-                unsafe { function(data as *mut c_void) };
-                Ok(())
-            }
-            Operation::Graph(operations) => {
-                for operation in operations.iter() {
-                    self.execute(context, thread, operation.clone())?;
-                }
-                Ok(())
-            }
-        };
+        self.executed += 1;
+        let executed = Some(self.executed);
+        let mut work = operation.describe();
+        let outcome = self.perform(thread, operation, &mut work);
+        if let Some(entry) = self.counters_of(thread).entry(sequence) {
+            (entry.work, entry.executed) = (work, executed);
+        }
         if let Err(status) = outcome
             && let Some(context) = self.contexts.get_mut(&context)
         {
@@ -95,15 +109,44 @@ impl Driver {
         outcome
     }
 
-    fn execute_kernel(&mut self, thread: u64, launch: &KernelLaunch) -> Outcome {
+    /// Does the operation that `work` describes, and completes the description.
+    fn perform(&mut self, thread: u64, operation: &Operation, work: &mut Work) -> Outcome {
+        match operation {
+            Operation::Kernel(launch) => *work = self.execute_kernel(thread, launch)?,
+            Operation::Copy(copy) => self.execute_copy(copy)?,
+            Operation::Set(set) => self.execute_set(*set)?,
+            Operation::Free(address) => self.release(*address),
+            Operation::Record { event } => self.event_reached(*event),
+            Operation::Wait { .. } => {}
+            // SAFETY: the program's promise when it submitted the function.
+            Operation::HostFunction(function, data) => unsafe { function(*data as *mut c_void) },
+            Operation::Graph(operations) => {
+                let Work::Graph(parts) = work else { unreachable!("a graph's description") };
+                for (operation, part) in operations.iter().zip(parts) {
+                    self.perform(thread, operation, part)?;
+                }
+            }
+            // Memory that was freed since has no pages to move.
+            &Operation::Prefetch { address, len, to } if memory().residence(address).is_some() => {
+                let moved = self.migrate(address, len, to, thread);
+                *work = Work::Prefetch { to, bytes: len as u64, moved };
+            }
+            Operation::Prefetch { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn execute_kernel(&mut self, thread: u64, launch: &KernelLaunch) -> Outcome<Work> {
         let kernel = &launch.function.kernel;
         let context = self.contexts.get(&launch.function.context).ok_or(Status::CONTEXT_IS_DESTROYED)?;
+        let device = context.device;
         let checks = Checks {
-            device: context.device,
+            device,
             races: self.config.check_races,
             uninitialized: self.config.check_uninitialized,
             instruction_limit: self.config.instruction_limit,
             first_block: self.config.first_block,
+            overlaps: launch.manner.overlaps,
         };
         let run = exec::Launch::new(
             kernel,
@@ -116,15 +159,20 @@ impl Driver {
         );
         match exec::run(&run, self.config.threads()) {
             Ok(stats) => {
+                let work = kernel_work(&kernel.name, &stats);
                 let record = LaunchRecord {
                     kernel: kernel.name.clone(),
                     grid: launch.grid,
                     block: launch.block,
                     shared: run.shared_size,
+                    overlaps: launch.manner.overlaps,
                     stats,
                 };
                 self.counters_of(thread).launches.push(record);
-                Ok(())
+                if !matches!(work, Work::Kernel { faults: 0, .. }) {
+                    self.note_faults(device, thread);
+                }
+                Ok(work)
             }
             Err(fault) => Err(self.report(thread, *fault)),
         }

@@ -14,6 +14,16 @@ pub struct KernelLaunch {
     pub block: [u32; 3],
     pub dynamic_shared: u32,
     pub params: Vec<u8>,
+    pub manner: Manner,
+}
+
+/// How a kernel is launched.
+#[derive(Clone, Copy, Default)]
+pub struct Manner {
+    /// All blocks are resident at once.
+    cooperative: bool,
+    /// It may start before the kernel ahead of it in its stream has ended.
+    pub overlaps: bool,
 }
 
 /// `CUlaunchConfig`.
@@ -128,7 +138,7 @@ impl Driver {
         stream: Handle,
         params: *mut *mut c_void,
         extra: *mut *mut c_void,
-        cooperative: bool,
+        manner: Manner,
     ) -> Outcome {
         let function = self.function(function)?;
         let stream = self.stream(stream)?;
@@ -136,7 +146,7 @@ impl Driver {
             return Err(Status::INVALID_HANDLE);
         }
         self.check_launch(&function, grid, block, dynamic_shared)?;
-        if cooperative {
+        if manner.cooperative {
             let resident =
                 self.occupancy(&function, block.iter().product(), dynamic_shared) * self.config.sm_count;
             if grid.iter().product::<u32>() > resident {
@@ -144,7 +154,7 @@ impl Driver {
             }
         }
         let params = unsafe { gather(&function, params, extra)? };
-        let launch = KernelLaunch { function, grid, block, dynamic_shared, params };
+        let launch = KernelLaunch { function, grid, block, dynamic_shared, params, manner };
         self.submit(stream, Operation::Kernel(Arc::new(launch))).map(drop)
     }
 }
@@ -155,7 +165,7 @@ api! {
         block_z: c_uint, shared: c_uint, stream: Handle, params: *mut *mut c_void, extra: *mut *mut c_void,
     ) {
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        d.launch(function, grid, block, shared, stream, params, extra, false)
+        d.launch(function, grid, block, shared, stream, params, extra, Manner::default())
     }
 
     fn cuLaunchCooperativeKernel(
@@ -163,7 +173,8 @@ api! {
         block_z: c_uint, shared: c_uint, stream: Handle, params: *mut *mut c_void,
     ) {
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        d.launch(function, grid, block, shared, stream, params, std::ptr::null_mut(), true)
+        let manner = Manner { cooperative: true, ..Manner::default() };
+        d.launch(function, grid, block, shared, stream, params, std::ptr::null_mut(), manner)
     }
 
     fn cuLaunchKernelEx(
@@ -171,17 +182,19 @@ api! {
     ) {
         const COOPERATIVE: c_uint = 2;
         const CLUSTER_DIMENSION: c_uint = 4;
+        const PROGRAMMATIC_STREAM_SERIALIZATION: c_uint = 6;
         let config = config.as_ref().ok_or(Status::INVALID_VALUE)?;
-        let mut cooperative = false;
+        let mut manner = Manner::default();
         for k in 0..config.count as usize {
             let attribute = &*config.attributes.add(k);
             match attribute.id {
-                COOPERATIVE => cooperative = attribute.value[0] != 0,
+                COOPERATIVE => manner.cooperative = attribute.value[0] != 0,
+                PROGRAMMATIC_STREAM_SERIALIZATION => manner.overlaps = attribute.value[0] != 0,
                 // One block a cluster is what a launch without clusters is.
                 CLUSTER_DIMENSION if attribute.value[..3] != [1, 1, 1] => return Err(Status::NOT_SUPPORTED),
-                _ => {} // priorities, cache carveouts, overlap with the next launch: hints
+                _ => {} // priorities, cache carveouts: hints
             }
         }
-        d.launch(function, config.grid, config.block, config.shared, config.stream, params, extra, cooperative)
+        d.launch(function, config.grid, config.block, config.shared, config.stream, params, extra, manner)
     }
 }

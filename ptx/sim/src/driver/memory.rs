@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_uint, c_void};
 
 use super::execute::Operation;
+use super::managed::{ATTACH_GLOBAL, ATTACH_HOST};
 use super::state::current_stack;
 use super::{Driver, Handle, Outcome, Status, api, put};
 use crate::memory::{Allocation, Kind, memory};
@@ -14,14 +15,25 @@ impl Driver {
         if size == 0 {
             return Err(Status::INVALID_VALUE);
         }
-        let on_device = matches!(kind, Kind::Device | Kind::Module);
-        if on_device && self.allocated + size as u64 > self.config.memory {
+        let moves = kind == Kind::Managed && self.config.concurrent_managed_access;
+        let at_host = moves || kind == Kind::Host;
+        let (used, limit) = match at_host {
+            true => (self.host_allocated, self.config.host_memory),
+            false => (self.allocated, self.config.memory),
+        };
+        if used.saturating_add(size as u64) > limit {
             return Err(Status::OUT_OF_MEMORY);
         }
         let address = memory().allocate(size, kind, device).map_err(|_| Status::OUT_OF_MEMORY)?;
         self.owners.insert(address, context);
-        if on_device {
+        if moves {
+            self.place_managed(address, size);
+        }
+        if at_host {
+            self.host_allocated += size as u64;
+        } else {
             self.allocated += size as u64;
+            self.make_room_for_own();
         }
         if kind != Kind::Module {
             self.counters().allocations += 1;
@@ -31,11 +43,15 @@ impl Driver {
 
     /// Ends an allocation that is known to be there.
     pub fn release(&mut self, address: u64) {
+        let moves = memory().residence(address).is_some();
         if let Some(allocation) = memory().find(address)
             && memory().free(address)
         {
             self.owners.remove(&address);
-            if matches!(allocation.kind, Kind::Device | Kind::Module) {
+            self.forget_pages(address, allocation.size);
+            if moves || allocation.kind == Kind::Host {
+                self.host_allocated -= allocation.size as u64;
+            } else {
                 self.allocated -= allocation.size as u64;
             }
             if allocation.kind != Kind::Module {
@@ -66,6 +82,11 @@ impl Driver {
     }
 }
 
+/// Flags of `cuMemHostAlloc`.
+const PORTABLE: c_uint = 1;
+const DEVICE_MAP: c_uint = 2;
+const WRITE_COMBINED: c_uint = 4;
+
 const OWNED_BY_DEVICE: [Kind; 2] = [Kind::Device, Kind::Managed];
 
 api! {
@@ -76,8 +97,11 @@ api! {
         put(into, address)
     }
 
-    fn cuMemAllocManaged(d, into: *mut u64, size: usize, _flags: c_uint) {
+    fn cuMemAllocManaged(d, into: *mut u64, size: usize, flags: c_uint) {
         d.current()?;
+        if !matches!(flags, ATTACH_GLOBAL | ATTACH_HOST) {
+            return Err(Status::INVALID_VALUE);
+        }
         d.forbid_unsafe_in_capture()?;
         let address = d.allocate(size, Kind::Managed)?;
         put(into, address)
@@ -114,8 +138,11 @@ api! {
         d.submit(stream, Operation::Free(address)).map(drop)
     }
 
-    fn cuMemHostAlloc(d, into: *mut *mut c_void, size: usize, _flags: c_uint) {
+    fn cuMemHostAlloc(d, into: *mut *mut c_void, size: usize, flags: c_uint) {
         d.current()?;
+        if flags > PORTABLE | DEVICE_MAP | WRITE_COMBINED {
+            return Err(Status::INVALID_VALUE);
+        }
         d.forbid_unsafe_in_capture()?;
         let address = d.allocate(size, Kind::Host)?;
         put(into, address as *mut c_void)
@@ -155,14 +182,18 @@ api! {
         put(into, address as u64)
     }
 
-    fn cuMemHostGetFlags(d, flags: *mut c_uint, _address: *mut c_void) {
+    fn cuMemHostGetFlags(d, flags: *mut c_uint, address: *mut c_void) {
         d.current()?;
-        put(flags, 3) // portable, mapped
+        let allocation = memory().find(address as u64).ok_or(Status::INVALID_VALUE)?;
+        if allocation.kind != Kind::Host {
+            return Err(Status::INVALID_VALUE);
+        }
+        put(flags, PORTABLE | DEVICE_MAP)
     }
 
     fn cuMemGetInfo_v2(d, free: *mut usize, total: *mut usize) {
         d.current()?;
-        put(free, (d.config.memory - d.allocated) as usize)?;
+        put(free, d.config.memory.saturating_sub(d.allocated + d.managed_on_device()) as usize)?;
         put(total, d.config.memory as usize)
     }
 

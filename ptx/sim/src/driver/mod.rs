@@ -16,6 +16,7 @@ mod launch;
 mod managed;
 mod memory;
 mod module;
+mod paging;
 mod state;
 mod status;
 mod stream;

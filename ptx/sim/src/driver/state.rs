@@ -1,7 +1,7 @@
 //! Everything that the driver keeps.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,8 +37,14 @@ pub struct Driver {
     next_handle: usize,
     /// Numbers work in the order of its submission.
     pub next_sequence: u64,
-    /// Device memory in use.
+    /// Operations of streams that were begun.
+    pub executed: u64,
+    /// Device memory in use, but for managed pages that can leave it.
     pub allocated: u64,
+    /// Page-locked memory in use, and managed memory that can be there.
+    pub host_allocated: u64,
+    /// Managed pages in device memory, in the order in which they came.
+    pub on_device: VecDeque<u64>,
     /// The context of each allocation; they end together.
     pub owners: HashMap<u64, usize>,
     pub contexts: HashMap<usize, Context>,

@@ -11,6 +11,7 @@ use super::execute::Operation;
 use super::state::this_thread;
 use super::{Driver, Handle, Outcome, Status, api, put};
 use crate::config::StreamOrder;
+use crate::log::{Entry, StreamKind};
 
 /// Kinds of streams. Those of kind 0 are blocking: they order with the legacy stream.
 pub const NON_BLOCKING: u32 = 1;
@@ -34,6 +35,14 @@ struct Work {
     /// The host thread that submitted it.
     thread: u64,
     operation: Operation,
+}
+
+const fn stream_kind(kind: u32) -> StreamKind {
+    match kind {
+        LEGACY => StreamKind::Legacy,
+        NON_BLOCKING => StreamKind::NonBlocking,
+        _ => StreamKind::Blocking,
+    }
 }
 
 impl Stream {
@@ -64,6 +73,9 @@ impl Driver {
         }
         self.next_sequence += 1;
         let sequence = self.next_sequence;
+        let (work, executed) = (operation.describe(), None);
+        let kind = stream_kind(kind);
+        self.counters().log.push(Entry { sequence, stream, kind, context, work, executed });
         let work = Work { sequence, thread: this_thread(), operation };
         self.streams.get_mut(&stream).expect("just seen").queue.push_back(work);
         if self.config.stream_order == StreamOrder::Immediate {
@@ -102,7 +114,7 @@ impl Driver {
             let queue = &mut self.streams.get_mut(&stream).expect("still there").queue;
             if queue.front().is_some_and(|work| work.sequence == sequence) {
                 let work = queue.pop_front().expect("just seen");
-                self.execute(context, work.thread, work.operation)?;
+                self.execute(context, work.thread, sequence, &work.operation)?;
             }
         }
     }
@@ -123,6 +135,11 @@ impl Driver {
             StreamOrder::OthersFirst => {
                 for other in others.into_iter().rev() {
                     self.force(other, u64::MAX)?;
+                }
+            }
+            StreamOrder::First(number) => {
+                if let Some(&first) = self.streams_of(context).get(number as usize) {
+                    self.force(first, u64::MAX)?;
                 }
             }
             StreamOrder::Random(seed) => {
@@ -244,10 +261,6 @@ api! {
     fn cuStreamGetCtx(d, stream: Handle, context: *mut Handle) {
         let stream = d.stream(stream)?;
         put(context, d.streams[&stream].context as Handle)
-    }
-
-    fn cuStreamAttachMemAsync(d, stream: Handle, _address: u64, _len: usize, _flags: c_uint) {
-        d.stream(stream).map(drop)
     }
 
     fn cuLaunchHostFunc(d, stream: Handle, function: Option<unsafe extern "C" fn(*mut c_void)>, data: *mut c_void) {

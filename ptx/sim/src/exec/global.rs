@@ -1,11 +1,12 @@
-//! Global memory: bounds, alignment, written or not, races, traffic.
+//! Accesses to global memory: traffic, races, and the bytes themselves.
 
-use super::access::{Data, misaligned};
+use super::access::Data;
 use super::lanes::WARP;
+use super::place::{Place, place};
 use super::warp::{Context, Warp, lanes};
 use crate::fault::{FaultKind, Step, raise};
 use crate::isa::Order;
-use crate::memory::{Arena, PAGE, PageGuard, State, all_at_least, copy_small, memory};
+use crate::memory::{Arena, PAGE, PageGuard, State, copy_small, memory};
 use crate::race::{Conflict, Reach, Thread, Writer};
 
 /// The 32-byte sectors that a warp's access touches.
@@ -31,74 +32,6 @@ pub fn sectors(addresses: &[u64; WARP], mask: u32, bytes: usize) -> u32 {
     let touched = &mut touched[..count];
     touched.sort_unstable();
     1 + touched.windows(2).filter(|pair| pair[0] != pair[1]).count() as u32
-}
-
-/// Where an access is, once it is known to be aligned and allocated.
-enum Place<'a> {
-    Arena(&'a Arena, usize),
-    /// Host memory registered by the program: nothing is known of its bytes.
-    Registered(*mut u8),
-}
-
-#[inline(always)]
-fn place(lane: usize, address: u64, bytes: usize, read: bool, c: &Context<'_>) -> Step<Place<'static>> {
-    if address & (bytes as u64 - 1) != 0 {
-        return misaligned("global", lane, address, bytes);
-    }
-    let Some((arena, offset)) = memory().locate(address) else {
-        if memory().find_range(address, bytes).is_some() {
-            return Ok(Place::Registered(address as *mut u8));
-        }
-        let verb = if read { "reads" } else { "writes" };
-        let text = format!("{verb} {bytes} bytes at {address:#x}, {}", memory().describe(address));
-        return raise(FaultKind::OutOfBounds, lane, text);
-    };
-    if !arena.page(offset).is_reached_from(c.launch.checks.device) {
-        return elsewhere(lane, address, bytes, read);
-    }
-    let wanted = if read && c.launch.checks.uninitialized { State::Written } else { State::Unwritten };
-    // SAFETY: the arena has a state for each of its bytes, and an aligned access stays in a page.
-    if unsafe { all_at_least(arena.state(offset), bytes, wanted) } {
-        return Ok(Place::Arena(arena, offset));
-    }
-    bad_state(arena, lane, address, offset, bytes, read, wanted)
-}
-
-#[cold]
-fn elsewhere<T>(lane: usize, address: u64, bytes: usize, read: bool) -> Step<T> {
-    let verb = if read { "reads" } else { "writes" };
-    let text = format!(
-        "{verb} {bytes} bytes at {address:#x} of another device without peer access: {}",
-        memory().describe(address)
-    );
-    raise(FaultKind::OutOfBounds, lane, text)
-}
-
-/// Says which byte is free or unwritten.
-#[cold]
-fn bad_state<T>(
-    arena: &Arena,
-    lane: usize,
-    address: u64,
-    offset: usize,
-    bytes: usize,
-    read: bool,
-    wanted: State,
-) -> Step<T> {
-    let verb = if read { "reads" } else { "writes" };
-    // SAFETY: as in `place`.
-    let states = unsafe { std::slice::from_raw_parts(arena.state(offset), bytes) };
-    let free = states.iter().position(|&state| state == State::Free as u8);
-    let unwritten = states.iter().position(|&state| state < wanted as u8);
-    let k = free.or(unwritten).unwrap_or(0) as u64;
-    let which = if k == 0 { String::new() } else { format!("; its byte {k} is") };
-    let comma = if k == 0 { ", " } else { " " };
-    let near = memory().describe(address + k);
-    let text = format!("{verb} {bytes} bytes at {address:#x}{which}{comma}{near}");
-    match free {
-        Some(_) => raise(FaultKind::OutOfBounds, lane, text),
-        None => raise(FaultKind::Uninitialized, lane, format!("{text}: never written")),
-    }
 }
 
 /// How much of a range at an address can be accessed at once: an aligned power of two, at most 16.

@@ -19,6 +19,8 @@ pub struct Checks {
     pub first_block: u32,
     /// Where the kernel runs: the memory of other devices is not there for it.
     pub device: i32,
+    /// Whether it may start before the kernel ahead of it has ended, for which a thread must wait.
+    pub overlaps: bool,
 }
 
 /// A launch of a kernel.
@@ -38,6 +40,9 @@ pub struct Launch<'a> {
     pub checks: Checks,
     /// Locations in global memory that order accesses.
     pub sync: SyncTable,
+    /// Bytes of managed pages that came by page fault, and bytes accessed where they were.
+    pub managed_faults: AtomicU64,
+    pub managed_remote: AtomicU64,
     executed: AtomicU64,
 }
 
@@ -68,6 +73,8 @@ impl<'a> Launch<'a> {
             sm_count,
             checks,
             sync: SyncTable::default(),
+            managed_faults: AtomicU64::new(0),
+            managed_remote: AtomicU64::new(0),
             executed: AtomicU64::new(0),
         }
     }
@@ -126,7 +133,7 @@ pub fn run(launch: &Launch<'_>, threads: usize) -> Result<Stats, Box<Fault>> {
         tally.stats(launch)
     };
     let threads = threads.min(count as usize);
-    let stats = if threads <= 1 {
+    let mut stats = if threads <= 1 {
         worker()
     } else {
         std::thread::scope(|scope| {
@@ -141,6 +148,8 @@ pub fn run(launch: &Launch<'_>, threads: usize) -> Result<Stats, Box<Fault>> {
             stats
         })
     };
+    stats.managed_faults = launch.managed_faults.load(Ordering::Relaxed);
+    stats.managed_remote = launch.managed_remote.load(Ordering::Relaxed);
     match fault.into_inner().unwrap_or_else(|e| e.into_inner()) {
         None => Ok(stats),
         Some(fault) => Err(fault),

@@ -16,6 +16,7 @@ pub mod lanes;
 mod matrix;
 mod mbarrier;
 mod mma;
+mod place;
 mod schedule;
 mod shared;
 mod step;

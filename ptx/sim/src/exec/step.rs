@@ -3,7 +3,8 @@
 use super::lanes::{Class, Reg};
 use super::warp::{Context, Warp, lanes};
 use crate::fault::{FaultKind, Step, raise};
-use crate::isa::{MbarrierOp, Op};
+use crate::isa::{AddressSpace, MbarrierOp, Op};
+use crate::parse::Space;
 
 /// What the loop does after an instruction.
 pub enum Next {
@@ -94,11 +95,20 @@ impl Warp {
                 return Ok(Next::Regroup);
             }
         }
+        if c.launch.checks.overlaps && mask & !self.grid_waited != 0 && is_global(op) {
+            let text = "touches global memory before griddepcontrol.wait, in a launch that may overlap the kernel ahead";
+            return raise(
+                FaultKind::MissingWait,
+                (mask & !self.grid_waited).trailing_zeros() as usize,
+                text.into(),
+            );
+        }
         match op {
             Op::Trap => {
                 return raise(FaultKind::Trap, mask.trailing_zeros() as usize, "the kernel trapped".into());
             }
             Op::Nop => {}
+            Op::GridWait => self.grid_waited |= mask,
             Op::Clock(reg) => self.clock(c, *reg, mask),
             Op::Load(access) => self.load(c, access, mask)?,
             Op::Store(access) => self.store(c, access, mask)?,
@@ -186,6 +196,22 @@ fn needs_whole_warp(op: &Op) -> bool {
             | Op::WgmmaCommit
             | Op::WgmmaWait(_)
     )
+}
+
+/// Instructions that touch global memory, or may.
+fn is_global(op: &Op) -> bool {
+    match op {
+        Op::Load(access) | Op::Store(access) => {
+            matches!(access.space, AddressSpace::Generic | AddressSpace::In(Space::Global))
+        }
+        Op::Atomic(atomic) => {
+            matches!(atomic.space, AddressSpace::Generic | AddressSpace::In(Space::Global))
+        }
+        _ => matches!(
+            op,
+            Op::CpAsync(_) | Op::BulkLoad(_) | Op::BulkStore(_) | Op::TensorLoad(_) | Op::TensorStore(_)
+        ),
+    }
 }
 
 /// The register with the member mask of a collective.

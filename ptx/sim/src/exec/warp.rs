@@ -29,6 +29,8 @@ pub struct Warp {
     pub tried: [Option<(usize, u64)>; WARP],
     /// The phase of the cluster's barrier that the warp has arrived in and not waited for.
     pub(super) arrived_in: Option<u64>,
+    /// Lanes that have waited for the kernels ahead.
+    pub(super) grid_waited: u32,
     /// What the warp waits for.
     pub waiting: Option<Wait>,
     /// `cp.async` under way.
@@ -68,6 +70,7 @@ impl Warp {
             asleep_since: 0,
             tried: [None; WARP],
             arrived_in: None,
+            grid_waited: 0,
             waiting: None,
             copies: Copies::default(),
             stores: Stores::default(),

@@ -27,10 +27,11 @@ pub fn decode(d: &mut Decoder, i: &Instruction) -> Decoded {
         }
         "trap" | "brkpt" => m.finish().map(|()| Op::Trap),
         "nanosleep" => (m.only_ty()? == Type::U32).then_some(Op::Nop).ok_or_else(|| "wants .u32".into()),
-        // Launches never overlap here.
+        // Launches never overlap here: what is looked at is whether they could.
         "griddepcontrol" => {
-            m.one_of(&["launch_dependents", "wait"]).ok_or("needs .launch_dependents or .wait")?;
-            m.finish().map(|()| Op::Nop)
+            let action =
+                m.one_of(&["launch_dependents", "wait"]).ok_or("needs .launch_dependents or .wait")?;
+            m.finish().map(|()| if action == "wait" { Op::GridWait } else { Op::Nop })
         }
         "bar" | "barrier" => barrier(d, i, &mut m),
         "fence" | "membar" => fence(i, &mut m),

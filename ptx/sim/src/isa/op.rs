@@ -89,6 +89,8 @@ pub enum Op {
     Trap,
     /// A hint, or an order that this machine keeps anyway.
     Nop,
+    /// `griddepcontrol.wait`.
+    GridWait,
     /// `%clock`, `%clock64`, `%globaltimer`.
     Clock(Reg),
     Load(Box<Access>),

@@ -1,8 +1,10 @@
 //! A reserved range of addresses with, for each byte, what is known about it.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::residence::Residence;
+use crate::log::Location;
 use crate::race::Shadow;
 
 /// Bytes that share a lock and a shadow.
@@ -37,12 +39,11 @@ pub struct Arena {
 unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
-/// The lock of a page, and the shadow of its accesses by the running kernel. All zeros is its first state.
+/// The lock of a page, where it is, and the shadow of its accesses by the running kernel. All zeros is its first state.
 #[repr(C)]
 pub struct Page {
     lock: AtomicBool,
-    /// One more than the device whose memory it is; 0 for memory that all devices reach.
-    owner: AtomicU32,
+    pub residence: Residence,
     shadow: UnsafeCell<Option<Box<Shadow>>>,
 }
 
@@ -98,7 +99,7 @@ impl Arena {
     /// Makes whole pages the memory of a device.
     pub fn set_owner(&self, offset: usize, len: usize, device: i32) {
         for page in 0..len / PAGE {
-            self.page(offset + page * PAGE).owner.store(device as u32 + 1, Ordering::Relaxed);
+            self.page(offset + page * PAGE).residence.move_to(Location::Device(device));
         }
     }
 
@@ -113,7 +114,9 @@ impl Arena {
     pub fn release(&self, offset: usize, len: usize) {
         assert!(offset.is_multiple_of(PAGE) && len.is_multiple_of(PAGE) && offset + len <= self.size);
         for page in 0..len / PAGE {
-            self.page(offset + page * PAGE).lock().drop_shadow();
+            let page = self.page(offset + page * PAGE);
+            page.residence.clear();
+            page.lock().drop_shadow();
         }
         // SAFETY: whole pages of the mappings; both read as zeros afterwards, which is `State::Free`.
         unsafe {
@@ -124,13 +127,6 @@ impl Arena {
 }
 
 impl Page {
-    /// Whether kernels on a device reach this memory. Without peer access (`cuCtxEnablePeerAccess`) another's is not mapped.
-    #[inline(always)]
-    pub fn is_reached_from(&self, device: i32) -> bool {
-        let owner = self.owner.load(Ordering::Relaxed);
-        owner == 0 || owner == device as u32 + 1
-    }
-
     /// Waits for the lock. It is held for one instruction of one warp.
     #[inline]
     pub fn lock(&self) -> PageGuard<'_> {

@@ -2,9 +2,11 @@
 
 mod arena;
 mod registry;
+mod residence;
 
 pub use arena::{Arena, PAGE, PageGuard, State, all_at_least, copy_small};
 pub use registry::{Allocation, Kind, memory};
+pub use residence::{ACCESSED_BY_DEVICE, PREFERS_DEVICE, PREFERS_HOST};
 
 /// Generic addresses of shared memory: this plus the offset. No user-space address looks like it.
 pub const SHARED_WINDOW: u64 = 1 << 62;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{OnceLock, RwLock};
 
 use super::arena::{Arena, PAGE, State};
+use super::residence::Residence;
 
 /// What an allocation was made by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,16 @@ struct Registry {
 /// the driver promises in practice, so that nobody relies on more.
 const RED_ZONE: usize = 512;
 
+/// What lies before an allocation. Managed memory begins with a page, because it comes and goes by pages.
+const fn lead(kind: Kind) -> usize {
+    if matches!(kind, Kind::Managed) { PAGE } else { RED_ZONE }
+}
+
+/// Bytes of whole pages that an allocation takes.
+const fn extent(size: usize, kind: Kind) -> usize {
+    (lead(kind) + size + RED_ZONE).next_multiple_of(PAGE)
+}
+
 /// Addresses of each arena. Far more than the memory that is ever in use.
 const ARENA: usize = 1 << 37;
 
@@ -87,7 +98,7 @@ impl Memory {
         let mut registry = self.registry.write().unwrap_or_else(|e| e.into_inner());
         let which = usize::from(Self::is_host(kind));
         let arena = if which == 1 { &self.host } else { &self.device };
-        let pages = (size + 2 * RED_ZONE).next_multiple_of(PAGE);
+        let pages = extent(size, kind);
         let start = if registry.fresh[which] + pages <= arena.size {
             let start = registry.fresh[which];
             registry.fresh[which] += pages;
@@ -103,7 +114,7 @@ impl Memory {
             }
             start
         };
-        let offset = start + RED_ZONE;
+        let offset = start + lead(kind);
         let state = if which == 1 { State::Written } else { State::Unwritten };
         arena.fill_state(offset, size, state);
         if which == 0 {
@@ -131,8 +142,8 @@ impl Memory {
         }
         let which = usize::from(Self::is_host(allocation.kind));
         let arena = if which == 1 { &self.host } else { &self.device };
-        let start = (base - arena.base) as usize - RED_ZONE;
-        let pages = (allocation.size + 2 * RED_ZONE).next_multiple_of(PAGE);
+        let start = (base - arena.base) as usize - lead(allocation.kind);
+        let pages = extent(allocation.size, allocation.kind);
         arena.release(start, pages);
         registry.freed[which].push_back((start, pages));
         true
@@ -149,6 +160,25 @@ impl Memory {
     pub fn find_range(&self, address: u64, len: usize) -> Option<Allocation> {
         let allocation = self.find(address)?;
         (address + len as u64 <= allocation.base + allocation.size as u64).then_some(allocation)
+    }
+
+    /// The pages that a range of managed memory touches, each with its first address.
+    pub fn managed_pages(&self, address: u64, len: usize) -> impl Iterator<Item = (u64, &Residence)> {
+        let offset = (address - self.host.base) as usize;
+        let pages = offset / PAGE..(offset + len).div_ceil(PAGE);
+        pages.map(|page| (self.host.base + (page * PAGE) as u64, &self.host.page(page * PAGE).residence))
+    }
+
+    /// Where the page of an address is, if it is in managed memory whose pages move.
+    pub fn residence(&self, address: u64) -> Option<&Residence> {
+        let residence = &self.host.page(self.host.offset(address)?).residence;
+        residence.is_somewhere().then_some(residence)
+    }
+
+    /// The live allocations of a kind.
+    pub fn all_of(&self, kind: Kind) -> Vec<Allocation> {
+        let registry = self.registry.read().unwrap_or_else(|e| e.into_inner());
+        registry.live.values().filter(|a| a.kind == kind).copied().collect()
     }
 
     /// What is near an address that is in no allocation.

@@ -28,6 +28,22 @@ pub fn check(result: sys::CUresult) {
     assert_eq!(result, sys::CUresult::CUDA_SUCCESS, "{:?}", ptx_sim::last_fault());
 }
 
+pub fn stream(flags: u32) -> sys::CUstream {
+    let mut stream = MaybeUninit::uninit();
+    unsafe {
+        check(sys::cuStreamCreate(stream.as_mut_ptr(), flags));
+        stream.assume_init()
+    }
+}
+
+pub fn event() -> sys::CUevent {
+    let mut event = MaybeUninit::uninit();
+    unsafe {
+        check(sys::cuEventCreate(event.as_mut_ptr(), 0));
+        event.assume_init()
+    }
+}
+
 impl Gpu {
     pub fn new() -> Self {
         ptx_sim::install_simulator();

@@ -15,7 +15,7 @@ fn long_batch() -> Batch {
 
 /// The loss of each step.
 fn train(engine: &Engine, model: &Llama) -> Vec<f32> {
-    let mut optimizer = Optimizer::new(model, Choice::AdamW, 1e-2);
+    let mut optimizer = Optimizer::new(model, Choice::AdamW, 1e-2, None).unwrap();
     let step = |_| {
         let loss = model.loss(&long_batch()).unwrap();
         optimizer.step(engine, model, &loss.backward().unwrap()).unwrap();

@@ -1,0 +1,224 @@
+//! Memory in a file, for what does not fit in the machine's: mapped, so that pointers into it work like any others, and brought in
+//! and dropped by ranges, so that no more than a budget of it is resident.
+//!
+//! The file has no name: the system frees it with the process, however that ends. Its blocks are allocated on disk before memory
+//! is handed out, because writing to a page that the disk has no room for is a signal (SIGBUS), not an error. A page that is
+//! dropped stays in the system's file cache as long as nobody else wants the memory, and is written to disk when somebody does.
+
+use crate::error::{Error, Result, Status};
+use memmap2::{MmapMut, MmapOptions};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Blocks of the file are whole pages of any system.
+const GRAIN: u64 = 1 << 16;
+
+/// A file and what is mapped of it.
+pub struct FileMemory {
+    file: File,
+    /// Where the file ends.
+    end: u64,
+    /// What is mapped, by address.
+    maps: BTreeMap<usize, Map>,
+    /// Bytes of windows that were entered and left, and bytes that stay.
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    staying: AtomicU64,
+}
+
+struct Map {
+    memory: MmapMut,
+    /// Where it is in the file.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
+    offset: u64,
+}
+
+impl FileMemory {
+    /// An empty file in `folder`.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let file = tempfile::tempfile_in(folder).map_err(|error| {
+            let message = format!("folder is {}; no file can be made there: {error}", folder.display());
+            let status = match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => {
+                    Status::InvalidArgument
+                }
+                _ => Status::OutOfResources,
+            };
+            Error::new(status, message)
+        })?;
+        let [bytes_in, bytes_out, staying] = Default::default();
+        Ok(Self { file, end: 0, maps: BTreeMap::new(), bytes_in, bytes_out, staying })
+    }
+
+    /// The address of `bytes` more bytes, all zero. On an error everything is as before.
+    pub fn alloc(&mut self, bytes: usize) -> Result<usize> {
+        let refused = |error: &dyn std::fmt::Display| {
+            let message = format!("bytes is {bytes}; the file of {} bytes cannot grow: {error}", self.end);
+            Error::new(Status::OutOfResources, message)
+        };
+        let end = (bytes as u64).checked_next_multiple_of(GRAIN).and_then(|len| self.end.checked_add(len));
+        let Some(end) = end.filter(|&end| end <= i64::MAX as u64) else {
+            return Err(refused(&"no file is that long"));
+        };
+        let grown = reserve(&self.file, self.end, end - self.end).and_then(|()| {
+            // SAFETY: nobody else has the file, and no two maps share a byte of it.
+            unsafe { MmapOptions::new().offset(self.end).len(bytes).map_mut(&self.file) }
+        });
+        match grown {
+            Ok(memory) => {
+                let address = memory.as_ptr().addr();
+                self.maps.insert(address, Map { memory, offset: self.end });
+                self.end = end;
+                Ok(address)
+            }
+            Err(error) => {
+                let _ = self.file.set_len(self.end);
+                Err(refused(&error))
+            }
+        }
+    }
+
+    /// Gives back what [`Self::alloc`] gave, and its blocks on disk.
+    pub fn free(&mut self, address: usize) {
+        if let Some(map) = self.maps.remove(&address) {
+            #[cfg(target_os = "linux")]
+            {
+                use rustix::fs::{FallocateFlags, fallocate};
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                let len = (map.memory.len() as u64).next_multiple_of(GRAIN);
+                // Where the file system cannot, the blocks are freed with the file.
+                let _ = fallocate(&self.file, flags, map.offset, len);
+            }
+            drop(map);
+        }
+    }
+
+    /// Hints that these addresses will be used: what is on disk only is read. Returns at once.
+    pub fn read_ahead(&self, range: &Range<usize>) {
+        #[cfg(unix)]
+        self.for_each_map(range, |memory, at| {
+            let _ = memory.advise_range(memmap2::Advice::WillNeed, at.start, at.len());
+        });
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
+    /// Makes the pages of these addresses non-resident; their contents stay. Systems other than Unix decide by themselves.
+    pub fn drop_pages(&self, range: &Range<usize>) {
+        #[cfg(unix)]
+        self.for_each_map(range, |memory, at| {
+            // SAFETY: pages of a shared map of a file are read from the file again, which has what was written to them.
+            let _ = unsafe {
+                memory.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at.start, at.len())
+            };
+        });
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
+    /// Writes the pages of these addresses to disk, and waits for it.
+    pub fn write_out(&self, range: &Range<usize>) -> Result<()> {
+        let mut result = Ok(());
+        self.for_each_map(range, |memory, at| {
+            if let Err(error) = memory.flush_range(at.start, at.len()) {
+                let message = format!("{} bytes cannot be written to disk: {error}", at.len());
+                result = Err(Error::new(Status::OutOfResources, message));
+            }
+        });
+        result
+    }
+
+    /// Bytes of windows that were entered and left, and bytes that stay.
+    pub fn counts(&self) -> [u64; 3] {
+        [&self.bytes_in, &self.bytes_out, &self.staying].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// The parts of maps that a range touches.
+    fn for_each_map(&self, range: &Range<usize>, mut visit: impl FnMut(&MmapMut, Range<usize>)) {
+        for (&start, map) in self.maps.range(..range.end).rev() {
+            let end = start + map.memory.len();
+            if end <= range.start {
+                break;
+            }
+            visit(&map.memory, range.start.max(start) - start..range.end.min(end) - start);
+        }
+    }
+}
+
+/// Makes room on disk for bytes that the file has not yet.
+fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        use rustix::process::{Resource, getrlimit};
+        // Beyond the limit the system sends a signal.
+        if getrlimit(Resource::Fsize).current.is_some_and(|most| offset + len > most) {
+            return Err(Errno::FBIG.into());
+        }
+        match fallocate(file, FallocateFlags::empty(), offset, len) {
+            Err(Errno::OPNOTSUPP) => {}
+            other => return Ok(other?),
+        }
+    }
+    write_zeros(file, offset, len)
+}
+
+/// Room on disk by writing to it.
+fn write_zeros(mut file: &File, offset: u64, len: u64) -> io::Result<()> {
+    use io::{Read, Seek, Write};
+    file.seek(io::SeekFrom::Start(offset))?;
+    io::copy(&mut io::repeat(0).take(len), &mut io::BufWriter::with_capacity(1 << 20, file))?;
+    file.flush()
+}
+
+/// The windows of a step in a file's memory.
+pub struct FileWindows<'a> {
+    memory: &'a FileMemory,
+    /// Their addresses; the first window stays.
+    windows: Vec<Vec<Range<usize>>>,
+}
+
+impl<'a> FileWindows<'a> {
+    /// Drops all but the first window, which stays.
+    pub fn new(memory: &'a FileMemory, windows: Vec<Vec<Range<usize>>>) -> Self {
+        let mut stays = windows[0].clone();
+        stays.sort_by_key(|range| range.start);
+        for (&start, map) in &memory.maps {
+            let end = start + map.memory.len();
+            let mut at = start;
+            for range in stays.iter().filter(|range| range.start < end && range.end > start) {
+                memory.drop_pages(&(at..range.start));
+                at = range.end;
+            }
+            memory.drop_pages(&(at..end));
+        }
+        memory.staying.store(bytes(&windows[0]), Ordering::Relaxed);
+        Self { memory, windows }
+    }
+}
+
+fn bytes(ranges: &[Range<usize>]) -> u64 {
+    ranges.iter().map(|range| range.len() as u64).sum()
+}
+
+impl super::optimizer::Pages for FileWindows<'_> {
+    fn enter(&self, window: usize) {
+        if window > 0 {
+            self.memory.bytes_in.fetch_add(bytes(&self.windows[window]), Ordering::Relaxed);
+        }
+        let next = self.windows.get(window + 1);
+        next.into_iter().flatten().for_each(|range| self.memory.read_ahead(range));
+    }
+
+    fn leave(&self, window: usize) {
+        if window > 0 {
+            self.windows[window].iter().for_each(|range| self.memory.drop_pages(range));
+            self.memory.bytes_out.fetch_add(bytes(&self.windows[window]), Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! States in unified memory, prefetched to the device before they are used and to the host afterwards, so that the device's memory
+//! holds no more than the budget of it and no kernel waits for page faults.
+//!
+//! Where the device has no concurrent access to unified memory (Windows, WSL, most Jetsons), hints are errors: none is given there,
+//! the driver moves what a kernel may use when it is launched, and the memory cannot be larger than the device's.
+
+use super::super::device::{Cuda, Queue};
+use super::super::driver::{self, check};
+use super::super::launch::Stream;
+use super::pipeline::{Mover, Pipeline, Run};
+use super::streamed::allocated;
+use crate::error::Result;
+use cudarc::driver::sys::{
+    self, CUdevice, CUdevice_attribute_enum as Attribute, CUmem_advise_enum as Advice,
+    CUmemAttach_flags_enum as Attach, CUresult, CUstream,
+};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The number that stands for the host among devices.
+const HOST: CUdevice = -1;
+
+/// Unified memory.
+pub struct Managed {
+    pipeline: Pipeline,
+    moves: Moves,
+}
+
+/// What is moved where.
+struct Moves {
+    device: CUdevice,
+    hints: Option<Hints>,
+    /// What stays, and whether it has been brought.
+    stays: Vec<Range<usize>>,
+    settled: bool,
+    /// What passes.
+    passing: Vec<Vec<Range<usize>>>,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// The driver's functions of hints, in the form that all drivers have under these names: which of them a binding has depends on the
+/// version of CUDA that it is made for.
+#[derive(Clone, Copy)]
+struct Hints {
+    prefetch: unsafe extern "C" fn(u64, usize, CUdevice, CUstream) -> CUresult,
+    advise: unsafe extern "C" fn(u64, usize, Advice, CUdevice) -> CUresult,
+}
+
+impl Hints {
+    fn prefetch(self, range: &Range<usize>, device: CUdevice, stream: CUstream) -> Result<()> {
+        // SAFETY: unified memory of this pager's.
+        let result = unsafe { (self.prefetch)(range.start as u64, range.len(), device, stream) };
+        check(result, "cuMemPrefetchAsync")
+    }
+
+    fn advise(self, range: &Range<usize>, advice: Advice, device: CUdevice) -> Result<()> {
+        // SAFETY: as above.
+        check(unsafe { (self.advise)(range.start as u64, range.len(), advice, device) }, "cuMemAdvise")
+    }
+}
+
+impl Managed {
+    pub fn new(cuda: &Arc<Cuda>) -> Result<Self> {
+        let concurrent = cuda.attribute(Attribute::CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS)? != 0;
+        // SAFETY: the signatures are the driver API's.
+        let hints = unsafe {
+            let find = || {
+                Some(Hints {
+                    prefetch: driver::symbol("cuMemPrefetchAsync")?,
+                    advise: driver::symbol("cuMemAdvise")?,
+                })
+            };
+            if concurrent { find() } else { None }
+        };
+        let moves = Moves {
+            device: cuda.device,
+            hints,
+            stays: Vec::new(),
+            settled: false,
+            passing: Vec::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+        };
+        Ok(Self { pipeline: Pipeline::new(cuda)?, moves })
+    }
+
+    /// The address of `bytes` bytes, all zero. They prefer the host, and the device may use them there: what passes does not settle
+    /// on the device by being touched.
+    pub fn alloc(&mut self, bytes: usize) -> Result<usize> {
+        let _queue = self.pipeline.cuda().queue(Stream::LEGACY_DEFAULT)?;
+        let mut address = 0;
+        let flags = Attach::CU_MEM_ATTACH_GLOBAL as u32;
+        // SAFETY: the pointer is valid, a context is current; the memory has as many bytes.
+        unsafe {
+            allocated(
+                sys::cuMemAllocManaged(&mut address, bytes, flags),
+                "cuMemAllocManaged",
+                "bytes",
+                bytes,
+            )?;
+        }
+        let filled = self.fill(&(address as usize..address as usize + bytes));
+        if filled.is_err() {
+            // SAFETY: just allocated.
+            let _ = unsafe { sys::cuMemFree_v2(address) };
+        }
+        filled.map(|()| address as usize)
+    }
+
+    fn fill(&self, range: &Range<usize>) -> Result<()> {
+        let Some(hints) = self.moves.hints else {
+            // SAFETY: this pager's memory. The host must not touch it while anything runs.
+            return unsafe {
+                check(sys::cuMemsetD8_v2(range.start as u64, 0, range.len()), "cuMemsetD8")?;
+                check(sys::cuStreamSynchronize(std::ptr::null_mut()), "cuStreamSynchronize")
+            };
+        };
+        hints.advise(range, Advice::CU_MEM_ADVISE_SET_PREFERRED_LOCATION, HOST)?;
+        hints.advise(range, Advice::CU_MEM_ADVISE_SET_ACCESSED_BY, self.moves.device)?;
+        // SAFETY: as above; nobody else has it yet.
+        unsafe { std::ptr::with_exposed_provenance_mut::<u8>(range.start).write_bytes(0, range.len()) };
+        Ok(())
+    }
+
+    /// Gives back what [`Self::alloc`] gave, when the work that uses it is done.
+    pub fn free(&mut self, range: &Range<usize>) -> Result<()> {
+        let _queue = self.pipeline.cuda().queue(Stream::LEGACY_DEFAULT)?;
+        self.pipeline.synchronize()?;
+        if self.moves.stays.iter().any(|stays| stays.start < range.end && range.start < stays.end) {
+            self.moves.replace(Vec::new(), std::ptr::null_mut())?;
+        }
+        // SAFETY: allocated above, and nobody uses it any more.
+        check(unsafe { sys::cuMemFree_v2(range.start as u64) }, "cuMemFree")
+    }
+
+    /// Enqueues the moving of a range to the device, or to the host.
+    pub fn prefetch(&mut self, queue: &Queue<'_>, range: &Range<usize>, to_device: bool) -> Result<()> {
+        self.pipeline.ready(queue)?;
+        self.moves.prefetch(std::slice::from_ref(range), to_device, queue.stream.handle())?;
+        self.pipeline.mark(queue.stream.handle())
+    }
+
+    /// Begins a step of windows that have their states in these ranges; the first window stays.
+    pub fn begin(
+        &mut self,
+        queue: &Queue<'_>,
+        windows: &[Vec<Range<usize>>],
+        passes: usize,
+    ) -> Result<Run<'_, impl Mover>> {
+        self.pipeline.ready(queue)?;
+        let (stays, passing) = windows.split_first().expect("a window that stays");
+        self.moves.replace(joined(stays), queue.stream.handle())?;
+        self.moves.passing = passing.iter().map(|ranges| joined(ranges)).collect();
+        self.pipeline.begin(queue, &mut self.moves, passing.len(), passes)
+    }
+
+    /// Bytes prefetched to the device and to the host, and bytes that stay there.
+    pub fn counts(&self) -> [u64; 3] {
+        let Moves { bytes_in, bytes_out, stays, .. } = &self.moves;
+        [*bytes_in, *bytes_out, stays.iter().map(|range| range.len() as u64).sum()]
+    }
+}
+
+/// Ranges that follow each other made one.
+fn joined(ranges: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut joined: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range.clone()),
+        }
+    }
+    joined
+}
+
+impl Moves {
+    fn prefetch(&mut self, ranges: &[Range<usize>], to_device: bool, stream: CUstream) -> Result<()> {
+        let Some(hints) = self.hints else { return Ok(()) };
+        for range in ranges {
+            hints.prefetch(range, if to_device { self.device } else { HOST }, stream)?;
+            let bytes = if to_device { &mut self.bytes_in } else { &mut self.bytes_out };
+            *bytes += range.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Sends home what stayed so far, if it is something else from now on.
+    fn replace(&mut self, stays: Vec<Range<usize>>, stream: CUstream) -> Result<()> {
+        if self.stays == stays {
+            return Ok(());
+        }
+        let old = std::mem::take(&mut self.stays);
+        self.prefetch(&old, false, stream)?;
+        if let Some(hints) = self.hints {
+            let prefer = |ranges: &[Range<usize>], place| {
+                let advice = Advice::CU_MEM_ADVISE_SET_PREFERRED_LOCATION;
+                ranges.iter().try_for_each(|range| hints.advise(range, advice, place))
+            };
+            prefer(&old, HOST)?;
+            prefer(&stays, self.device)?;
+        }
+        (self.stays, self.settled) = (stays, false);
+        Ok(())
+    }
+}
+
+impl Mover for Moves {
+    fn settle(&mut self, stream: CUstream) -> Result<()> {
+        if !self.settled {
+            let stays = self.stays.clone();
+            self.prefetch(&stays, true, stream)?;
+            self.settled = true;
+        }
+        Ok(())
+    }
+
+    fn bring(&mut self, stream: CUstream, window: usize, _slot: usize) -> Result<()> {
+        let ranges = self.passing[window - 1].clone();
+        self.prefetch(&ranges, true, stream)
+    }
+
+    fn take(&mut self, stream: CUstream, window: usize, _slot: usize) -> Result<()> {
+        let ranges = self.passing[window - 1].clone();
+        self.prefetch(&ranges, false, stream)
+    }
+
+    fn address(&self, _window: usize, _slot: usize, address: u64) -> u64 {
+        address
+    }
+}

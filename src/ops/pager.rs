@@ -1,0 +1,427 @@
+//! Paged memory: for states of optimizers that may be larger than the memory that they are used in.
+
+use super::context::{Context, Device};
+use crate::cpu::file_memory::FileMemory;
+use crate::cuda::device::Cuda;
+use crate::cuda::paging::managed::Managed;
+use crate::cuda::paging::streamed::Streamed;
+use crate::error::{Error, Result, ensure};
+use crate::format::optimizer::norms::CHUNK;
+use crate::view::window::{ALIGN, Area, LEAST_BUDGET, Paged, Piece, Plan, Wish};
+use crate::view::{BufferMut, Parameter};
+use bytemuck::Zeroable;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// How memory is paged; the numbers are those of the C ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PagerKind {
+    /// What serves the context best: [`Self::File`] on a CPU, [`Self::Streamed`] on a GPU.
+    Auto = 0,
+    /// Unified memory of a GPU, prefetched. Without concurrent access (Windows, WSL, most Jetsons) it works as far as the device's
+    /// memory goes, without hints.
+    Managed = 1,
+    /// Page-locked memory of the host, copied to a GPU and back.
+    Streamed = 2,
+    /// A file without a name, mapped, on a CPU.
+    File = 3,
+}
+
+/// What a pager is made of.
+#[derive(Clone, Debug)]
+pub struct PagerOptions {
+    /// How.
+    pub kind: PagerKind,
+    /// Bytes that paged memory may take where it is used, at least 256 KiB: of the GPU's memory, or of resident memory.
+    pub budget: u64,
+    /// Where [`PagerKind::File`] makes its file; `None` is the system's folder of temporary files, which may be memory itself.
+    pub folder: Option<PathBuf>,
+}
+
+/// Where a range wants to be; the numbers are those of the C ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Advice {
+    /// In the budget as far as it goes, first come, first served.
+    Normal = 0,
+    /// In the budget before others.
+    Stay = 1,
+    /// Out of the budget as soon as it has been used.
+    Pass = 2,
+}
+
+/// What a pager has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PagerStatistics {
+    /// As it was made.
+    pub budget: u64,
+    /// Allocations that there are, and their bytes.
+    pub allocations: u64,
+    /// As above.
+    pub allocated_bytes: u64,
+    /// Bytes that stay within the budget from step to step, as of the last step.
+    pub staying_bytes: u64,
+    /// Windows that the rest of the last step passed through.
+    pub windows: u64,
+    /// Bytes brought to where they are used, and taken from there.
+    pub bytes_in: u64,
+    /// As above.
+    pub bytes_out: u64,
+    /// Steps taken.
+    pub steps: u64,
+}
+
+/// Memory that is where it is used only while it is used, within a budget. It may be shared between threads; clones share it.
+///
+/// What it gives is ordinary memory of the host with an address: every operation takes it, and all that the budget does is done by
+/// [`optimizer_step_paged`](super::optimizer_step_paged), window by window. Between steps memory of [`PagerKind::Streamed`] may be
+/// older than what the GPU has of it: [`Self::evict`] it before somebody else reads it; what others write to it, they do before the
+/// first step, or after it was evicted. Memory of the other kinds is never old.
+///
+/// Where a device has no concurrent access to unified memory, the host must not touch any while work is under way on the device.
+///
+/// Memory is freed with the pager or before, when work on it is done. A process that ends, however it does, leaves nothing behind.
+#[derive(Clone)]
+pub struct Pager(Arc<Shared>);
+
+struct Shared {
+    device: Device,
+    kind: PagerKind,
+    budget: usize,
+    state: Mutex<Book>,
+}
+
+/// What a pager knows.
+pub(crate) struct Book {
+    pub(crate) memory: Memory,
+    /// Bytes of each allocation, by address.
+    allocations: BTreeMap<usize, usize>,
+    /// Where ranges want to be: their ends, by their starts. They do not overlap.
+    wishes: BTreeMap<usize, (usize, Wish)>,
+    pub(crate) windows: u64,
+    pub(crate) steps: u64,
+}
+
+pub(crate) enum Memory {
+    Managed(Managed),
+    Streamed(Streamed),
+    File(FileMemory),
+}
+
+impl Pager {
+    /// Bytes of the least budget: its windows hold a chunk of any states.
+    pub const LEAST_BUDGET: u64 = LEAST_BUDGET as u64;
+
+    /// Paged memory for a context's device.
+    ///
+    /// [`PagerKind::Streamed`] takes the whole budget of the GPU's memory now; [`PagerKind::File`] makes its file.
+    ///
+    /// Errors: [`InvalidArgument`](crate::Status::InvalidArgument) for a budget below 256 KiB, a kind of the other device, a folder
+    /// that is given and not used or where no file can be made; [`OutOfResources`](crate::Status::OutOfResources) where the memory
+    /// is not there.
+    pub fn new(context: &Context, options: &PagerOptions) -> Result<Self> {
+        let PagerOptions { kind, budget, folder } = options;
+        let least = Self::LEAST_BUDGET;
+        ensure!(*budget >= least, "budget is {budget} bytes; it must be at least {least}");
+        let budget = usize::try_from(*budget).ok().filter(|&budget| isize::try_from(budget).is_ok());
+        let budget = budget.ok_or_else(|| Error::too_large("budget does not fit the address space"))?;
+        let kind = match (kind, &context.device) {
+            (PagerKind::Auto, Device::Cpu(_)) => PagerKind::File,
+            (PagerKind::Auto, Device::Cuda(_)) => PagerKind::Streamed,
+            (kind, _) => *kind,
+        };
+        ensure!(
+            folder.is_none() || kind == PagerKind::File,
+            "folder is given; only pagers of files have one, and this one is {kind:?}"
+        );
+        let memory = match (kind, &context.device) {
+            (PagerKind::File, Device::Cpu(_)) => {
+                Memory::File(FileMemory::create(&folder.clone().unwrap_or_else(std::env::temp_dir))?)
+            }
+            (PagerKind::Managed, Device::Cuda(cuda)) => Memory::Managed(Managed::new(cuda)?),
+            (PagerKind::Streamed, Device::Cuda(cuda)) => Memory::Streamed(Streamed::new(cuda, budget)?),
+            (_, device) => {
+                let (name, valid) = match device {
+                    Device::Cpu(_) => ("CPU", "Auto or File"),
+                    Device::Cuda(_) => ("GPU", "Auto, Managed or Streamed"),
+                };
+                return Err(Error::invalid(format!("kind is {kind:?}; on a {name} it must be {valid}")));
+            }
+        };
+        let book =
+            Book { memory, allocations: BTreeMap::new(), wishes: BTreeMap::new(), windows: 0, steps: 0 };
+        Ok(Self(Arc::new(Shared { device: context.device.clone(), kind, budget, state: Mutex::new(book) })))
+    }
+
+    /// How it pages: never [`PagerKind::Auto`].
+    pub fn kind(&self) -> PagerKind {
+        self.0.kind
+    }
+
+    /// As many values, all zero, in memory of the pager's.
+    pub fn buffer<T: Zeroable>(&self, len: usize) -> Result<PagedBuffer<T>> {
+        let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| Error::too_large("len is too large"))?;
+        let address = if bytes == 0 { align_of::<T>() } else { self.alloc(bytes as u64)? };
+        Ok(PagedBuffer { pager: self.clone(), address, len, values: PhantomData })
+    }
+
+    /// The address of `bytes` bytes, all zero, aligned to at least 256. Allocations take whole pages of the system's: one for all
+    /// states is better than one for each.
+    ///
+    /// Errors: [`OutOfResources`](crate::Status::OutOfResources) where there is no such memory, or no such room on disk; everything
+    /// is as before then.
+    pub fn alloc(&self, bytes: u64) -> Result<usize> {
+        ensure!(bytes > 0, "bytes is 0; it must be at least 1");
+        let len = usize::try_from(bytes).ok().filter(|&len| isize::try_from(len).is_ok());
+        let len = len.ok_or_else(|| {
+            Error::too_large(format!("bytes is {bytes}; it does not fit the address space"))
+        })?;
+        let mut book = self.book();
+        let address = match &mut book.memory {
+            Memory::Managed(memory) => memory.alloc(len)?,
+            Memory::Streamed(memory) => memory.alloc(len)?,
+            Memory::File(memory) => memory.alloc(len)?,
+        };
+        book.allocations.insert(address, len);
+        Ok(address)
+    }
+
+    /// Frees an allocation, when work that was enqueued on it is done.
+    ///
+    /// # Safety
+    /// Nothing uses the memory any more.
+    pub unsafe fn free(&self, address: usize) -> Result<()> {
+        let mut book = self.book();
+        let Some(&len) = book.allocations.get(&address) else {
+            return Err(Error::invalid(format!("ptr is {address:#x}, which is no allocation of this pager")));
+        };
+        let range = address..address + len;
+        match &mut book.memory {
+            Memory::Managed(memory) => memory.free(&range)?,
+            Memory::Streamed(memory) => memory.free(&range)?,
+            Memory::File(memory) => memory.free(address),
+        }
+        book.allocations.remove(&address);
+        book.set_wish(range, Wish::None);
+        Ok(())
+    }
+
+    /// Brings memory nearer, before a step needs it, on the context's stream: unified memory to the GPU; what stays on the GPU and
+    /// was evicted back there; a file's memory from disk. A hint: it need not be, and takes no part of the budget by itself.
+    pub fn prefetch(&self, context: &Context, address: usize, bytes: u64) -> Result<()> {
+        let mut book = self.book();
+        let range = book.range(address, bytes)?;
+        match (&mut book.memory, self.device_of(context)?) {
+            (Memory::File(memory), _) => memory.read_ahead(&range),
+            (Memory::Managed(memory), Some(cuda)) => {
+                memory.prefetch(&cuda.queue(context.stream)?, &range, true)?;
+            }
+            (Memory::Streamed(memory), Some(cuda)) => {
+                memory.prefetch(&cuda.queue(context.stream)?, &range)?
+            }
+            _ => unreachable!("the context is the pager's"),
+        }
+        Ok(())
+    }
+
+    /// Sends memory away from where it is used, on the context's stream: to the host, where it is as new as anywhere when the stream
+    /// has passed; a file's memory to disk, at once.
+    ///
+    /// Errors: [`OutOfResources`](crate::Status::OutOfResources) where the disk refuses it; the memory stays as it is.
+    pub fn evict(&self, context: &Context, address: usize, bytes: u64) -> Result<()> {
+        let mut book = self.book();
+        let range = book.range(address, bytes)?;
+        match (&mut book.memory, self.device_of(context)?) {
+            (Memory::File(memory), _) => {
+                memory.write_out(&range)?;
+                memory.drop_pages(&range);
+            }
+            (Memory::Managed(memory), Some(cuda)) => {
+                memory.prefetch(&cuda.queue(context.stream)?, &range, false)?;
+            }
+            (Memory::Streamed(memory), Some(cuda)) => {
+                memory.write_back(&cuda.queue(context.stream)?, &range, true)?;
+            }
+            _ => unreachable!("the context is the pager's"),
+        }
+        Ok(())
+    }
+
+    /// Says where a range wants to be, from the next step on.
+    pub fn advise(&self, address: usize, bytes: u64, advice: Advice) -> Result<()> {
+        let mut book = self.book();
+        let range = book.range(address, bytes)?;
+        let wish = match advice {
+            Advice::Normal => Wish::None,
+            Advice::Stay => Wish::Stay,
+            Advice::Pass => Wish::Pass,
+        };
+        book.set_wish(range, wish);
+        Ok(())
+    }
+
+    /// What it has done so far.
+    pub fn statistics(&self) -> PagerStatistics {
+        let book = self.book();
+        let [bytes_in, bytes_out, staying_bytes] = match &book.memory {
+            Memory::Managed(memory) => memory.counts(),
+            Memory::Streamed(memory) => memory.counts(),
+            Memory::File(memory) => memory.counts(),
+        };
+        PagerStatistics {
+            budget: self.0.budget as u64,
+            allocations: book.allocations.len() as u64,
+            allocated_bytes: book.allocations.values().map(|&len| len as u64).sum(),
+            staying_bytes,
+            windows: book.windows,
+            bytes_in,
+            bytes_out,
+            steps: book.steps,
+        }
+    }
+
+    pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The GPU of a context that must be the pager's.
+    pub(crate) fn device_of<'a>(&self, context: &'a Context) -> Result<Option<&'a Arc<Cuda>>> {
+        match (&context.device, &self.0.device) {
+            (Device::Cpu(_), Device::Cpu(_)) => Ok(None),
+            (Device::Cuda(cuda), Device::Cuda(own)) if Arc::ptr_eq(cuda, own) => Ok(Some(cuda)),
+            _ => Err(Error::invalid("context is of another device than the pager")),
+        }
+    }
+
+    /// How a step of these parameters is taken.
+    pub(crate) fn plan(&self, book: &Book, parameters: &[Parameter<'_>]) -> Plan {
+        // In slots of its own a part may start up to ALIGN bytes later than where the last one ends.
+        let slack = if self.0.kind == PagerKind::Streamed { ALIGN } else { size_of::<f32>() };
+        let paged = |parameter: &Parameter<'_>| {
+            let areas = || parameter.areas().filter(|area| book.has(area));
+            let bytes = |area: Area| area.bytes(&(0..CHUNK)).len();
+            Paged {
+                elements: parameter.elements(),
+                chunk_bytes: areas().map(bytes).sum(),
+                piece_bytes: slack * areas().count(),
+                wish: areas().next().map_or(Wish::None, |area| book.wish(area.extent().start)),
+            }
+        };
+        Plan::new(&parameters.iter().map(paged).collect::<Vec<_>>(), self.0.budget)
+    }
+}
+
+impl Book {
+    /// A range within an allocation.
+    fn range(&self, address: usize, bytes: u64) -> Result<Range<usize>> {
+        let end = usize::try_from(bytes).ok().and_then(|bytes| address.checked_add(bytes));
+        let found = end.map(|end| address..end).filter(|range| !range.is_empty() && self.holds(range));
+        found.ok_or_else(|| {
+            Error::invalid(format!(
+                "ptr is {address:#x} and bytes {bytes}; they must lie in one allocation of this pager"
+            ))
+        })
+    }
+
+    /// Whether a range lies in one allocation.
+    pub(crate) fn holds(&self, range: &Range<usize>) -> bool {
+        let before = self.allocations.range(..=range.start).next_back();
+        before.is_some_and(|(&start, &len)| range.end <= start + len)
+    }
+
+    fn has(&self, area: &Area) -> bool {
+        let extent = area.extent();
+        !extent.is_empty() && self.holds(&extent)
+    }
+
+    fn wish(&self, address: usize) -> Wish {
+        let before = self.wishes.range(..=address).next_back();
+        before.filter(|(_, (end, _))| address < *end).map_or(Wish::None, |(_, (_, wish))| *wish)
+    }
+
+    /// Sets the wish of a range; what stands out of it on either side keeps its own.
+    fn set_wish(&mut self, range: Range<usize>, wish: Wish) {
+        let touched: Vec<_> =
+            self.wishes.range(..range.end).rev().map(|(&start, &(end, wish))| (start, end, wish)).collect();
+        for (start, end, old) in touched.into_iter().take_while(|(_, end, _)| *end > range.start) {
+            self.wishes.remove(&start);
+            if start < range.start {
+                self.wishes.insert(start, (range.start, old));
+            }
+            if range.end < end {
+                self.wishes.insert(range.end, (end, old));
+            }
+        }
+        if wish != Wish::None {
+            self.wishes.insert(range.start, (range.end, wish));
+        }
+    }
+
+    /// The parts of paged memory that each window of a plan uses.
+    pub(crate) fn parts(&self, plan: &Plan, parameters: &[Parameter<'_>]) -> Vec<Vec<Range<usize>>> {
+        let parts = |piece: &Piece| {
+            let areas = parameters[piece.parameter].areas().filter(|area| self.has(area));
+            areas.map(|area| area.bytes(&piece.elements)).collect::<Vec<_>>()
+        };
+        plan.windows().map(|pieces| pieces.iter().flat_map(parts).collect()).collect()
+    }
+}
+
+/// Values in memory of a pager's.
+pub struct PagedBuffer<T> {
+    pager: Pager,
+    address: usize,
+    len: usize,
+    values: PhantomData<T>,
+}
+
+impl<T> PagedBuffer<T> {
+    /// Lends the memory to operations.
+    pub fn lend(&mut self) -> BufferMut<'_, T> {
+        let ptr = std::ptr::with_exposed_provenance_mut(self.address);
+        // SAFETY: the buffer's own memory, which is borrowed with it.
+        unsafe { BufferMut::from_raw(ptr, self.len) }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> usize {
+        self.address
+    }
+
+    /// Values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl<T> Drop for PagedBuffer<T> {
+    fn drop(&mut self) {
+        if self.len * size_of::<T>() > 0 {
+            // SAFETY: the buffer's own allocation; work on it is waited for.
+            let _ = unsafe { self.pager.free(self.address) };
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let book = self.state.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for (&address, &len) in &book.allocations {
+            let range = address..address + len;
+            let _ = match &mut book.memory {
+                Memory::Managed(memory) => memory.free(&range),
+                Memory::Streamed(memory) => memory.free(&range),
+                Memory::File(_) => Ok(()), // with its maps
+            };
+        }
+    }
+}
