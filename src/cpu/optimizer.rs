@@ -2,7 +2,8 @@
 //! small ones leave a thread idle.
 //!
 //! A thread takes [`TILE`] elements at a time: what is not f32 in memory is widened into a buffer in the first-level cache,
-//! stepped there and written back. Norms are a pass of their own, which only reads.
+//! stepped there and written back; states in 8 bits a block at a time ([`Simd::optimizer8`]). Norms are a pass of their own,
+//! which only reads.
 
 use super::Cpu;
 use super::access::{Output, f32_slice, for_each_row_piece, read_row};
@@ -97,7 +98,7 @@ enum Stored {
     Blocks { codes: Shared<u8>, absmax: Shared<f32>, coder: &'static Coder },
 }
 
-/// What a thread widens into.
+/// What a thread widens into; states for norms alone.
 struct Tile {
     param: [f32; TILE],
     grad: [f32; TILE],

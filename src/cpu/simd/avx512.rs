@@ -172,7 +172,7 @@ fn optimizer8(step: &Step, param: &mut [f32], grad: &[f32], states: &mut [Blocks
     if last_param.is_empty() {
         return kept;
     }
-    let mut last: Vec<Blocks<'_>> = states.iter_mut().map(|state| state.from_block(whole / BLOCK)).collect();
+    let mut last: Vec<Blocks<'_>> = states.iter_mut().map(|state| state.after(whole / BLOCK)).collect();
     kept + codes::step_by_block(&SIMD, step, last_param, &grad[whole..], &mut last)
 }
 

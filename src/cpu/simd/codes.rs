@@ -47,8 +47,8 @@ pub struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    /// From this block on.
-    pub fn from_block(&mut self, block: usize) -> Blocks<'_> {
+    /// What is left behind this many blocks.
+    pub fn after(&mut self, block: usize) -> Blocks<'_> {
         let Self { codes, absmax, coder } = self;
         Blocks { codes: &mut codes[block * BLOCK..], absmax: &mut absmax[block..], coder }
     }

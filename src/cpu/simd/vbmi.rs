@@ -302,9 +302,8 @@ unsafe fn step_blocks(
                 for at in (0..BLOCK).step_by(AT_ONCE) {
                     let codes = codes.as_ptr().add(block * BLOCK + at);
                     prefetch(codes.wrapping_add(AHEAD));
-                    let decoded = decode(coder, codes, scale);
-                    for j in 0..4 {
-                        Vectors.store(values.as_mut_ptr().add(at + 16 * j), decoded[j]);
+                    for (j, value) in decode(coder, codes, scale).into_iter().enumerate() {
+                        Vectors.store(values.as_mut_ptr().add(at + 16 * j), value);
                     }
                 }
             }
@@ -316,8 +315,8 @@ unsafe fn step_blocks(
                 prefetch(grad.wrapping_add(AHEAD + at));
                 let (p, g) = (Vectors.load(param.add(at)), Vectors.load(grad.add(at)));
                 let mut before = [_mm512_setzero_ps(); MAX_STATES];
-                for s in 0..signs.len() {
-                    before[s] = Vectors.load(values.0[s].as_ptr().add(at));
+                for (before, values) in before.iter_mut().zip(&values.0).take(signs.len()) {
+                    *before = Vectors.load(values.as_ptr().add(at));
                 }
                 let (p, after, taken) = rule.step(&Vectors, &scalars, trust, p, g, before);
                 Vectors.store(param.add(at), p);
