@@ -13,7 +13,7 @@
 //!
 //! With two states that is 153 cycles at least, or 137 if the other units worked beside the divider; measured are 237 for a step
 //! of three loops over each block, whose numbers stay in the first-level cache in between. One loop that decodes and steps, and
-//! one that encodes a block while it steps the next, were slower: what waits for the divider fills the queues. Memory is hidden
+//! one that encodes a block while it steps the next, were no faster: perhaps what waits for the divider fills the queues. Memory is hidden
 //! by asking for lines ahead.
 
 use super::avx512::Vectors;
