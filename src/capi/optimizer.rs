@@ -157,7 +157,7 @@ pub unsafe extern "C" fn qlk_optimizer_states_size(
 /// Saves the states of parameters, and the optimizer's step as the last one taken, to `buffer` in host memory, of `size` bytes, as
 /// many as qlk_optimizer_states_size says. Parameters and gradients are not read.
 ///
-/// The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
+/// The buffer must not overlap the states. The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
 /// a GPU the call waits for the stream; `stream` is ignored on a CPU context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_optimizer_states_save(

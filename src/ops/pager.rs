@@ -122,7 +122,7 @@ impl Pager {
     ///
     /// Errors: [`InvalidArgument`](crate::Status::InvalidArgument) for a budget below 256 KiB, a kind of the other device, a folder
     /// that is given and not used or where no file can be made; [`OutOfResources`](crate::Status::OutOfResources) where the memory
-    /// is not there.
+    /// is not there; [`Unsupported`](crate::Status::Unsupported) for [`PagerKind::Managed`] on a GPU without it.
     pub fn new(context: &Context, options: &PagerOptions) -> Result<Self> {
         let PagerOptions { kind, budget, folder } = options;
         let least = Self::LEAST_BUDGET;
@@ -170,7 +170,8 @@ impl Pager {
     }
 
     /// The address of `bytes` bytes, all zero, aligned to at least 256. Allocations take whole pages of the system's: one for all
-    /// states is better than one for each.
+    /// states is better than one for each. What follows each other there without gaps, in the order in which a step takes the
+    /// parameters, is moved as one: thousands of small states then cost what one large state does.
     ///
     /// Errors: [`OutOfResources`](crate::Status::OutOfResources) where there is no such memory, or no such room on disk; everything
     /// is as before then.
