@@ -1,5 +1,6 @@
 //! States in unified memory, prefetched to the device before they are used and to the host afterwards, so that the device's memory
-//! holds no more than the budget of it and no kernel waits for page faults.
+//! holds no more than the budget of it and no kernel waits for page faults, but for those of a page that what stays shares with what
+//! passes.
 //!
 //! Where the device has no concurrent access to unified memory (Windows, WSL, most Jetsons), hints are errors: none is given there,
 //! the driver moves what a kernel may use when it is launched, and the memory cannot be larger than the device's.
@@ -8,8 +9,8 @@ use super::super::device::{Cuda, Queue};
 use super::super::driver::{self, check};
 use super::super::launch::Stream;
 use super::pipeline::{Mover, Pipeline, Run};
-use super::streamed::allocated;
-use crate::error::Result;
+use super::streamed::{BETWEEN, allocated};
+use crate::error::{Error, Result, Status};
 use cudarc::driver::sys::{
     self, CUdevice, CUdevice_attribute_enum as Attribute, CUmem_advise_enum as Advice,
     CUmemAttach_flags_enum as Attach, CUresult, CUstream,
@@ -62,6 +63,10 @@ impl Hints {
 
 impl Managed {
     pub fn new(cuda: &Arc<Cuda>) -> Result<Self> {
+        if cuda.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY)? == 0 {
+            let message = format!("kind is Managed; {} has no unified memory", cuda.name);
+            return Err(Error::new(Status::Unsupported, message));
+        }
         let concurrent = cuda.attribute(Attribute::CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS)? != 0;
         // SAFETY: the signatures are the driver API's.
         let hints = unsafe {
@@ -94,7 +99,7 @@ impl Managed {
         // SAFETY: the pointer is valid, a context is current; the memory has as many bytes.
         unsafe {
             allocated(
-                sys::cuMemAllocManaged(&mut address, bytes, flags),
+                sys::cuMemAllocManaged(&mut address, bytes + BETWEEN, flags),
                 "cuMemAllocManaged",
                 "bytes",
                 bytes,
@@ -125,11 +130,14 @@ impl Managed {
 
     /// Gives back what [`Self::alloc`] gave, when the work that uses it is done.
     pub fn free(&mut self, range: &Range<usize>) -> Result<()> {
-        let _queue = self.pipeline.cuda().queue(Stream::LEGACY_DEFAULT)?;
-        self.pipeline.synchronize()?;
-        if self.moves.stays.iter().any(|stays| stays.start < range.end && range.start < stays.end) {
-            self.moves.replace(Vec::new(), std::ptr::null_mut())?;
+        let cuda = self.pipeline.cuda().clone();
+        let queue = cuda.queue(Stream::LEGACY_DEFAULT)?;
+        if self.moves.has_staying(range) {
+            self.pipeline.ready(&queue)?;
+            self.moves.replace(Vec::new(), queue.stream.handle())?;
+            self.pipeline.mark(queue.stream.handle())?;
         }
+        self.pipeline.synchronize()?;
         // SAFETY: allocated above, and nobody uses it any more.
         check(unsafe { sys::cuMemFree_v2(range.start as u64) }, "cuMemFree")
     }
@@ -138,7 +146,13 @@ impl Managed {
     pub fn prefetch(&mut self, queue: &Queue<'_>, range: &Range<usize>, to_device: bool) -> Result<()> {
         self.pipeline.ready(queue)?;
         self.moves.prefetch(std::slice::from_ref(range), to_device, queue.stream.handle())?;
+        self.moves.settled &= to_device || !self.moves.has_staying(range);
         self.pipeline.mark(queue.stream.handle())
+    }
+
+    /// Has the queue's stream wait for what was enqueued last, on whatever stream.
+    pub fn ready(&self, queue: &Queue<'_>) -> Result<()> {
+        self.pipeline.ready(queue)
     }
 
     /// Begins a step of windows that have their states in these ranges; the first window stays.
@@ -185,6 +199,11 @@ impl Moves {
         Ok(())
     }
 
+    /// Whether a part of a range stays on the device.
+    fn has_staying(&self, range: &Range<usize>) -> bool {
+        self.stays.iter().any(|stays| stays.start < range.end && range.start < stays.end)
+    }
+
     /// Sends home what stayed so far, if it is something else from now on.
     fn replace(&mut self, stays: Vec<Range<usize>>, stream: CUstream) -> Result<()> {
         if self.stays == stays {
@@ -220,7 +239,8 @@ impl Mover for Moves {
         self.prefetch(&ranges, true, stream)
     }
 
-    fn take(&mut self, stream: CUstream, window: usize, _slot: usize) -> Result<()> {
+    /// Sends it home, written or not: a page is in one place.
+    fn take(&mut self, stream: CUstream, window: usize, _slot: usize, _written: bool) -> Result<()> {
         let ranges = self.passing[window - 1].clone();
         self.prefetch(&ranges, false, stream)
     }

@@ -109,7 +109,8 @@ impl Streamed {
         let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
         // SAFETY: the pointer is valid, a context is current; the memory has as many bytes.
         unsafe {
-            allocated(sys::cuMemHostAlloc(&mut host, bytes, flags), "cuMemHostAlloc", "bytes", bytes)?;
+            let result = sys::cuMemHostAlloc(&mut host, bytes + BETWEEN, flags);
+            allocated(result, "cuMemHostAlloc", "bytes", bytes)?;
             host.cast::<u8>().write_bytes(0, bytes);
         }
         Ok(host.addr())
@@ -222,8 +223,8 @@ impl Mover for Moves {
         Ok(())
     }
 
-    fn take(&mut self, stream: CUstream, window: usize, slot: usize) -> Result<()> {
-        for copy in &self.passing[window - 1].copies {
+    fn take(&mut self, stream: CUstream, window: usize, slot: usize, written: bool) -> Result<()> {
+        for copy in self.passing[window - 1].copies.iter().filter(|_| written) {
             to_host(stream, copy, self.slot(slot))?;
             self.bytes_out += copy.len as u64;
         }
@@ -244,11 +245,16 @@ impl Drop for Streamed {
     fn drop(&mut self) {
         let cuda = self.pipeline.cuda().clone();
         if let Ok(_queue) = cuda.queue(Stream::LEGACY_DEFAULT) {
-            // SAFETY: allocated in `new`; the driver waits for work that uses it.
+            // The driver may wait by itself when memory is freed, but need not.
+            let _ = self.pipeline.synchronize();
+            // SAFETY: allocated in `new`, and nobody uses it any more.
             let _ = unsafe { sys::cuMemFree_v2(self.moves.arena) };
         }
     }
 }
+
+/// Bytes at the end of an allocation that are nobody's: parts of two allocations never follow each other, and are never moved as one.
+pub const BETWEEN: usize = 1;
 
 fn to_device(stream: CUstream, copy: &Copy, base: u64) -> Result<()> {
     let host = std::ptr::without_provenance(copy.host as usize);
