@@ -110,7 +110,7 @@ pub fn optimizer_step_paged<'a>(
     }
     match (&mut book.memory, &context.device, &queue) {
         (Memory::File(memory), Device::Cpu(cpu), _) => {
-            let pages = FileWindows::new(memory, parts);
+            let pages = FileWindows::new(memory, &parts);
             add(kept, cpu::optimizer::step(cpu, optimizer, parameters, &plan, &pages));
         }
         (Memory::Streamed(memory), _, Some(queue)) => step!(memory, queue),
@@ -220,6 +220,7 @@ enum Place {
     Absmax(usize, usize),
     Kept,
     Workspace,
+    Buffer,
 }
 
 impl std::fmt::Display for Place {
@@ -231,6 +232,7 @@ impl std::fmt::Display for Place {
             Self::Absmax(i, state) => write!(f, "parameters[{i}].absmax[{state}]"),
             Self::Kept => f.write_str("kept"),
             Self::Workspace => f.write_str("workspace"),
+            Self::Buffer => f.write_str("buffer"),
         }
     }
 }
@@ -240,21 +242,47 @@ fn areas(parameters: &[Parameter<'_>], kept: Option<Extent>, workspace: Extent) 
     let mut add = |extent: Extent, written, place| areas.push(Area { extent, written, place });
     add(workspace, true, Place::Workspace);
     kept.into_iter().for_each(|kept| add(kept, true, Place::Kept));
-    for (i, Parameter { param, grad, states }) in parameters.iter().enumerate() {
+    for (i, Parameter { param, grad, .. }) in parameters.iter().enumerate() {
         add(param.extent(), true, Place::Param(i));
         add(grad.extent(), false, Place::Grad(i));
-        for (s, state) in states.iter().enumerate() {
+    }
+    add_states(parameters, true, &mut add);
+    areas.retain(|area| !area.extent.is_empty());
+    areas
+}
+
+fn add_states(parameters: &[Parameter<'_>], written: bool, mut add: impl FnMut(Extent, bool, Place)) {
+    for (i, parameter) in parameters.iter().enumerate() {
+        for (s, state) in parameter.states.iter().enumerate() {
             match state {
-                State::F32(values) => add(values.extent(), true, Place::State(i, s)),
+                State::F32(values) => add(values.extent(), written, Place::State(i, s)),
                 State::Blocks { codes, absmax } => {
-                    add(codes.extent(), true, Place::State(i, s));
-                    add(absmax.extent(), true, Place::Absmax(i, s));
+                    add(codes.extent(), written, Place::State(i, s));
+                    add(absmax.extent(), written, Place::Absmax(i, s));
                 }
             }
         }
     }
+}
+
+/// Refuses states that cannot be copied to a buffer in host memory, or from there.
+pub(super) fn check_states(
+    context: &Context,
+    parameters: &[Parameter<'_>],
+    buffer: &[u8],
+    to_buffer: bool,
+) -> Result<()> {
+    let mut areas = Vec::new();
+    let mut add = |extent: Extent, written, place| areas.push(Area { extent, written, place });
+    add_states(parameters, !to_buffer, &mut add);
     areas.retain(|area| !area.extent.is_empty());
-    areas
+    if let Device::Cuda(cuda) = &context.device {
+        let queue = cuda.queue(context.stream)?;
+        queue.check_many(areas.iter().map(|area| (area.place, &area.extent)))?;
+    }
+    let extent = Extent::of_bytes(buffer.as_ptr(), buffer.len(), true);
+    areas.push(Area { extent, written: to_buffer, place: Place::Buffer });
+    check_areas(&areas)
 }
 
 /// Refuses what is written and overlaps anything else. In order of their starts, an area can only overlap those that have
