@@ -31,7 +31,7 @@ impl PagedStates {
                 }
             });
         }
-        let paged = Self { pool: pager.buffer(end / 4).unwrap(), places };
+        let mut paged = Self { pool: pager.buffer(end / 4).unwrap(), places };
         for (i, owned) in parameters.iter().enumerate() {
             paged.write(i, owned);
         }
@@ -47,21 +47,27 @@ impl PagedStates {
     }
 
     /// Memory of the host's.
-    #[allow(clippy::mut_from_ref)] // a pool that all share
-    fn slice<T>(&self, at: usize, len: usize) -> &mut [T] {
+    fn slice<T>(&self, at: usize, len: usize) -> &[T] {
+        let start = std::ptr::with_exposed_provenance::<T>(self.pool.address() + at);
+        // SAFETY: inside the pool, which no operation uses meanwhile.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
+    fn slice_mut<T>(&mut self, at: usize, len: usize) -> &mut [T] {
         let start = std::ptr::with_exposed_provenance_mut::<T>(self.pool.address() + at);
-        // SAFETY: inside the pool; one slice at a time is used.
+        // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
-    fn write(&self, i: usize, owned: &Owned) {
+    /// Writes the states of a parameter, as others than the pager's steps do.
+    pub fn write(&mut self, i: usize, owned: &Owned) {
         let len = owned.len();
-        for (s, &[values, absmax]) in self.places[i].iter().enumerate() {
+        for (s, [values, absmax]) in self.places[i].clone().into_iter().enumerate() {
             match &owned.states {
-                Values::F32(states) => self.slice(values, len).copy_from_slice(&states[s]),
+                Values::F32(states) => self.slice_mut(values, len).copy_from_slice(&states[s]),
                 Values::Blocks(states) => {
-                    self.slice(values, len).copy_from_slice(&states[s].codes);
-                    self.slice(absmax, len.div_ceil(BLOCK)).copy_from_slice(&states[s].absmax);
+                    self.slice_mut(values, len).copy_from_slice(&states[s].codes);
+                    self.slice_mut(absmax, len.div_ceil(BLOCK)).copy_from_slice(&states[s].absmax);
                 }
             }
         }
