@@ -107,24 +107,32 @@ fn compile_and_run(name: &str, compiler: &str, flags: &[&str], source: &str, on:
 const C11: &str = "-std=c11";
 const SANITIZED: [&str; 3] = [C11, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
 
+/// The programs in C: each has a folder of its own.
+fn c_programs(name: &str, flags: &[&str], on: On) {
+    for program in ["consumer", "optimizer"] {
+        let source = format!("tests/c/{program}.c");
+        compile_and_run(&format!("{name}-{program}"), "cc", flags, &source, on);
+    }
+}
+
 #[test]
 fn c11() {
-    compile_and_run("c11", "cc", &[C11], "tests/c/consumer.c", On::Cpu);
+    c_programs("c11", &[C11], On::Cpu);
 }
 
 #[test]
 fn c11_on_cuda() {
-    compile_and_run("c11", "cc", &[C11], "tests/c/consumer.c", On::Cuda);
+    c_programs("c11", &[C11], On::Cuda);
 }
 
 #[test]
 fn c11_under_sanitizers() {
-    compile_and_run("c11-sanitized", "cc", &SANITIZED, "tests/c/consumer.c", On::Cpu);
+    c_programs("c11-sanitized", &SANITIZED, On::Cpu);
 }
 
 #[test]
 fn c11_under_sanitizers_on_cuda() {
-    compile_and_run("c11-sanitized", "cc", &SANITIZED, "tests/c/consumer.c", On::Cuda);
+    c_programs("c11-sanitized", &SANITIZED, On::Cuda);
 }
 
 #[test]
