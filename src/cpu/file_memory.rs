@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Blocks of the file are whole pages of any system.
 const GRAIN: u64 = 1 << 16;
+/// Fewer bytes than this, those of small parameters and of scales, are left to page faults: there is hardly more than one.
+const WORTH_A_CALL: usize = 1 << 12;
 
 /// What a system maps around a page that is read, if it has it in its cache (Linux's fault_around_bytes, which it aligns).
 const AROUND: usize = 1 << 16;
@@ -119,6 +121,19 @@ impl FileMemory {
         });
         #[cfg(not(unix))]
         let _ = range;
+    }
+
+    /// Makes the pages of these addresses resident, all at once. By faults, of which a page that is read before it is written has
+    /// two, a step takes twice as long. What a system refuses (Linux before 5.14) is left to them.
+    fn map_pages(&self, range: &Range<usize>, written: bool) {
+        #[cfg(target_os = "linux")]
+        self.for_each_map(range, |memory, at| {
+            use memmap2::Advice::{PopulateRead, PopulateWrite};
+            let advice = if written { PopulateWrite } else { PopulateRead };
+            let _ = memory.advise_range(advice, at.start, at.len());
+        });
+        #[cfg(not(target_os = "linux"))]
+        let _ = (range, written);
     }
 
     /// Makes the pages of these addresses non-resident; their contents stay. Systems other than Unix decide by themselves.
@@ -251,6 +266,12 @@ impl super::optimizer::Pages for FileWindows<'_> {
         }
         let next = self.windows.get(window + 1);
         next.into_iter().flat_map(|(spans, _)| spans).for_each(|range| self.memory.read_ahead(range));
+    }
+
+    fn bring(&self, window: usize, range: &Range<usize>, written: bool) {
+        if window > 0 && range.len() >= WORTH_A_CALL {
+            self.memory.map_pages(range, written);
+        }
     }
 
     fn leave(&self, window: usize) {

@@ -15,7 +15,7 @@ use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::norms::{CHUNK, chunk_sum, clipped_scale};
 use crate::format::optimizer::{MAX_STATES, Numbers, Optimizer};
 use crate::format::sum;
-use crate::view::window::{Piece, Plan};
+use crate::view::window::{Area, Piece, Plan};
 use crate::view::{DType, Parameter, State, Tensor};
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -33,6 +33,8 @@ static CODERS: LazyLock<[Coder; 2]> = LazyLock::new(|| [false, true].map(Coder::
 pub trait Pages: Sync {
     /// The states of this window of the plan are about to be used.
     fn enter(&self, _window: usize) {}
+    /// This thread is about to use what lies at these addresses of the window, and maybe to write it.
+    fn bring(&self, _window: usize, _range: &Range<usize>, _written: bool) {}
     /// They are not, for now.
     fn leave(&self, _window: usize) {}
 }
@@ -90,6 +92,8 @@ struct Job<'a> {
     /// The number of its first chunk among those of all parameters.
     first_chunk: usize,
     states: Vec<Stored>,
+    /// Where the states lie.
+    areas: Vec<Area>,
 }
 
 /// A state where it lies.
@@ -111,7 +115,7 @@ impl<'a> Work<'a> {
         let mut jobs = Vec::with_capacity(parameters.len());
         for parameter in parameters {
             let (len, cols) = (parameter.param.rows() * parameter.param.cols(), parameter.param.cols());
-            let signs = optimizer.rule.states();
+            let (signs, areas) = (optimizer.rule.states(), parameter.areas().collect());
             let states =
                 parameter.states.iter_mut().zip(signs).map(|(state, &signed)| Stored::of(state, signed));
             jobs.push(Job {
@@ -121,6 +125,7 @@ impl<'a> Work<'a> {
                 len,
                 first_chunk,
                 states: states.collect(),
+                areas,
             });
             first_chunk += len.div_ceil(CHUNK);
         }
@@ -135,6 +140,7 @@ impl<'a> Work<'a> {
     fn for_each_task(
         &self,
         pages: &impl Pages,
+        written: bool,
         work: impl Fn(&mut Tile, usize, &Job<'a>, Range<usize>) + Sync,
     ) {
         for (window, tasks) in self.windows.iter().enumerate() {
@@ -143,7 +149,9 @@ impl<'a> Work<'a> {
                 let mut tile =
                     Tile { param: [0.0; TILE], grad: [0.0; TILE], states: [[0.0; TILE]; MAX_STATES] };
                 for Piece { parameter, elements } in &tasks[task] {
-                    work(&mut tile, *parameter, &self.jobs[*parameter], elements.clone());
+                    let job = &self.jobs[*parameter];
+                    job.areas.iter().for_each(|area| pages.bring(window, &area.bytes(elements), written));
+                    work(&mut tile, *parameter, job, elements.clone());
                 }
             });
             pages.leave(window);
@@ -155,7 +163,7 @@ impl<'a> Work<'a> {
         pages: &impl Pages,
         work: impl Fn(&mut Tile, usize, &Job<'a>, Range<usize>) + Sync,
     ) {
-        self.for_each_task(pages, |tile, number, job, range| {
+        self.for_each_task(pages, true, |tile, number, job, range| {
             for start in range.clone().step_by(TILE) {
                 work(tile, number, job, start..range.end.min(start + TILE));
             }
@@ -171,7 +179,7 @@ impl<'a> Work<'a> {
         let chunks = self.jobs.iter().map(|job| job.len.div_ceil(CHUNK)).sum();
         let mut sums: [Vec<f32>; N] = std::array::from_fn(|_| vec![0.0; chunks]);
         let shared = sums.each_mut().map(|sums| Shared::new(sums));
-        self.for_each_task(pages, |tile, _, job, range| {
+        self.for_each_task(pages, false, |tile, _, job, range| {
             let mut buffers = [[0f32; CHUNK]; N];
             for start in range.clone().step_by(CHUNK) {
                 let end = range.end.min(start + CHUNK);
