@@ -216,9 +216,9 @@ pub struct FileWindows<'a> {
 }
 
 impl<'a> FileWindows<'a> {
-    /// Drops all but the first window, which stays.
-    pub fn new(memory: &'a FileMemory, windows: &[Vec<Range<usize>>]) -> Self {
-        let stays = spans(&windows[0], 0);
+    /// Drops all but what is `held`: what stays, the first window among it.
+    pub fn new(memory: &'a FileMemory, windows: &[Vec<Range<usize>>], held: &[Range<usize>]) -> Self {
+        let stays = spans(held, 0);
         let mut left = stays.iter().peekable();
         for (&start, map) in &memory.maps {
             let end = start + map.memory.len();
@@ -236,7 +236,7 @@ impl<'a> FileWindows<'a> {
         }
         let windows = windows.iter().map(|ranges| (spans(ranges, AROUND), bytes(ranges)));
         let windows: Vec<_> = windows.collect();
-        memory.staying.store(windows[0].1, Ordering::Relaxed);
+        memory.staying.store(bytes(held), Ordering::Relaxed);
         Self { memory, windows }
     }
 }
