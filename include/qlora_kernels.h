@@ -180,7 +180,7 @@ typedef struct {
   uint64_t allocations;
   // Their bytes.
   uint64_t allocated_bytes;
-  // Bytes that stay within the budget from step to step, as of the last step.
+  // Bytes that stay within the budget from step to step, of parameters in whatever call.
   uint64_t staying_bytes;
   // Windows that the rest of the last step passed through.
   uint64_t windows;
@@ -628,8 +628,12 @@ qlk_status qlk_pager_evict(const qlk_context *context,
                            uint64_t bytes,
                            void *stream);
 
-// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on.
-qlk_status qlk_pager_advise(qlk_pager *pager, const void *ptr, uint64_t bytes, qlk_advice advice);
+// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on. A parameter follows the advice at the starts
+// of its states; if they differ, QLK_ADVICE_PASS counts before QLK_ADVICE_STAY.
+qlk_status qlk_pager_advise(qlk_pager *pager,
+                            const void *ptr,
+                            uint64_t bytes,
+                            qlk_advice advice);
 
 // Writes what a pager has done so far to `*statistics`, whose struct_size the caller has set.
 qlk_status qlk_pager_get_statistics(const qlk_pager *pager, qlk_pager_statistics *statistics);

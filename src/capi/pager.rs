@@ -110,7 +110,8 @@ pub unsafe extern "C" fn qlk_pager_evict(
     })
 }
 
-/// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on.
+/// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on. A parameter follows the advice at the starts
+/// of its states; if they differ, QLK_ADVICE_PASS counts before QLK_ADVICE_STAY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_pager_advise(
     pager: *mut qlk_pager,

@@ -29,10 +29,9 @@ pub struct FileMemory {
     end: u64,
     /// What is mapped, by address.
     maps: BTreeMap<usize, Map>,
-    /// Bytes of windows that were entered and left, and bytes that stay.
+    /// Bytes of windows that were entered and left.
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    staying: AtomicU64,
 }
 
 struct Map {
@@ -62,8 +61,8 @@ impl FileMemory {
             };
             Error::new(status, message)
         })?;
-        let [bytes_in, bytes_out, staying] = Default::default();
-        Ok(Self { file, end: 0, maps: BTreeMap::new(), bytes_in, bytes_out, staying })
+        let [bytes_in, bytes_out] = Default::default();
+        Ok(Self { file, end: 0, maps: BTreeMap::new(), bytes_in, bytes_out })
     }
 
     /// The address of `bytes` more bytes, all zero. On an error everything is as before.
@@ -161,9 +160,9 @@ impl FileMemory {
         result
     }
 
-    /// Bytes of windows that were entered and left, and bytes that stay.
-    pub fn counts(&self) -> [u64; 3] {
-        [&self.bytes_in, &self.bytes_out, &self.staying].map(|count| count.load(Ordering::Relaxed))
+    /// Bytes of windows that were entered and left.
+    pub fn counts(&self) -> [u64; 2] {
+        [&self.bytes_in, &self.bytes_out].map(|count| count.load(Ordering::Relaxed))
     }
 
     /// The parts of maps that a range touches.
@@ -236,7 +235,6 @@ impl<'a> FileWindows<'a> {
         }
         let windows = windows.iter().map(|ranges| (spans(ranges, AROUND), bytes(ranges)));
         let windows: Vec<_> = windows.collect();
-        memory.staying.store(bytes(held), Ordering::Relaxed);
         Self { memory, windows }
     }
 }

@@ -66,7 +66,7 @@ pub struct PagerStatistics {
     pub allocations: u64,
     /// As above.
     pub allocated_bytes: u64,
-    /// Bytes that stay within the budget from step to step, as of the last step.
+    /// Bytes that stay within the budget from step to step, of parameters in whatever call.
     pub staying_bytes: u64,
     /// Windows that the rest of the last step passed through.
     pub windows: u64,
@@ -229,7 +229,8 @@ impl Pager {
         Ok(())
     }
 
-    /// Says where a range wants to be, from the next step on.
+    /// Says where a range wants to be, from the next step on. A parameter follows the advice at the starts of its states; if they differ,
+    /// [`Advice::Pass`] counts before [`Advice::Stay`].
     pub fn advise(&self, address: usize, bytes: u64, advice: Advice) -> Result<()> {
         let mut book = self.book();
         let range = book.range(address, bytes)?;
@@ -245,7 +246,7 @@ impl Pager {
     /// What it has done so far.
     pub fn statistics(&self) -> PagerStatistics {
         let book = self.book();
-        let [bytes_in, bytes_out, staying_bytes] = match &book.memory {
+        let [bytes_in, bytes_out] = match &book.memory {
             Memory::Managed(memory) => memory.counts(),
             Memory::Streamed(memory) => memory.counts(),
             Memory::File(memory) => memory.counts(),
@@ -254,7 +255,7 @@ impl Pager {
             budget: self.0.budget as u64,
             allocations: book.allocations.len() as u64,
             allocated_bytes: book.allocations.values().map(|&len| len as u64).sum(),
-            staying_bytes,
+            staying_bytes: book.held().iter().map(|range| range.len() as u64).sum(),
             windows: book.windows,
             bytes_in,
             bytes_out,
