@@ -243,7 +243,7 @@ typedef struct {
   uint32_t state_bits;
   // The parameter; f32, f16 or bf16.
   const qlk_tensor *param;
-  // Its gradient, of the same shape; f32, f16 or bf16.
+  // Its gradient, of the same shape; f32, f16 or bf16. qlk_optimizer_states_* do not look at it: there it may be null.
   const qlk_tensor *grad;
   // The states of the rule in its order, of the parameter's elements in row-major order: f32, or a byte an element. Zeros
   // before the first step (of 8-bit states `absmax` alone need be).
