@@ -243,7 +243,7 @@ typedef struct {
   uint32_t state_bits;
   // The parameter; f32, f16 or bf16.
   const qlk_tensor *param;
-  // Its gradient, of the same shape; f32, f16 or bf16.
+  // Its gradient, of the same shape; f32, f16 or bf16. qlk_optimizer_states_* do not look at it: there it may be null.
   const qlk_tensor *grad;
   // The states of the rule in its order, of the parameter's elements in row-major order: f32, or a byte an element. Zeros
   // before the first step (of 8-bit states `absmax` alone need be).
@@ -675,8 +675,7 @@ qlk_status qlk_optimizer_step(const qlk_context *context,
 //
 // What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
 // Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
-// they have. On a GPU all of it is ordered with the stream, which waits for the last call's
-// work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
+// they have. On a GPU all of it is ordered with the stream, which waits for the last call's work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
 //
 // Nothing is allocated, so nothing can run out half-way: a status other than QLK_STATUS_DEVICE and QLK_STATUS_INTERNAL has left
 // everything as it was.

@@ -2,20 +2,22 @@
 //! and dropped by ranges, so that no more than a budget of it is resident.
 //!
 //! The file has no name: the system frees it with the process, however that ends. Its blocks are allocated on disk before memory
-//! is handed out, because writing to a page that the disk has no room for is a signal (SIGBUS), not an error. A page that is
-//! dropped stays in the system's file cache as long as nobody else wants the memory, and is written to disk when somebody does.
+//! is handed out, because writing to a page that the disk has no room for is a signal (SIGBUS), not an error. On ext4 and XFS they
+//! are the file's from then on. A file system that copies on write (ZFS; Btrfs from the second write of a block on) or is another
+//! machine's may want new ones for what is written again: if others fill the disk meanwhile, that signal ends the process.
+//!
+//! A page that is dropped stays in the system's file cache as long as nobody else wants the memory, and is written to disk when
+//! somebody does. Only Linux drops pages when it is told to: macOS takes it for a hint, Windows decides by itself.
 
+use super::file_blocks::FileBlocks;
 use crate::error::{Error, Result, Status};
 use memmap2::{MmapMut, MmapOptions};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Blocks of the file are whole pages of any system.
-const GRAIN: u64 = 1 << 16;
 /// Fewer bytes than this, those of small parameters and of scales, are left to page faults: there is hardly more than one.
 const WORTH_A_CALL: usize = 1 << 12;
 
@@ -24,9 +26,7 @@ const AROUND: usize = 1 << 16;
 
 /// A file and what is mapped of it.
 pub struct FileMemory {
-    file: File,
-    /// Where the file ends.
-    end: u64,
+    blocks: FileBlocks,
     /// What is mapped, by address.
     maps: BTreeMap<usize, Map>,
     /// Bytes of windows that were entered and left.
@@ -36,21 +36,14 @@ pub struct FileMemory {
 
 struct Map {
     memory: MmapMut,
-    /// Where it is in the file.
-    offset: u64,
-}
-
-impl Map {
-    /// What it takes of the file.
-    fn blocks(&self) -> Range<u64> {
-        self.offset..self.offset + (self.memory.len() as u64).next_multiple_of(GRAIN)
-    }
+    /// What it has of the file.
+    blocks: Range<u64>,
 }
 
 impl FileMemory {
     /// An empty file in `folder`.
     pub fn create(folder: &Path) -> Result<Self> {
-        let file = tempfile::tempfile_in(folder).map_err(|error| {
+        let blocks = FileBlocks::create(folder).map_err(|error| {
             let message = format!("folder is {}; no file can be made there: {error}", folder.display());
             let status = match error.kind() {
                 io::ErrorKind::NotFound
@@ -62,54 +55,36 @@ impl FileMemory {
             Error::new(status, message)
         })?;
         let [bytes_in, bytes_out] = Default::default();
-        Ok(Self { file, end: 0, maps: BTreeMap::new(), bytes_in, bytes_out })
+        Ok(Self { blocks, maps: BTreeMap::new(), bytes_in, bytes_out })
     }
 
     /// The address of `bytes` more bytes, all zero. On an error everything is as before.
     pub fn alloc(&mut self, bytes: usize) -> Result<usize> {
-        let refused = |error: &dyn std::fmt::Display| {
-            let message = format!("bytes is {bytes}; the file of {} bytes cannot grow: {error}", self.end);
-            Error::new(Status::OutOfResources, message)
-        };
-        let end = (bytes as u64).checked_next_multiple_of(GRAIN).and_then(|len| self.end.checked_add(len));
-        let Some(end) = end.filter(|&end| end <= i64::MAX as u64) else {
-            return Err(refused(&"no file is that long"));
-        };
-        let grown = reserve(&self.file, self.end, end - self.end).and_then(|()| {
+        let mapped = self.blocks.take(bytes as u64).and_then(|blocks| {
             // SAFETY: nobody else has the file, and no two maps share a byte of it.
-            unsafe { MmapOptions::new().offset(self.end).len(bytes).map_mut(&self.file) }
+            match unsafe { MmapOptions::new().offset(blocks.start).len(bytes).map_mut(self.blocks.file()) } {
+                Ok(memory) => Ok(Map { memory, blocks }),
+                Err(error) => {
+                    self.blocks.give(blocks);
+                    Err(error)
+                }
+            }
         });
-        match grown {
-            Ok(memory) => {
-                let address = memory.as_ptr().addr();
-                self.maps.insert(address, Map { memory, offset: self.end });
-                self.end = end;
-                Ok(address)
-            }
-            Err(error) => {
-                let _ = self.file.set_len(self.end);
-                Err(refused(&error))
-            }
-        }
+        let map = mapped.map_err(|error| {
+            let end = self.blocks.end();
+            let message = format!("bytes is {bytes}; the file of {end} bytes cannot grow: {error}");
+            Error::new(Status::OutOfResources, message)
+        })?;
+        let address = map.memory.as_ptr().addr();
+        self.maps.insert(address, map);
+        Ok(address)
     }
 
-    /// Gives back what [`Self::alloc`] gave, and its blocks on disk.
+    /// Gives back what [`Self::alloc`] gave.
     pub fn free(&mut self, address: usize) {
-        let Some(map) = self.maps.remove(&address) else { return };
-        let range = map.blocks();
-        drop(map);
-        if range.end == self.end {
-            self.end = self.maps.values().map(|map| map.blocks().end).max().unwrap_or(0);
-            let _ = self.file.set_len(self.end);
-            return;
-        }
-        #[cfg(target_os = "linux")]
-        {
-            use rustix::fs::{FallocateFlags, fallocate};
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            // Where the file system cannot, the blocks are freed with what comes before them.
-            let _ = fallocate(&self.file, flags, range.start, range.end - range.start);
-        }
+        let Some(Map { memory, blocks }) = self.maps.remove(&address) else { return };
+        drop(memory);
+        self.blocks.give(blocks);
     }
 
     /// Hints that these addresses will be used: what is on disk only is read. Returns at once.
@@ -178,33 +153,6 @@ impl FileMemory {
             visit(&map.memory, range.start.max(start) - start..range.end.min(end) - start);
         }
     }
-}
-
-/// Makes room on disk for bytes that the file has not yet.
-fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{FallocateFlags, fallocate};
-        use rustix::io::Errno;
-        use rustix::process::{Resource, getrlimit};
-        // Beyond the limit the system sends a signal.
-        if getrlimit(Resource::Fsize).current.is_some_and(|most| offset + len > most) {
-            return Err(Errno::FBIG.into());
-        }
-        match fallocate(file, FallocateFlags::empty(), offset, len) {
-            Err(Errno::OPNOTSUPP) => {}
-            other => return Ok(other?),
-        }
-    }
-    write_zeros(file, offset, len)
-}
-
-/// Room on disk by writing to it.
-fn write_zeros(mut file: &File, offset: u64, len: u64) -> io::Result<()> {
-    use io::{Read, Seek, Write};
-    file.seek(io::SeekFrom::Start(offset))?;
-    io::copy(&mut io::repeat(0).take(len), &mut io::BufWriter::with_capacity(1 << 20, file))?;
-    file.flush()
 }
 
 /// The windows of a step in a file's memory; the first window stays.

@@ -169,8 +169,10 @@ impl<'a> Mover<'a> {
             }
         }
         queue.synchronize()?;
-        work(Some(&queue))?;
-        queue.synchronize()
+        let enqueued = work(Some(&queue));
+        // After an error, too: copies that were enqueued before it use what is borrowed only until here.
+        let passed = queue.synchronize();
+        enqueued.and(passed)
     }
 
     /// Whether memory of a CUDA context is copied by the host.
