@@ -159,11 +159,10 @@ def paged(context, rng):
         arrays = [upload(array.copy()) for array in (param, grad)]
         parameters = (Parameter * 1)(qlk.parameter(*map(tensor, arrays), [start, start + 4 * elements]))
         size, one = c.c_uint64(), c.c_uint64(1)
-        suffix = "_paged" if pagers else ""
-        call("qlk_optimizer_workspace_size" + suffix, context, *pagers, c.byref(optimizer), parameters, one, c.byref(size))
+        call("qlk_optimizer_workspace_size", context, c.byref(optimizer), parameters, one, c.byref(size))
         workspace = upload(np.zeros(max(size.value, 1), np.uint8))
-        call("qlk_optimizer_step" + suffix, context, *pagers, c.byref(optimizer), parameters, one, None, pointer(workspace), size,
-             stream)
+        step = "qlk_optimizer_step_paged" if pagers else "qlk_optimizer_step"
+        call(step, context, *pagers, c.byref(optimizer), parameters, one, None, pointer(workspace), size, stream)
         results.append(download(arrays[0]))
     np.testing.assert_array_equal(*results)
     assert np.any(results[0] != param)
