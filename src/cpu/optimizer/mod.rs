@@ -120,7 +120,11 @@ impl<'a> Work<'a> {
         work: impl Fn(&mut Tile, usize, &Job<'a>, Range<usize>) + Sync,
     ) {
         self.for_each_task(pages, true, |tile, number, job, range| {
-            for start in range.clone().step_by(TILE) {
+            let aligned = range.end.min(range.start + job.to_alignment());
+            if aligned > range.start {
+                work(tile, number, job, range.start..aligned);
+            }
+            for start in (aligned..range.end).step_by(TILE) {
                 work(tile, number, job, start..range.end.min(start + TILE));
             }
         });
