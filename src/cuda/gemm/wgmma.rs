@@ -3,7 +3,7 @@
 use super::cast::aligned;
 use super::low_rank::Term;
 use super::split_sum::{self, in_parts};
-use super::wgmma_plan::{Decoding, Plan};
+use super::wgmma_plan::{Decoding, LEAST_ROWS, Plan};
 use super::workspace::Workspace;
 use super::{Weight, product};
 use crate::cuda::device::{Cuda, Queue};
@@ -25,10 +25,6 @@ use cudarc::driver::sys::{
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
-/// Rows of activations from which on it pays: more than [`super::skinny`] takes. A tile of 128 rows decodes W once for all that
-/// there are, as fast as the tensor cores multiply the whole tile; `mma.sync` does neither.
-const ROWS: usize = 65;
-
 /// The type to compute in, if the kernels take these arguments, forward or backward: Hopper and its shared memory, enough rows,
 /// 16-bit activations that a tensor map describes, rows of W in whole spans of 64 that share a constant.
 pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
@@ -40,7 +36,7 @@ pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Opti
     let [rows, cols] = [w.view.rows, w.view.cols];
     let fits = queue.is_hopper()
         && queue.shared_per_block() >= SHARED
-        && activations.rows() >= ROWS
+        && activations.rows() >= LEAST_ROWS
         && fits_map(activations)
         && rows > 0
         && cols > 0
@@ -59,7 +55,7 @@ fn fits_map(x: &Tensor<'_>) -> bool {
 
 /// Bytes of workspace for the parts of a split product at most, forward or backward.
 pub fn bytes(cuda: &Cuda, [m, n, k]: [usize; 3]) -> Option<usize> {
-    if !cuda.is_hopper() || m < ROWS || [n, k].contains(&0) {
+    if !cuda.is_hopper() || m < LEAST_ROWS || [n, k].contains(&0) {
         return Some(0);
     }
     let parts = |features: usize, inner: usize, decoding| {
