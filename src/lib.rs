@@ -44,7 +44,7 @@ pub mod kernels;
 pub mod ops;
 pub mod view;
 
-#[doc(hidden)] // for the predictions of the GPU program
+#[doc(hidden)] // for the tests and the predictions of the GPU program
 pub use cuda::gemm::wgmma_plan;
 pub use error::{Error, Result, Status};
 pub use format::{Codebook, Constants, QuantSpec};

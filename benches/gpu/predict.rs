@@ -153,11 +153,14 @@ pub fn product(kind: Kind, sizes: [usize; 3]) -> Option<Prediction> {
 fn by_wgmma(kind: Kind, sizes: [usize; 3], decoding: Decoding) -> Prediction {
     let [rows, features, inner] = shape(kind, sizes).map(|size| size as u64);
     let plan = Plan::new(SMS.into(), [features, rows, inner], decoding);
-    let (clocks, memory) =
-        (plan.clocks(SMS.into(), (features * rows) as f64, decoding) / CLOCK, memory(kind, sizes));
+    let (clocks, memory) = (plan.clocks(SMS.into(), [features, rows], decoding) / CLOCK, memory(kind, sizes));
     let (part, seconds) =
         if memory > clocks { ("memory", memory) } else { (plan.longest(decoding).0, clocks) };
-    let parts = if plan.splits > 1 { format!(" in {}", plan.splits) } else { String::new() };
+    let parts = match (plan.splits, plan.whole) {
+        (1, _) => String::new(),
+        (splits, 0) => format!(" in {splits}"),
+        (splits, _) => format!(", last in {splits}"),
+    };
     Prediction { seconds: seconds + LAUNCH, kernel: format!("wgmma {}{parts}", plan.rows), part }
 }
 

@@ -36,7 +36,7 @@ pub fn in_parts(
 }
 
 /// Enqueues `out = scale·Σ slices + bias`, or adds that to what is there, right after the kernel that makes the slices: they are f32,
-/// of the output's shape, their rows without gaps.
+/// their rows without gaps, of the shape of the output or of its last columns, which alone are written then.
 pub fn sum(
     queue: &Queue<'_>,
     slices: &Slices<'_>,
@@ -44,10 +44,13 @@ pub fn sum(
     out: &TensorMut<'_>,
     accumulate: bool,
 ) -> Result<()> {
-    let (rows, cols) = (out.rows() as u64, out.cols() as u64);
+    let (rows, cols) = (out.rows() as u64, slices.first.cols() as u64);
+    let first = out.cols() - slices.first.cols();
     let args = Args::new().pointer(&slices.first).number(slices.count).number(slices.scale.to_bits().into());
-    let args = bias.into_iter().fold(args.number(rows).number(cols), |args, bias| args.pointer(bias));
-    let args = args.pointer(out).number(Matrix::row_stride(&out));
+    let args = bias
+        .into_iter()
+        .fold(args.number(rows).number(cols), |args, bias| args.number(bias.at(0, first).addr() as u64));
+    let args = args.number(out.at(0, first).addr() as u64).number(Matrix::row_stride(&out));
     let overlaps = queue.overlaps();
     let spec = SplitSumSpec { out: out.dtype(), bias: bias.map(Tensor::dtype), accumulate, overlaps }.into();
     match overlaps {

@@ -1,8 +1,9 @@
 //! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for more than few rows.
 
+use super::cast::Slices;
 use super::cast::aligned;
 use super::low_rank::Term;
-use super::split_sum::{self, in_parts};
+use super::split_sum::{self, sum};
 use super::wgmma_plan::{Decoding, LEAST_ROWS, Plan};
 use super::workspace::Workspace;
 use super::{Weight, product};
@@ -60,7 +61,8 @@ pub fn bytes(cuda: &Cuda, [m, n, k]: [usize; 3]) -> Option<usize> {
     }
     let parts = |features: usize, inner: usize, decoding| {
         let shape = [features, m, inner].map(|len| len as u64);
-        split_sum::bytes(Plan::new(cuda.processors.into(), shape, decoding).splits, [m, features])
+        let plan = Plan::new(cuda.processors.into(), shape, decoding);
+        split_sum::bytes(plan.splits, [m, features - plan.first as usize])
     };
     Some(parts(n, k, Decoding::Forward)?.max(parts(k, n, Decoding::Backward)?))
 }
@@ -84,12 +86,9 @@ pub fn forward(
         args = args.tensor_map(tensor_map(&low, plan.box_rows())?);
         args = args.pointer(&matrix).number(matrix.row_stride() as u64).number(low.cols() as u64);
     }
-    in_parts(queue, plan.splits, bias, y, false, workspace, |out, bias, accumulate| {
-        let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
-        let product = product(half, w, out, bias, lora, accumulate);
-        let spec = GemmWgmmaSpec { tokens: plan.rows, cluster: plan.cluster, product };
-        start(queue, spec.into(), &plan, args, out)
-    })
+    let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
+    let spec = GemmWgmmaSpec { cut: plan.cut(), product: product(half, w, y, bias, lora, false) };
+    start(queue, spec.into(), &plan, args, bias, y, false, workspace)
 }
 
 /// Enqueues `dX = dY·W + U·A` with `U = s·dY·B` rounded to dY's type; written or added to what is there.
@@ -111,17 +110,32 @@ pub fn backward(
         args = args.tensor_map(tensor_map(&low, plan.box_rows())?).tensor_map(tensor_map(&matrix, CHUNK)?);
         args = args.number(low.cols() as u64);
     }
-    in_parts(queue, plan.splits, None, dx, accumulate, workspace, |out, bias, accumulate| {
-        let product = product(half, w, out, bias, lora, accumulate);
-        let spec = GemmWgmmaBackwardSpec { tokens: plan.rows, cluster: plan.cluster, product };
-        start(queue, spec.into(), &plan, args, out)
-    })
+    let spec =
+        GemmWgmmaBackwardSpec { cut: plan.cut(), product: product(half, w, dx, None, lora, accumulate) };
+    start(queue, spec.into(), &plan, args, None, dx, accumulate, workspace)
 }
 
-/// Launches a kernel whose arguments are complete but for the output and the cut.
-fn start(queue: &Queue<'_>, spec: KernelSpec, plan: &Plan, args: Args, out: &TensorMut<'_>) -> Result<()> {
-    let args = args.pointer(out).number(Matrix::row_stride(&out)).number(plan.splits).number(plan.per_split);
-    queue.launch(spec, plan.blocks(queue.processors()), args)
+/// Launches a kernel whose arguments are complete but for the output and the cut, and the sum of what it makes in parts.
+fn start(
+    queue: &Queue<'_>,
+    spec: KernelSpec,
+    plan: &Plan,
+    args: Args,
+    bias: Option<&Tensor<'_>>,
+    out: &TensorMut<'_>,
+    accumulate: bool,
+    workspace: &mut Workspace<'_>,
+) -> Result<()> {
+    let blocks = plan.blocks(queue.processors());
+    let args = args.pointer(out).number(Matrix::row_stride(&out));
+    if plan.splits == 1 {
+        return queue.launch(spec, blocks, args);
+    }
+    let features = out.cols() - plan.first as usize;
+    let parts = workspace.matrix(DType::F32, plan.splits as usize * out.rows(), features)?;
+    let args = [plan.whole, plan.splits, plan.per_split].into_iter().fold(args, Args::number);
+    queue.launch(spec, blocks, args.pointer(&parts).number(features as u64))?;
+    sum(queue, &Slices::stacked(parts, plan.splits), bias, out, accumulate)
 }
 
 /// M, N and K.
