@@ -80,7 +80,7 @@ fn of_hopper() -> Vec<Entry> {
 
 fn split_sum(overlaps: bool) -> KernelSpec {
     let bf16 = DType::Bf16;
-    SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false, overlaps }.into()
+    SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false, fours: true, overlaps }.into()
 }
 
 /// The tiles that the kernels by `wgmma` have.

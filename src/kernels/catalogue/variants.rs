@@ -60,7 +60,9 @@ pub fn variants() -> Vec<Entry> {
         for out in [DType::F32, DType::F16, DType::Bf16] {
             for (bias, accumulate) in [(None, true), (Some(DType::F16), false)] {
                 let overlaps = target == Target::Sm90a;
-                add(target, SplitSumSpec { out, bias, accumulate, overlaps }.into());
+                for fours in [false, true] {
+                    add(target, SplitSumSpec { out, bias, accumulate, fours, overlaps }.into());
+                }
             }
         }
     }
