@@ -36,7 +36,7 @@ pub unsafe extern "C" fn qlk_optimizer_init(rule: qlk_rule, optimizer: *mut qlk_
     })
 }
 
-/// Writes to `*size` how many bytes of workspace a step of these parameters needs, at any alignment: 0 on a CPU context.
+/// Writes to `*size` how many bytes of workspace a step of these parameters needs, paged or not, at any alignment: 0 on a CPU context.
 /// Pointers in the parameters must be those of the step, whose alignment counts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_optimizer_workspace_size(
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn qlk_optimizer_workspace_size(
 ) -> qlk_status {
     guard(|| unsafe {
         let (context, optimizer) = (convert::context(context)?, self::optimizer(optimizer)?);
-        let parameters = self::parameters(parameters, count, optimizer.rule)?;
+        let parameters = self::parameters(parameters, count, optimizer.rule, Gradients::Needed)?;
         let size = out(size, "size")?;
         *size = ops::optimizer_workspace_size(context, &optimizer, &parameters)? as u64;
         Ok(())
@@ -79,39 +79,18 @@ pub unsafe extern "C" fn qlk_optimizer_step(
 ) -> qlk_status {
     guard(|| unsafe {
         let (context, optimizer) = (context_on_stream(context, stream)?, self::optimizer(optimizer)?);
-        let mut parameters = self::parameters(parameters, count, optimizer.rule)?;
+        let mut parameters = self::parameters(parameters, count, optimizer.rule, Gradients::Needed)?;
         let kept = if kept.is_null() { None } else { Some(buffer_mut(kept, 1, "kept")?) };
         let workspace = self::workspace(workspace, workspace_size)?;
         ops::optimizer_step(&context, &optimizer, &mut parameters, kept, workspace)
     })
 }
 
-/// Writes to `*size` how many bytes of workspace qlk_optimizer_step_paged needs, as qlk_optimizer_workspace_size. It depends on the
-/// pager's advice.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn qlk_optimizer_workspace_size_paged(
-    context: *const qlk_context,
-    pager: *const qlk_pager,
-    optimizer: *const qlk_optimizer,
-    parameters: *const qlk_parameter,
-    count: u64,
-    size: *mut u64,
-) -> qlk_status {
-    guard(|| unsafe {
-        let (context, optimizer) = (convert::context(context)?, self::optimizer(optimizer)?);
-        let (pager, parameters) =
-            (pager::pager(pager)?, self::parameters(parameters, count, optimizer.rule)?);
-        let size = out(size, "size")?;
-        *size = ops::optimizer_workspace_size_paged(context, pager, &optimizer, &parameters)? as u64;
-        Ok(())
-    })
-}
-
 /// qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget.
 ///
-/// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used:
-/// the same parameters in the same order move least. On a GPU all of it is ordered with the stream, which waits for the last call's
-/// work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
+/// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
+/// Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
+/// they have. On a GPU all of it is ordered with the stream, which waits for the last call's work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
 ///
 /// Nothing is allocated, so nothing can run out half-way: a status other than QLK_STATUS_DEVICE and QLK_STATUS_INTERNAL has left
 /// everything as it was.
@@ -130,7 +109,7 @@ pub unsafe extern "C" fn qlk_optimizer_step_paged(
     guard(|| unsafe {
         let (context, optimizer) = (context_on_stream(context, stream)?, self::optimizer(optimizer)?);
         let pager = pager::pager(pager)?;
-        let mut parameters = self::parameters(parameters, count, optimizer.rule)?;
+        let mut parameters = self::parameters(parameters, count, optimizer.rule, Gradients::Needed)?;
         let kept = if kept.is_null() { None } else { Some(buffer_mut(kept, 1, "kept")?) };
         let workspace = self::workspace(workspace, workspace_size)?;
         ops::optimizer_step_paged(&context, pager, &optimizer, &mut parameters, kept, workspace)
@@ -147,7 +126,7 @@ pub unsafe extern "C" fn qlk_optimizer_states_size(
 ) -> qlk_status {
     guard(|| unsafe {
         let optimizer = self::optimizer(optimizer)?;
-        let parameters = self::parameters(parameters, count, optimizer.rule)?;
+        let parameters = self::parameters(parameters, count, optimizer.rule, Gradients::Ignored)?;
         let size = out(size, "size")?;
         *size = ops::optimizer_states_size(&optimizer, &parameters)?;
         Ok(())
@@ -157,7 +136,7 @@ pub unsafe extern "C" fn qlk_optimizer_states_size(
 /// Saves the states of parameters, and the optimizer's step as the last one taken, to `buffer` in host memory, of `size` bytes, as
 /// many as qlk_optimizer_states_size says. Parameters and gradients are not read.
 ///
-/// The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
+/// The buffer must not overlap the states. The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
 /// a GPU the call waits for the stream; `stream` is ignored on a CPU context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_optimizer_states_save(
@@ -172,7 +151,7 @@ pub unsafe extern "C" fn qlk_optimizer_states_save(
 ) -> qlk_status {
     guard(|| unsafe {
         let (context, optimizer) = (context_on_stream(context, stream)?, self::optimizer(optimizer)?);
-        let parameters = self::parameters(parameters, count, optimizer.rule)?;
+        let parameters = self::parameters(parameters, count, optimizer.rule, Gradients::Ignored)?;
         let buffer = buffer_mut(buffer.cast::<u8>(), size, "buffer")?.into_slice();
         ops::optimizer_states_save(&context, optional(pager)?, &optimizer, &parameters, buffer)
     })
@@ -198,7 +177,7 @@ pub unsafe extern "C" fn qlk_optimizer_states_restore(
     guard(|| unsafe {
         let context = context_on_stream(context, stream)?;
         let mut restored = self::optimizer(optimizer)?;
-        let mut parameters = self::parameters(parameters, count, restored.rule)?;
+        let mut parameters = self::parameters(parameters, count, restored.rule, Gradients::Ignored)?;
         let buffer = convert::buffer::<u8>(buffer.cast(), size, "buffer")?.as_slice();
         ops::optimizer_states_restore(&context, optional(pager)?, &mut restored, &mut parameters, buffer)?;
         out_struct(optimizer, "optimizer")?.step = restored.hyper.step;
@@ -241,27 +220,49 @@ unsafe fn optimizer(ptr: *const qlk_optimizer) -> Result<Optimizer> {
     Ok(Optimizer { rule: rule(o.rule)?, hyper, max_norm, seed })
 }
 
+/// What a function does with the gradients of parameters.
+#[derive(Clone, Copy)]
+enum Gradients {
+    Needed,
+    /// It does not look at them, and takes whatever is in their place.
+    Ignored,
+}
+
 /// # Safety
 /// `ptr` is null or `count` parameters whose memory may be used for `'a`, and nothing else uses it.
-unsafe fn parameters<'a>(ptr: *const qlk_parameter, count: u64, rule: Rule) -> Result<Vec<Parameter<'a>>> {
+unsafe fn parameters<'a>(
+    ptr: *const qlk_parameter,
+    count: u64,
+    rule: Rule,
+    gradients: Gradients,
+) -> Result<Vec<Parameter<'a>>> {
     if count == 0 {
         return Ok(Vec::new());
     }
     check_pointer(ptr, "parameters")?;
     let count = size(count, "count")?;
-    (0..count).map(|i| unsafe { parameter(ptr.wrapping_add(i), i, rule) }).collect()
+    (0..count).map(|i| unsafe { parameter(ptr.wrapping_add(i), i, rule, gradients) }).collect()
 }
 
 /// # Safety
 /// As for [`parameters`].
-unsafe fn parameter<'a>(ptr: *const qlk_parameter, i: usize, rule: Rule) -> Result<Parameter<'a>> {
+unsafe fn parameter<'a>(
+    ptr: *const qlk_parameter,
+    i: usize,
+    rule: Rule,
+    gradients: Gradients,
+) -> Result<Parameter<'a>> {
     let name = format!("parameters[{i}]");
     // SAFETY: as promised by the caller.
     unsafe {
         let raw = read(ptr, &name)?;
         let of = |error: Error| error.of(&name);
         let param = tensor_mut(raw.param, "param").map_err(of)?;
-        let grad = tensor(raw.grad, "grad").map_err(of)?;
+        let grad = match gradients {
+            Gradients::Needed => tensor(raw.grad, "grad"),
+            Gradients::Ignored => tensor(raw.param, "param"), // which has the shape of one
+        };
+        let grad = grad.map_err(of)?;
         let elements = (param.rows() * param.cols()) as u64;
         let state = |s: usize| -> Result<State<'a>> {
             Ok(match raw.state_bits {

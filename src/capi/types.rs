@@ -253,7 +253,7 @@ pub struct qlk_parameter {
     pub state_bits: u32,
     /// The parameter; f32, f16 or bf16.
     pub param: *const qlk_tensor,
-    /// Its gradient, of the same shape; f32, f16 or bf16.
+    /// Its gradient, of the same shape; f32, f16 or bf16. qlk_optimizer_states_* do not look at it: there it may be null.
     pub grad: *const qlk_tensor,
     /// The states of the rule in its order, of the parameter's elements in row-major order: f32, or a byte an element. Zeros
     /// before the first step (of 8-bit states `absmax` alone need be).
@@ -317,7 +317,7 @@ pub struct qlk_pager_statistics {
     pub allocations: u64,
     /// Their bytes.
     pub allocated_bytes: u64,
-    /// Bytes that stay within the budget from step to step, as of the last step.
+    /// Bytes that stay within the budget from step to step, of parameters in whatever call.
     pub staying_bytes: u64,
     /// Windows that the rest of the last step passed through.
     pub windows: u64,

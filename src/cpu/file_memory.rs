@@ -2,99 +2,89 @@
 //! and dropped by ranges, so that no more than a budget of it is resident.
 //!
 //! The file has no name: the system frees it with the process, however that ends. Its blocks are allocated on disk before memory
-//! is handed out, because writing to a page that the disk has no room for is a signal (SIGBUS), not an error. A page that is
-//! dropped stays in the system's file cache as long as nobody else wants the memory, and is written to disk when somebody does.
+//! is handed out, because writing to a page that the disk has no room for is a signal (SIGBUS), not an error. On ext4 and XFS they
+//! are the file's from then on. A file system that copies on write (ZFS; Btrfs from the second write of a block on) or is another
+//! machine's may want new ones for what is written again: if others fill the disk meanwhile, that signal ends the process.
+//!
+//! A page that is dropped stays in the system's file cache as long as nobody else wants the memory, and is written to disk when
+//! somebody does. Only Linux drops pages when it is told to: macOS takes it for a hint, Windows decides by itself.
 
+use super::file_blocks::FileBlocks;
 use crate::error::{Error, Result, Status};
 use memmap2::{MmapMut, MmapOptions};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Blocks of the file are whole pages of any system.
-const GRAIN: u64 = 1 << 16;
+/// Fewer bytes than this, those of small parameters and of scales, are left to page faults: there is hardly more than one.
+const WORTH_A_CALL: usize = 1 << 12;
+
+/// What a system maps around a page that is read, if it has it in its cache (Linux's fault_around_bytes, which it aligns).
+const AROUND: usize = 1 << 16;
 
 /// A file and what is mapped of it.
 pub struct FileMemory {
-    file: File,
-    /// Where the file ends.
-    end: u64,
+    blocks: FileBlocks,
     /// What is mapped, by address.
     maps: BTreeMap<usize, Map>,
-    /// Bytes of windows that were entered and left, and bytes that stay.
+    /// Bytes of windows that were entered and left.
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    staying: AtomicU64,
 }
 
 struct Map {
     memory: MmapMut,
-    /// Where it is in the file.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
-    offset: u64,
+    /// What it has of the file.
+    blocks: Range<u64>,
 }
 
 impl FileMemory {
     /// An empty file in `folder`.
     pub fn create(folder: &Path) -> Result<Self> {
-        let file = tempfile::tempfile_in(folder).map_err(|error| {
+        let blocks = FileBlocks::create(folder).map_err(|error| {
             let message = format!("folder is {}; no file can be made there: {error}", folder.display());
             let status = match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => {
-                    Status::InvalidArgument
-                }
+                io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem => Status::InvalidArgument,
                 _ => Status::OutOfResources,
             };
             Error::new(status, message)
         })?;
-        let [bytes_in, bytes_out, staying] = Default::default();
-        Ok(Self { file, end: 0, maps: BTreeMap::new(), bytes_in, bytes_out, staying })
+        let [bytes_in, bytes_out] = Default::default();
+        Ok(Self { blocks, maps: BTreeMap::new(), bytes_in, bytes_out })
     }
 
     /// The address of `bytes` more bytes, all zero. On an error everything is as before.
     pub fn alloc(&mut self, bytes: usize) -> Result<usize> {
-        let refused = |error: &dyn std::fmt::Display| {
-            let message = format!("bytes is {bytes}; the file of {} bytes cannot grow: {error}", self.end);
-            Error::new(Status::OutOfResources, message)
-        };
-        let end = (bytes as u64).checked_next_multiple_of(GRAIN).and_then(|len| self.end.checked_add(len));
-        let Some(end) = end.filter(|&end| end <= i64::MAX as u64) else {
-            return Err(refused(&"no file is that long"));
-        };
-        let grown = reserve(&self.file, self.end, end - self.end).and_then(|()| {
+        let mapped = self.blocks.take(bytes as u64).and_then(|blocks| {
             // SAFETY: nobody else has the file, and no two maps share a byte of it.
-            unsafe { MmapOptions::new().offset(self.end).len(bytes).map_mut(&self.file) }
+            match unsafe { MmapOptions::new().offset(blocks.start).len(bytes).map_mut(self.blocks.file()) } {
+                Ok(memory) => Ok(Map { memory, blocks }),
+                Err(error) => {
+                    self.blocks.give(blocks);
+                    Err(error)
+                }
+            }
         });
-        match grown {
-            Ok(memory) => {
-                let address = memory.as_ptr().addr();
-                self.maps.insert(address, Map { memory, offset: self.end });
-                self.end = end;
-                Ok(address)
-            }
-            Err(error) => {
-                let _ = self.file.set_len(self.end);
-                Err(refused(&error))
-            }
-        }
+        let map = mapped.map_err(|error| {
+            let end = self.blocks.end();
+            let message = format!("bytes is {bytes}; the file of {end} bytes cannot grow: {error}");
+            Error::new(Status::OutOfResources, message)
+        })?;
+        let address = map.memory.as_ptr().addr();
+        self.maps.insert(address, map);
+        Ok(address)
     }
 
-    /// Gives back what [`Self::alloc`] gave, and its blocks on disk.
+    /// Gives back what [`Self::alloc`] gave.
     pub fn free(&mut self, address: usize) {
-        if let Some(map) = self.maps.remove(&address) {
-            #[cfg(target_os = "linux")]
-            {
-                use rustix::fs::{FallocateFlags, fallocate};
-                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                let len = (map.memory.len() as u64).next_multiple_of(GRAIN);
-                // Where the file system cannot, the blocks are freed with the file.
-                let _ = fallocate(&self.file, flags, map.offset, len);
-            }
-            drop(map);
-        }
+        let Some(Map { memory, blocks }) = self.maps.remove(&address) else { return };
+        drop(memory);
+        self.blocks.give(blocks);
     }
 
     /// Hints that these addresses will be used: what is on disk only is read. Returns at once.
@@ -105,6 +95,19 @@ impl FileMemory {
         });
         #[cfg(not(unix))]
         let _ = range;
+    }
+
+    /// Makes the pages of these addresses resident, all at once. By faults, of which a page that is read before it is written has
+    /// two, a step takes twice as long. What a system refuses (Linux before 5.14) is left to them.
+    fn map_pages(&self, range: &Range<usize>, written: bool) {
+        #[cfg(target_os = "linux")]
+        self.for_each_map(range, |memory, at| {
+            use memmap2::Advice::{PopulateRead, PopulateWrite};
+            let advice = if written { PopulateWrite } else { PopulateRead };
+            let _ = memory.advise_range(advice, at.start, at.len());
+        });
+        #[cfg(not(target_os = "linux"))]
+        let _ = (range, written);
     }
 
     /// Makes the pages of these addresses non-resident; their contents stay. Systems other than Unix decide by themselves.
@@ -132,13 +135,16 @@ impl FileMemory {
         result
     }
 
-    /// Bytes of windows that were entered and left, and bytes that stay.
-    pub fn counts(&self) -> [u64; 3] {
-        [&self.bytes_in, &self.bytes_out, &self.staying].map(|count| count.load(Ordering::Relaxed))
+    /// Bytes of windows that were entered and left.
+    pub fn counts(&self) -> [u64; 2] {
+        [&self.bytes_in, &self.bytes_out].map(|count| count.load(Ordering::Relaxed))
     }
 
     /// The parts of maps that a range touches.
     fn for_each_map(&self, range: &Range<usize>, mut visit: impl FnMut(&MmapMut, Range<usize>)) {
+        if range.is_empty() {
+            return; // which the system would round to a page
+        }
         for (&start, map) in self.maps.range(..range.end).rev() {
             let end = start + map.memory.len();
             if end <= range.start {
@@ -149,55 +155,34 @@ impl FileMemory {
     }
 }
 
-/// Makes room on disk for bytes that the file has not yet.
-fn reserve(file: &File, offset: u64, len: u64) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{FallocateFlags, fallocate};
-        use rustix::io::Errno;
-        use rustix::process::{Resource, getrlimit};
-        // Beyond the limit the system sends a signal.
-        if getrlimit(Resource::Fsize).current.is_some_and(|most| offset + len > most) {
-            return Err(Errno::FBIG.into());
-        }
-        match fallocate(file, FallocateFlags::empty(), offset, len) {
-            Err(Errno::OPNOTSUPP) => {}
-            other => return Ok(other?),
-        }
-    }
-    write_zeros(file, offset, len)
-}
-
-/// Room on disk by writing to it.
-fn write_zeros(mut file: &File, offset: u64, len: u64) -> io::Result<()> {
-    use io::{Read, Seek, Write};
-    file.seek(io::SeekFrom::Start(offset))?;
-    io::copy(&mut io::repeat(0).take(len), &mut io::BufWriter::with_capacity(1 << 20, file))?;
-    file.flush()
-}
-
-/// The windows of a step in a file's memory.
+/// The windows of a step in a file's memory; the first window stays.
 pub struct FileWindows<'a> {
     memory: &'a FileMemory,
-    /// Their addresses; the first window stays.
-    windows: Vec<Vec<Range<usize>>>,
+    /// Their addresses, in few spans, and their bytes.
+    windows: Vec<(Vec<Range<usize>>, u64)>,
 }
 
 impl<'a> FileWindows<'a> {
-    /// Drops all but the first window, which stays.
-    pub fn new(memory: &'a FileMemory, windows: Vec<Vec<Range<usize>>>) -> Self {
-        let mut stays = windows[0].clone();
-        stays.sort_by_key(|range| range.start);
+    /// Drops all but what is `held`: what stays, the first window among it.
+    pub fn new(memory: &'a FileMemory, windows: &[Vec<Range<usize>>], held: &[Range<usize>]) -> Self {
+        let stays = spans(held, 0);
+        let mut left = stays.iter().peekable();
         for (&start, map) in &memory.maps {
             let end = start + map.memory.len();
             let mut at = start;
-            for range in stays.iter().filter(|range| range.start < end && range.end > start) {
+            // Spans may go from one map to the next.
+            while let Some(range) = left.peek().filter(|range| range.start < end) {
                 memory.drop_pages(&(at..range.start));
                 at = range.end;
+                if at > end {
+                    break;
+                }
+                left.next();
             }
             memory.drop_pages(&(at..end));
         }
-        memory.staying.store(bytes(&windows[0]), Ordering::Relaxed);
+        let windows = windows.iter().map(|ranges| (spans(ranges, AROUND), bytes(ranges)));
+        let windows: Vec<_> = windows.collect();
         Self { memory, windows }
     }
 }
@@ -206,19 +191,42 @@ fn bytes(ranges: &[Range<usize>]) -> u64 {
     ranges.iter().map(|range| range.len() as u64).sum()
 }
 
+/// Ranges in order, those that are no more than `gap` apart made one: parts of thousands of parameters are a few calls of the system.
+fn spans(ranges: &[Range<usize>], gap: usize) -> Vec<Range<usize>> {
+    let mut ranges = ranges.to_vec();
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut spans: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match spans.last_mut() {
+            Some(last) if range.start <= last.end.saturating_add(gap) => last.end = last.end.max(range.end),
+            _ => spans.push(range),
+        }
+    }
+    spans
+}
+
 impl super::optimizer::Pages for FileWindows<'_> {
     fn enter(&self, window: usize) {
         if window > 0 {
-            self.memory.bytes_in.fetch_add(bytes(&self.windows[window]), Ordering::Relaxed);
+            self.memory.bytes_in.fetch_add(self.windows[window].1, Ordering::Relaxed);
         }
         let next = self.windows.get(window + 1);
-        next.into_iter().flatten().for_each(|range| self.memory.read_ahead(range));
+        next.into_iter().flat_map(|(spans, _)| spans).for_each(|range| self.memory.read_ahead(range));
+    }
+
+    fn bring(&self, window: usize, range: &Range<usize>, written: bool) {
+        if window > 0 && range.len() >= WORTH_A_CALL {
+            self.memory.map_pages(range, written);
+        }
     }
 
     fn leave(&self, window: usize) {
         if window > 0 {
-            self.windows[window].iter().for_each(|range| self.memory.drop_pages(range));
-            self.memory.bytes_out.fetch_add(bytes(&self.windows[window]), Ordering::Relaxed);
+            let (spans, bytes) = &self.windows[window];
+            // With what came along: windows may be so small that this is most of what would stay.
+            let around = |range: &Range<usize>| range.start.saturating_sub(AROUND)..range.end + AROUND;
+            spans.iter().for_each(|range| self.memory.drop_pages(&around(range)));
+            self.memory.bytes_out.fetch_add(*bytes, Ordering::Relaxed);
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod access;
 pub mod blockwise8;
 pub mod dequantize;
 pub mod double_quantize;
+pub mod file_blocks;
 pub mod file_memory;
 pub mod float_environment;
 pub mod gemm;

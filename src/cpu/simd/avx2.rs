@@ -266,7 +266,7 @@ fn decode8(coder: &Coder, codes: &[u8], scale: f32, out: &mut [f32]) {
 
 /// [`Lines::encode`], whose midpoints are gathered.
 #[target_feature(enable = "avx2,fma")]
-fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
+pub fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
     let (lines, zero) = (&coder.lines, _mm256_setzero_ps());
     let code_of_zero = if lines.signed { i32::from(Lines::ZERO) } else { 0 };
     let whole = x.len() / 8 * 8;

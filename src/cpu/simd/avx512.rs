@@ -157,7 +157,7 @@ fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
         // SAFETY: it is there.
         return unsafe { vbmi::encode8(coder, x, inverse, codes) };
     }
-    portable::encode8(coder, x, inverse, codes);
+    avx2::encode8(coder, x, inverse, codes);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]

@@ -1,6 +1,7 @@
 //! A dynamic map as the inner loops want it.
 
-use super::octaves::Octaves;
+#[cfg(target_arch = "x86_64")]
+use super::vbmi::LookUps;
 use super::{Simd, States, Step};
 use crate::format::Map256;
 use crate::format::dynamic_rank::Lines;
@@ -8,30 +9,21 @@ use crate::format::optimizer::MAX_STATES;
 use crate::format::optimizer::blocks::{self, BLOCK};
 
 /// A dynamic map: values, thresholds, and the lines that estimate codes.
-#[repr(align(64))]
 pub struct Coder {
-    /// Byte `b` of each value: what instructions that look up bytes take.
-    pub value_planes: [[u8; 256]; 4],
-    /// Byte `b` of each midpoint, from the first one above zero on. Those of negative numbers are these negated.
-    pub midpoint_planes: [[u8; 256]; 4],
-    pub octaves: Octaves,
     pub map: Map256,
     pub lines: Lines,
+    #[cfg(target_arch = "x86_64")]
+    pub look_ups: LookUps,
 }
 
 impl Coder {
     /// The map of states with a sign, or without.
     pub fn new(signed: bool) -> Self {
         let map = blocks::map(signed);
-        let zero = usize::from(map.encode(0.0));
-        let planes = |of: &dyn Fn(usize) -> f32| {
-            std::array::from_fn(|byte| std::array::from_fn(|i| of(i).to_le_bytes()[byte]))
-        };
         Self {
-            value_planes: planes(&|i| map.values[i]),
-            midpoint_planes: planes(&|i| map.midpoints[(zero + i).min(255)]),
-            octaves: Octaves::new(signed),
             lines: Lines::new(signed),
+            #[cfg(target_arch = "x86_64")]
+            look_ups: LookUps::new(&map, signed),
             map,
         }
     }
@@ -46,6 +38,7 @@ pub struct Blocks<'a> {
     pub coder: &'a Coder,
 }
 
+#[cfg(target_arch = "x86_64")] // others step block by block
 impl Blocks<'_> {
     /// What is left behind this many blocks.
     pub fn after(&mut self, block: usize) -> Blocks<'_> {

@@ -50,6 +50,7 @@ macro_rules! with_rule {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 pub(super) use with_rule;
 
 /// Steps elements `start..` in place, whole vectors of them; how many were kept.

@@ -11,6 +11,7 @@ mod avx2;
 mod avx512;
 pub mod codes;
 mod lanes;
+#[cfg(target_arch = "x86_64")]
 mod octaves;
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -76,22 +77,14 @@ pub struct Simd {
 impl Simd {
     /// Every table that this machine can run, the widest first.
     pub fn available() -> Vec<&'static Simd> {
-        let mut tables = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && has_avx2()
-            {
-                tables.push(&avx512::SIMD);
-            }
-            if has_avx2() {
-                tables.push(&avx2::SIMD);
-            }
-        }
-        tables.push(&portable::SIMD);
-        tables
+        let tables = [
+            #[cfg(target_arch = "x86_64")]
+            has_avx512().then_some(&avx512::SIMD),
+            #[cfg(target_arch = "x86_64")]
+            has_avx2().then_some(&avx2::SIMD),
+            Some(&portable::SIMD),
+        ];
+        tables.into_iter().flatten().collect()
     }
 
     /// The widest table.
@@ -239,6 +232,14 @@ fn scale_of(absmax: u32) -> (f32, f32) {
     }
     let inverse = 1.0 / absmax;
     if inverse.is_infinite() { (0.0, 0.0) } else { (absmax, inverse) }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && has_avx2()
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -13,20 +13,46 @@
 //!
 //! With two states that is 153 cycles at least, or 137 if the other units worked beside the divider; measured are 237 for a step
 //! of three loops over each block, whose numbers stay in the first-level cache in between. One loop that decodes and steps, and
-//! one that encodes a block while it steps the next, were no faster: perhaps what waits for the divider fills the queues. Memory is hidden
-//! by asking for lines ahead.
+//! one that encodes a block while it steps the next, were no faster: perhaps what waits for the divider fills the queues. Memory is
+//! hidden by asking for lines ahead.
 
 use super::avx512::Vectors;
 use super::codes::{Blocks, Coder};
 use super::lanes::{Lanes, with_rule};
 use super::octaves::{self, Octaves};
 use super::{Step, portable, scale_of};
+use crate::format::Map256;
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::{Arithmetic, MAX_STATES, Rule};
 use std::arch::x86_64::*;
 
 /// Elements at a time.
 const AT_ONCE: usize = 64;
+
+/// A dynamic map in tables of bytes.
+#[repr(align(64))]
+pub struct LookUps {
+    /// Byte `b` of each value.
+    values: [[u8; 256]; 4],
+    /// Byte `b` of each midpoint, from the first one above zero on. Those of negative numbers are these negated.
+    midpoints: [[u8; 256]; 4],
+    octaves: Octaves,
+}
+
+impl LookUps {
+    /// Of the map of states with a sign, or without.
+    pub fn new(map: &Map256, signed: bool) -> Self {
+        let zero = usize::from(map.encode(0.0));
+        let planes = |of: &dyn Fn(usize) -> f32| {
+            std::array::from_fn(|byte| std::array::from_fn(|i| of(i).to_le_bytes()[byte]))
+        };
+        Self {
+            values: planes(&|i| map.values[i]),
+            midpoints: planes(&|i| map.midpoints[(zero + i).min(255)]),
+            octaves: Octaves::new(signed),
+        }
+    }
+}
 
 /// Where a code goes so that its number's bytes come out in order: the four unpackings leave byte 16·lane + 4·j + i of a
 /// register in element 4·lane + i of register j.
@@ -125,7 +151,7 @@ unsafe fn interleave(bytes: [__m512i; 4]) -> [__m512; 4] {
 unsafe fn decode(coder: &Coder, codes: *const u8, scale: __m512) -> [__m512; 4] {
     unsafe {
         let codes = _mm512_permutexvar_epi8(load(ORDER.as_ptr()), load(codes));
-        let mut values = interleave(look_up(&coder.value_planes, true, codes));
+        let mut values = interleave(look_up(&coder.look_ups.values, true, codes));
         for value in &mut values {
             *value = _mm512_mul_ps(*value, scale);
         }
@@ -151,7 +177,7 @@ unsafe fn encode(coder: &Coder, signed: bool, t: [__m512; 4]) -> __m512i {
         ];
         let (mut distances, sign) = (halves, _mm512_set1_epi8(i8::MIN));
         for (distance, half) in distances.iter_mut().zip(halves) {
-            *distance = estimate(&coder.octaves, signed, half);
+            *distance = estimate(&coder.look_ups.octaves, signed, half);
             if signed {
                 // The distance, which has 7 bits, with the sign above it: (half & sign) | (distance & !sign), of upper bytes.
                 *distance = _mm512_ternarylogic_epi32::<0xe4>(half, *distance, sign);
@@ -161,7 +187,7 @@ unsafe fn encode(coder: &Coder, signed: bool, t: [__m512; 4]) -> __m512i {
             _mm512_permutex2var_epi8(distances[0], load(UPPER_BYTES[0].as_ptr()), distances[1]),
             _mm512_permutex2var_epi8(distances[0], load(UPPER_BYTES[1].as_ptr()), distances[1]),
         ];
-        let mut midpoints = look_up(&coder.midpoint_planes, !signed, in_order);
+        let mut midpoints = look_up(&coder.look_ups.midpoints, !signed, in_order);
         if signed {
             // Midpoints get the sign of their numbers: midpoint | (sign & number).
             midpoints[3] = _mm512_ternarylogic_epi32::<0xf8>(midpoints[3], in_order, sign);
