@@ -265,8 +265,8 @@ impl<'k> Tiles<'k> {
         Self { k, tokens: size, cluster, feature_tiles, token_tiles, split }
     }
 
-    /// Emits `body` once, to run for each whole tile and each part of one that is this block's. The last may have no feature: a cluster's blocks
-    /// make as many.
+    /// Emits `body` once, to run for each whole tile and each part of one that is this block's. The last may have no feature: a
+    /// cluster's blocks make as many.
     pub fn for_each(&self, body: impl FnOnce(&Place)) {
         let (k, alone) = (self.k, self.cluster == 1);
         let (first, step) = match alone {
