@@ -64,6 +64,23 @@ fn every_cut_is_right() {
     for (i, &(rows, paired, split, sm_count, [m, features, inner])) in BACKWARD.iter().enumerate() {
         check(i, "gemm_wgmma_backward", [m, inner, features], (rows, paired, split, sm_count));
     }
+    repeats();
+}
+
+/// The same bits every time, from a cut whose last tiles are in parts.
+fn repeats() {
+    ptx_sim::configure(&Config { compute_capability: (9, 0), sm_count: 3, ..ptx_sim::config() });
+    let (gpu, [m, n, k]) = (Gpu::new(), [65, 832, 512]);
+    assert!(matches!(Plan::new(3, [n, m, k].map(|len| len as u64), Decoding::Forward).whole, 1..7));
+    let spec = QuantSpec::new(Codebook::Nf4, 64);
+    let case = Case { m, n, k, rank: None, spec, dtypes: [DType::Bf16; 5], gap: 0, seed: 3, threads: 1 };
+    let (x, w, bias) = (case.matrix(0, m, k), case.weight(), case.matrix(2, 1, n));
+    let run = || {
+        let mut y = common::Matrix::zeros(DType::F32, m, n, 0);
+        gpu.forward(&x, &w, &bias, None, &mut y);
+        y.values()
+    };
+    assert_eq!(run(), run());
 }
 
 /// With everything in the pass: an adapter of an odd rank, bias or what is there, constants that are quantized.
