@@ -44,6 +44,8 @@ pub mod kernels;
 pub mod ops;
 pub mod view;
 
+#[doc(hidden)] // for the tests and the predictions of the GPU program
+pub use cuda::gemm::wgmma_plan;
 pub use error::{Error, Result, Status};
 pub use format::{Codebook, Constants, QuantSpec};
 pub use ops::{

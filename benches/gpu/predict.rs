@@ -5,22 +5,24 @@
 //! |---|---|---|
 //! | memory | weight, activations and result, each once | 3.0 TB/s, a device copy |
 //! | cache | the same, each as often as tiles read it | 5.5 TB/s |
-//! | tensor | the products of whole tiles, on the SM that has most of them | 790 TFLOP/s by `wgmma`, 0.62 · 989 by `mma.sync` |
+//! | tensor | the products of whole tiles, on the SM that has most of them | 0.62 · 989 TFLOP/s by `mma.sync` |
 //! | issue | the main loop's instructions | 4 a clock and SM |
 //! | logic, multiply | of these, integer, moves and conversions | 64 lanes a clock and SM, of each kind |
 //! | float | of these, floating point | 128 lanes |
 //! | shared | of these, accesses to shared memory | 128 bytes |
 //! | latency | each chunk of the inner dimension waits for its data, asked for some chunks ahead | 0.8 µs |
 //!
-//! The main loops are those of `ptx/generated/SASS.md`. What this leaves out: the beginning and end of tiles but for one latency
-//! each, bank conflicts (there are none), how well parts overlap, lower clocks under load, an adapter's products.
+//! The main loops are those of `ptx/generated/SASS.md`. Products by `wgmma` take the cut and the clocks of the plan that the library
+//! launches them by, `cuda/gemm/wgmma_plan.rs`, or memory's time where that is longer. What this leaves out: the beginning and
+//! end of tiles but for one latency each, bank conflicts (there are none), how well parts overlap, lower clocks under load, an
+//! adapter's products.
 
 use super::goals;
 use super::products::Kind;
+use qlora_kernels::wgmma_plan::{Decoding, LEAST_ROWS, Plan};
 use std::fmt::Write;
-use std::ops::RangeInclusive;
 
-const SMS: f64 = 132.0;
+const SMS: u32 = 132;
 /// Clocks a second.
 const CLOCK: f64 = 1.75e9;
 /// Bytes a second.
@@ -35,92 +37,28 @@ const LAUNCH: f64 = 2e-6;
 /// Codes, a constant's code for 64 of them, an f32 for 256 constants.
 const BYTES_A_WEIGHT: f64 = 0.5 + 1.0 / 64.0 + 4.0 / 256.0 / 64.0;
 
-/// A kernel: how it cuts the work.
+/// A kernel for few rows: how it cuts the work.
 pub struct Kernel {
     name: String,
     kind: Kind,
-    /// How many rows of activations it takes.
-    takes: RangeInclusive<usize>,
     /// Of a tile of the result.
     rows: usize,
     cols: usize,
-    /// Blocks side by side that read activations together.
-    cluster: usize,
     /// Of the inner dimension, brought at a time.
     chunk: usize,
     /// Into how many parts a tile's inner dimension can be cut; from 2 on their sums are added by a second launch.
     splits: &'static [usize],
-    /// The warps of a block, by what they do.
-    roles: Vec<Role>,
+    /// Its row of SASS.md: the loop that each of a block's 8 warps runs once a chunk.
+    row: String,
     /// Chunks that are asked for before they are needed.
     ahead: usize,
     /// Blocks on an SM at once.
     blocks: usize,
-    tensor: f64,
 }
 
-/// Warps that run the same loop.
-struct Role {
-    /// Its row of SASS.md.
-    row: String,
-    warps: usize,
-    /// Of the inner dimension, in a pass.
-    pass: usize,
-}
-
-/// All kernels for 16-bit activations, from what their modules say.
+/// All kernels for few rows of 16-bit activations, from what their modules say.
 fn kernels() -> Vec<Kernel> {
     let mut all = Vec::new();
-    let row = |family: &str, cut: &str| format!("{family}_nf4_bf16_fp8_lora_{cut}");
-    // `gemm_mma*`: rows of a tile, chunks ahead, blocks on an SM.
-    for (kind, family, tiles) in [
-        (Kind::Forward, "gemm_mma", [(32, 2, 2), (64, 3, 1), (128, 3, 1)]),
-        (Kind::Backward, "gemm_mma_backward", [(32, 2, 2), (64, 1, 2), (128, 2, 1)]),
-    ] {
-        for (rows, ahead, blocks) in tiles {
-            let roles = vec![Role { row: row(family, &rows.to_string()), warps: 8, pass: 64 }];
-            let (name, tensor) = (format!("mma {rows}"), MMA_SYNC);
-            all.push(Kernel {
-                name,
-                kind,
-                takes: 0..=usize::MAX,
-                rows,
-                cols: 128,
-                cluster: 1,
-                chunk: 64,
-                splits: &[1],
-                roles,
-                ahead,
-                blocks,
-                tensor,
-            });
-        }
-    }
-    // `gemm_wgmma*`: 8 warps multiply, 4 bring data, the weight's codes four chunks ahead.
-    for (kind, family, pass) in
-        [(Kind::Forward, "gemm_wgmma", 128), (Kind::Backward, "gemm_wgmma_backward", 64)]
-    {
-        for rows in [64, 128, 256] {
-            let main = row(family, &rows.to_string());
-            let producers = Role { row: format!("{main} producers"), warps: 4, pass: 256 };
-            let roles = vec![Role { row: main, warps: 8, pass }, producers];
-            let (name, ahead, blocks, tensor) = (format!("wgmma {rows}"), 4, 1, WGMMA);
-            all.push(Kernel {
-                name,
-                kind,
-                takes: 65..=usize::MAX,
-                rows,
-                cols: 128,
-                cluster: 2,
-                chunk: 64,
-                splits: &[1, 2, 3, 4, 6, 8],
-                roles,
-                ahead,
-                blocks,
-                tensor,
-            });
-        }
-    }
     // `gemm_skinny*`: 8 warps, `down` of them down the weight's rows, with a piece of 32 x 64 each; the loop is that of the
     // kernel for as many rows of activations, however the warps stand.
     for (kind, family, loops) in [
@@ -134,16 +72,13 @@ fn kernels() -> Vec<Kernel> {
                 all.push(Kernel {
                     name: format!("skinny {rows}x{down}"),
                     kind,
-                    takes: 0..=64,
                     rows,
                     cols,
-                    cluster: 1,
                     chunk,
                     splits: &[1, 2, 3, 4, 6, 8, 12, 16],
-                    roles: vec![Role { row: row(family, cut), warps: 8, pass: chunk }],
+                    row: format!("{family}_nf4_bf16_fp8_lora_{cut}"),
                     ahead: 4,
                     blocks: if rows > 16 { 1 } else { 2 },
-                    tensor: MMA_SYNC,
                 });
             }
         }
@@ -182,10 +117,14 @@ fn operations([m, n, k]: [usize; 3]) -> f64 {
     2.0 * m as f64 * n as f64 * k as f64
 }
 
+/// Seconds of memory for everything once.
+fn memory(kind: Kind, sizes: [usize; 3]) -> f64 {
+    bytes(kind, sizes, BYTES_A_WEIGHT).iter().sum::<f64>() / MEMORY
+}
+
 /// No kernel can be faster.
 pub fn floor(kind: Kind, sizes: [usize; 3]) -> f64 {
-    let bytes: f64 = bytes(kind, sizes, BYTES_A_WEIGHT).iter().sum();
-    (bytes / MEMORY).max(operations(sizes) / WGMMA)
+    memory(kind, sizes).max(operations(sizes) / WGMMA)
 }
 
 /// cuBLAS on a 16-bit weight, as fast as it can be.
@@ -194,13 +133,35 @@ pub fn cublas(kind: Kind, sizes: [usize; 3]) -> f64 {
     (bytes / MEMORY).max(operations(sizes) / WGMMA) + LAUNCH
 }
 
-/// The product of a weight `[n, k]` with `m` rows, by the kernel that is fastest at it; `None` for the gradients.
+/// The product of a weight `[n, k]` with `m` rows, by `wgmma` or by the kernel for few rows that is fastest at it; `None` for
+/// the gradients.
 pub fn product(kind: Kind, sizes: [usize; 3]) -> Option<Prediction> {
-    let kernels =
-        kernels().into_iter().filter(|kernel| kernel.kind == kind && kernel.takes.contains(&sizes[0]));
+    if sizes[0] >= LEAST_ROWS {
+        return match kind {
+            Kind::Forward => Some(by_wgmma(kind, sizes, Decoding::Forward)),
+            Kind::Backward => Some(by_wgmma(kind, sizes, Decoding::Backward)),
+            Kind::Gradients => None,
+        };
+    }
+    let kernels = kernels().into_iter().filter(|kernel| kernel.kind == kind);
     let ways =
         |kernel: Kernel| kernel.splits.iter().map(|&split| kernel.predict(split, sizes)).collect::<Vec<_>>();
     kernels.flat_map(ways).min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+}
+
+/// By the cut that the library takes.
+fn by_wgmma(kind: Kind, sizes: [usize; 3], decoding: Decoding) -> Prediction {
+    let [rows, features, inner] = shape(kind, sizes).map(|size| size as u64);
+    let plan = Plan::new(SMS.into(), [features, rows, inner], decoding);
+    let (clocks, memory) = (plan.clocks(SMS.into(), [features, rows], decoding) / CLOCK, memory(kind, sizes));
+    let (part, seconds) =
+        if memory > clocks { ("memory", memory) } else { (plan.longest(decoding).0, clocks) };
+    let parts = match (plan.splits, plan.whole) {
+        (1, _) => String::new(),
+        (splits, 0) => format!(" in {splits}"),
+        (splits, _) => format!(", last in {splits}"),
+    };
+    Prediction { seconds: seconds + LAUNCH, kernel: format!("wgmma {}{parts}", plan.rows), part }
 }
 
 impl Kernel {
@@ -215,18 +176,15 @@ impl Kernel {
         let [activations, weight, result] = bytes(self.kind, sizes, BYTES_A_WEIGHT);
         // Partial sums are f32, written and read.
         let (partial, launches) = if split > 1 { (4.0 * split as f64 * result, 2.0) } else { (0.0, 1.0) };
-        let traffic =
-            activations * across.div_ceil(self.cluster) as f64 + weight * down as f64 + result + partial;
+        let traffic = activations * across as f64 + weight * down as f64 + result + partial;
         let mut parts = vec![
             ("memory", (activations + weight + result) / MEMORY),
             ("cache", traffic / CACHE),
-            ("tensor", work * operations([self.rows, self.cols, self.chunk]) * SMS / self.tensor),
+            ("tensor", work * operations([self.rows, self.cols, self.chunk]) * f64::from(SMS) / MMA_SYNC),
             ("latency", rounds * passes * LATENCY / self.ahead as f64),
         ];
-        let clocks = |of: fn(&Loop) -> f64| -> f64 {
-            let passes = |role: &Role| (role.warps * self.chunk) as f64 / role.pass as f64;
-            self.roles.iter().map(|role| passes(role) * of(&Loop::of(&role.row))).sum()
-        };
+        let main = Loop::of(&self.row);
+        let clocks = |of: fn(&Loop) -> f64| 8.0 * of(&main);
         let mut add = |part, of: fn(&Loop) -> f64| parts.push((part, work * clocks(of) / CLOCK));
         add("issue", |of| of.count("all") / 4.0);
         add("logic", |of| of.count("logic") / 2.0);

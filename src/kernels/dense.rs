@@ -1,6 +1,6 @@
 //! A matrix in global memory, element by element: any dtype, row stride and alignment.
 
-use super::tensor::narrow_bf16;
+use super::tensor::{narrow_bf16, narrow_pair_bf16, narrow_pair_f16, widen};
 use crate::view::DType;
 use ptx_asm::{B16, B32, B64, F32, Global, Kernel, Pred, Ptr, Reg, U16};
 
@@ -37,6 +37,31 @@ impl Dense {
             DType::F32 => k.f32_from_bits(bits),
             DType::F16 => k.cvt_f32_f16(k.cvt_u16_u32(bits).as_f16()),
             DType::Bf16 => k.f32_from_bits(k.shl_b32(bits, 16)),
+        }
+    }
+
+    /// So many elements of a row: one, or four from a multiple of their size on.
+    pub fn load_run(&self, k: &Kernel, row: Reg<B64>, col: Reg<B64>, count: u32) -> Vec<Reg<F32>> {
+        if count == 1 {
+            return vec![self.load(k, row, col, None)];
+        }
+        let from = self.address(k, row, col);
+        match self.dtype {
+            DType::F32 => k.ld_global::<[F32; 4]>(from).to_vec(),
+            DType::F16 | DType::Bf16 => widen(k, self.dtype, k.ld_global::<[B32; 2]>(from)),
+        }
+    }
+
+    /// Writes elements of a row, as many as [`load_run`](Self::load_run) reads, rounded to nearest even.
+    pub fn store_run(&self, k: &Kernel, row: Reg<B64>, col: Reg<B64>, values: &[Reg<F32>]) {
+        let &[a, b, c, d] = values else { return self.store(k, row, col, values[0]) };
+        let to = self.address(k, row, col);
+        match self.dtype {
+            DType::F32 => k.st_global::<[F32; 4]>(to, [a, b, c, d]),
+            DType::F16 => k.st_global::<[B32; 2]>(to, [narrow_pair_f16(k, a, b), narrow_pair_f16(k, c, d)]),
+            DType::Bf16 => {
+                k.st_global::<[B32; 2]>(to, [narrow_pair_bf16(k, a, b), narrow_pair_bf16(k, c, d)])
+            }
         }
     }
 

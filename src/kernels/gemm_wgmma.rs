@@ -26,9 +26,8 @@
 
 use super::decode::PairDecoder;
 use super::product::ProductSpec;
-use super::wgmma_block::{self, LowRank, Piece, Roles, Source, emit};
+use super::wgmma_block::{self, Cut, LowRank, Output, Piece, Roles, Source, emit};
 use super::wgmma_pipeline::{CHUNK, Place, STEPS, Sums, THREADS, WARPGROUP, in_turns};
-use super::wgmma_store::Store;
 use super::{Spec, Written, dynamic_module};
 use ptx_asm::{B32, B64, Error, Global, Kernel, Ptr, Reg, Shared, Target};
 
@@ -40,10 +39,8 @@ const WEIGHTS: u32 = 4 * PLANE;
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GemmWgmmaSpec {
-    /// Rows of X in a tile: 64, 128 or 256.
-    pub tokens: u32,
-    /// Blocks that share activations: 1 or 2.
-    pub cluster: u32,
+    /// How it is cut.
+    pub cut: Cut,
     /// What is multiplied.
     pub product: ProductSpec,
 }
@@ -53,9 +50,7 @@ impl Spec for GemmWgmmaSpec {
     /// side is `B[N, rank]` and its row stride (u64). K is a multiple of 64, the rank even. Codes are aligned to 16 bytes, B
     /// and its rows to 4. Any grid of whole clusters; one block an SM is best.
     fn write(&self, target: Target) -> Result<Written, Error> {
-        dynamic_module(target, "gemm_wgmma", THREADS, |k| {
-            emit::<Forward>(k, &self.product, self.tokens, self.cluster)
-        })
+        dynamic_module(target, "gemm_wgmma", THREADS, |k| emit::<Forward>(k, &self.product, self.cut))
     }
 
     fn target(&self, _device: Target) -> Target {
@@ -121,7 +116,7 @@ impl Roles for Forward {
         });
     }
 
-    fn consume(block: &Block<'_>, warp: Reg<B32>, store: &Store<'_>) {
+    fn consume(block: &Block<'_>, warp: Reg<B32>, output: &Output<'_>) {
         let Block { k, ref pipeline, lane, product, .. } = *block;
         let at = pipeline.consumer();
         let sums = Sums::new(k, product.half, pipeline.tokens);
@@ -153,7 +148,7 @@ impl Roles for Forward {
                     pipeline.advance(&at);
                 });
             }
-            store.write(&sums, &Place { feature: row, ..item.place });
+            output.write(&sums, row, &item.place);
         });
     }
 }

@@ -21,9 +21,8 @@
 //! products last. A producing warp issues about 240 instructions for it.
 
 use super::product::ProductSpec;
-use super::wgmma_block::{self, Piece, Roles, Source, emit};
+use super::wgmma_block::{self, Cut, Output, Piece, Roles, Source, emit};
 use super::wgmma_pipeline::{CHUNK, Place, ROW, STEPS, Sums, THREADS};
-use super::wgmma_store::Store;
 use super::{Spec, Written, dynamic_module};
 use ptx_asm::{B32, Descriptor, Error, F32, Kernel, Ptr, Reading, Reg, Shared, Swizzle, Target, TensorMap};
 
@@ -37,10 +36,8 @@ const WEIGHTS: u32 = 2 * BLOCK;
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GemmWgmmaBackwardSpec {
-    /// Rows of dY in a tile: 64, 128 or 256.
-    pub tokens: u32,
-    /// Blocks that share activations: 1 or 2.
-    pub cluster: u32,
+    /// How it is cut.
+    pub cut: Cut,
     /// What is multiplied.
     pub product: ProductSpec,
 }
@@ -51,7 +48,7 @@ impl Spec for GemmWgmmaBackwardSpec {
     /// 16 bytes. Any grid of whole clusters; one block an SM is best.
     fn write(&self, target: Target) -> Result<Written, Error> {
         dynamic_module(target, "gemm_wgmma_backward", THREADS, |k| {
-            emit::<Backward>(k, &self.product, self.tokens, self.cluster)
+            emit::<Backward>(k, &self.product, self.cut)
         })
     }
 
@@ -123,7 +120,7 @@ impl Roles for Backward {
         });
     }
 
-    fn consume(block: &Block<'_>, warp: Reg<B32>, store: &Store<'_>) {
+    fn consume(block: &Block<'_>, warp: Reg<B32>, output: &Output<'_>) {
         let Block { k, ref pipeline, lane, product, shape: [_, n, _], .. } = *block;
         let at = pipeline.consumer();
         let sums = Sums::new(k, product.half, pipeline.tokens);
@@ -148,7 +145,7 @@ impl Roles for Backward {
             k.wgmma_wait_group(0);
             pipeline.release(before, lane);
             let feature = k.mad_lo_u32(warp, 16, item.place.feature);
-            store.write(&sums, &Place { feature, ..item.place });
+            output.write(&sums, feature, &item.place);
         });
     }
 }

@@ -5,8 +5,9 @@ use super::constants::{ConstantsParam, StoredConstant};
 use super::decode::PairDecoder;
 use super::dense::Dense;
 use super::product::ProductSpec;
-use super::wgmma_pipeline::{CHUNK, Pipeline, Place, THREADS, Tiles, WARPGROUP, in_turns};
+use super::wgmma_pipeline::{CHUNK, Pipeline, Place, Split, Sums, THREADS, Tiles, WARPGROUP, in_turns};
 use super::wgmma_store::{self, Store};
+use crate::view::DType;
 use ptx_asm::{Array, B32, B64, F32, Global, Kernel, Ptr, Reg, TensorMap, U8};
 
 /// Registers of a thread at launch, as many as three warpgroups can have.
@@ -34,8 +35,7 @@ pub struct Block<'k, R> {
     /// The ring.
     pub pipeline: Pipeline<'k>,
     tiles: Tiles<'k>,
-    /// Chunks of a part of the inner dimension.
-    per_split: Reg<B32>,
+    split: Option<Split>,
     /// W's side of the stages.
     pub weights: Array<U8>,
     /// The thread.
@@ -68,18 +68,29 @@ pub trait Roles {
     /// What the 128 producing threads do.
     fn produce(block: &Block<'_, Self::Right>);
     /// What the consuming warps do, eight of them.
-    fn consume(block: &Block<'_, Self::Right>, warp: Reg<B32>, store: &Store<'_>);
+    fn consume(block: &Block<'_, Self::Right>, warp: Reg<B32>, output: &Output<'_>);
+}
+
+/// How a product is cut. All of it makes a difference to the kernel's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cut {
+    /// Rows of activations in a tile: 64, 128 or 256.
+    pub tokens: u32,
+    /// Blocks that share activations: 1 or 2.
+    pub cluster: u32,
+    /// Whether there are tiles that are made in parts of the inner dimension.
+    pub in_parts: bool,
 }
 
 /// A tile and the chunks that make it.
 pub struct Item {
-    /// Which tile of which part.
+    /// Which tile, or which part of it.
     pub place: Place,
-    /// The first chunk of the part.
+    /// The first chunk.
     first: Reg<B32>,
     /// How many it has.
     pub chunks: Reg<B32>,
-    /// Chunks of the low-rank term: the last part has it.
+    /// Chunks of the low-rank term: of parts the last one has it.
     pub ranks: Reg<B32>,
 }
 
@@ -98,12 +109,27 @@ pub struct Piece {
     constant: StoredConstant,
 }
 
-/// Emits a kernel of tiles of `tokens` rows of activations for clusters of so many blocks; the boxes of the maps of activations
-/// and of the low-rank term's left side have `tokens / cluster` rows. Its parameters: a map of the activations; codes and constants;
-/// M, N, K (u64); with a low-rank term a map of its left side, the right side, the rank (u32); the bias if there is one; the
-/// output and its row stride (u64); parts that the inner dimension is split in, and chunks of 64 in each (u32), of which no part
-/// is without. The output has M rows for each part. Returns the bytes of dynamic shared memory.
-pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32, cluster: u32) -> usize {
+/// Where a consuming warp's sums go: those of whole tiles to the output, those of parts to matrices that are added up later.
+pub struct Output<'k> {
+    k: &'k Kernel,
+    whole: Store<'k>,
+    /// And the first feature that they have.
+    parts: Option<(Store<'k>, Reg<B32>)>,
+}
+
+/// The parts of the output's last features: f32, one `[M, features]` after the other, without gaps.
+struct Parts {
+    base: Ptr<Global>,
+    features: Reg<B64>,
+}
+
+/// Emits a kernel. The boxes of the maps of activations and of the low-rank term's left side have `tokens / cluster` rows. Its
+/// parameters: a map of the activations; codes and constants; M, N, K (u64); with a low-rank term a map of its left side, the
+/// right side, the rank (u32); the bias if there is one; the output and its row stride (u64). Where tiles are in parts: how many
+/// of a cluster come before those, which are the ones of the output's last features; how many parts, and chunks of 64 in each,
+/// of which no part is without (u32); the parts and how many features they have (u64). Returns the bytes of dynamic shared
+/// memory.
+pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, cut: Cut) -> usize {
     k.maxnreg(REGISTERS);
     let (activations, codes) = (k.param_tensor_map("activations"), k.param_ptr("codes"));
     let constants = ConstantsParam::of_block(k, &product.constants, THREADS);
@@ -115,9 +141,14 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32, cluster: u
     });
     let bias = product.bias.map(|dtype| Dense { dtype, base: k.param_ptr("bias"), stride: k.mov(0) });
     let out = Dense { dtype: product.out, base: k.param_ptr("out"), stride: k.param_u64("out_stride") };
-    let [splits, per_split] = ["splits", "per_split"].map(|name| k.param_u32(name));
+    let split = cut.in_parts.then(|| {
+        let [whole, parts, chunks] = ["whole", "splits", "per_split"].map(|name| k.param_u32(name));
+        Split { whole, parts, chunks }
+    });
+    let parts =
+        cut.in_parts.then(|| Parts { base: k.param_ptr("parts"), features: k.param_u64("parts_features") });
     let mut shared = k.dynamic_shared(1024);
-    let cut = (tokens, cluster);
+    let cut = (cut.tokens, cut.cluster);
     let pipeline = Pipeline::new(k, &mut shared, cut, R::WEIGHTS, wgmma_store::SHARED);
     let weights = shared.array_aligned((pipeline.stages * R::WEIGHTS) as usize, 1024);
     let turned = shared.array_aligned::<U8>(wgmma_store::SHARED as usize, 128);
@@ -125,11 +156,11 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32, cluster: u
     // The sum of a split product may come beside it, and waits for its end.
     k.griddepcontrol_launch_dependents();
     let size = [shape[R::FEATURES], shape[0]];
-    let (tiles, tid) = (Tiles::new(k, size, cut, splits), k.tid_x());
+    let (tiles, tid) = (Tiles::new(k, size, cut, split), k.tid_x());
     let lane = k.and_b32(tid, 31);
     #[rustfmt::skip]
     let block = Block {
-        k, product, activations, codes, constants, shape, low_rank, pipeline, tiles, per_split, weights, tid, lane,
+        k, product, activations, codes, constants, shape, low_rank, pipeline, tiles, split, weights, tid, lane,
     };
     k.if_else(
         k.setp_lt_u32(tid, WARPGROUP),
@@ -144,8 +175,14 @@ pub fn emit<R: Roles>(k: &Kernel, product: &ProductSpec, tokens: u32, cluster: u
             k.section("consume");
             // The same in all lanes, as ptxas must know for descriptors that depend on it.
             let warp = k.shfl_idx_b32(k.shr_u32(k.sub_u32(tid, WARPGROUP), 5), 0, 31, u32::MAX);
-            let store = Store::new(k, turned.ptr(k), [warp, lane], out, bias, product.accumulate, size);
-            R::consume(&block, warp, &store);
+            let thread = (turned.ptr(k), [warp, lane]);
+            let whole = Store::new(k, thread, out, bias, product.accumulate, size);
+            let parts = parts.map(|Parts { base, features }| {
+                let out = Dense { dtype: DType::F32, base, stride: features };
+                let first = k.cvt_u32_u64(k.sub_u64(size[0], features));
+                (Store::new(k, thread, out, None, false, [features, size[1]]), first)
+            });
+            R::consume(&block, warp, &Output { k, whole, parts });
             block.pipeline.leave();
         },
     );
@@ -159,11 +196,15 @@ impl<R> Block<'_, R> {
         let chunks = |len| k.shr_u32(k.add_u32(len, CHUNK - 1), CHUNK.trailing_zeros());
         let all = chunks(k.cvt_u32_u64(inner));
         let ranks = self.low_rank.as_ref().map_or(k.mov(0), |low_rank| chunks(low_rank.rank));
-        self.tiles.for_each(|place| {
-            let first = k.mul_lo_u32(place.split, self.per_split);
-            let left = k.sub_u32(all, first);
-            let ranks = k.selp_b32(ranks, 0, k.setp_le_u32(left, self.per_split));
-            body(&Item { place: *place, first, chunks: k.min_u32(left, self.per_split), ranks });
+        self.tiles.for_each(|&place| {
+            let (Some(split), Some(part)) = (self.split, place.part) else {
+                return body(&Item { place, first: k.mov(0), chunks: all, ranks });
+            };
+            let whole = k.setp_eq_u32(part, 0);
+            let first = k.selp_b32(0, k.mul_lo_u32(k.sub_u32(part, 1), split.chunks), whole);
+            let (left, most) = (k.sub_u32(all, first), k.selp_b32(all, split.chunks, whole));
+            let ranks = k.selp_b32(ranks, 0, k.setp_le_u32(left, most));
+            body(&Item { place, first, chunks: k.min_u32(left, most), ranks });
         });
     }
 
@@ -211,5 +252,18 @@ impl<R> Block<'_, R> {
     pub fn table(&self, constant: Reg<F32>) -> PairDecoder {
         let values = self.product.values.map(f32::from_bits);
         PairDecoder::scaled(self.k, self.product.half, values, constant)
+    }
+}
+
+impl Output<'_> {
+    /// Writes a warp's sums: 16 features from `feature` on, and the tokens of a tile or of a part of one.
+    pub fn write(&self, sums: &Sums<'_>, feature: Reg<B32>, place: &Place) {
+        let k = self.k;
+        let whole = || self.whole.write(sums, [feature, place.token], None);
+        let (Some((store, first)), Some(part)) = (&self.parts, place.part) else { return whole() };
+        k.if_else(k.setp_eq_u32(part, 0), whole, || {
+            let place = [k.sub_u32(feature, *first), place.token];
+            store.write(sums, place, Some(k.sub_u32(part, 1)));
+        });
     }
 }

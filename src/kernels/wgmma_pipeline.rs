@@ -19,7 +19,8 @@
 //!
 //! **Order of the tiles.** Groups of `GROUP` tiles of tokens, in them feature after feature: what the blocks work on at a
 //! time is nearly a square in bytes, and a group's activations stay in the L2 cache while all of W passes by. Where there are
-//! few tiles, the inner dimension is split in parts, one after the other, each with an output of its own to be added up later.
+//! few tiles, or few left after the last that occupy the whole device, these are made in parts of the inner dimension: first the
+//! whole tiles, then one part of the others after the other, each with an output of its own to be added up later.
 
 use super::decode::Half;
 use ptx_asm::{
@@ -40,7 +41,7 @@ pub const STEPS: u32 = CHUNK / 16;
 /// Bytes of a chunk of a token's row: as wide as the swizzle.
 pub const ROW: u32 = 2 * CHUNK;
 /// Tiles of tokens that are made together.
-const GROUP: u32 = 4;
+pub const GROUP: u32 = 4;
 /// Shared memory of a block at most.
 pub const SHARED: u32 = 227 << 10;
 /// What static tables take of it.
@@ -216,7 +217,7 @@ impl<'k> Pipeline<'k> {
     }
 }
 
-/// The tiles of the output, and the parts that the inner dimension is split in: all of them together fit 31 bits.
+/// The tiles of the output, whole and in parts: all of them together fit 31 bits.
 pub struct Tiles<'k> {
     k: &'k Kernel,
     tokens: u32,
@@ -224,7 +225,18 @@ pub struct Tiles<'k> {
     /// Tiles in each direction, of features those of a cluster.
     feature_tiles: Reg<B32>,
     token_tiles: Reg<B32>,
-    splits: Reg<B32>,
+    split: Option<Split>,
+}
+
+/// Which tiles are made in parts.
+#[derive(Clone, Copy)]
+pub struct Split {
+    /// How many tiles of a cluster come first, whole. There are more.
+    pub whole: Reg<B32>,
+    /// How many parts the others have.
+    pub parts: Reg<B32>,
+    /// Chunks of a part.
+    pub chunks: Reg<B32>,
 }
 
 /// What a block works on at a time.
@@ -234,8 +246,8 @@ pub struct Place {
     pub feature: Reg<B32>,
     /// Its first token.
     pub token: Reg<B32>,
-    /// The part of the inner dimension.
-    pub split: Reg<B32>,
+    /// Where tiles are split: 0 for a whole one, from 1 on which part of the inner dimension.
+    pub part: Option<Reg<B32>>,
 }
 
 impl<'k> Tiles<'k> {
@@ -244,17 +256,17 @@ impl<'k> Tiles<'k> {
         k: &'k Kernel,
         [features, tokens]: [Reg<B64>; 2],
         (size, cluster): (u32, u32),
-        splits: Reg<B32>,
+        split: Option<Split>,
     ) -> Self {
         let tiles = |len, size: u32| {
             k.cvt_u32_u64(k.shr_u64(k.add_u64(len, u64::from(size - 1)), size.trailing_zeros()))
         };
         let (feature_tiles, token_tiles) = (tiles(features, cluster * FEATURES), tiles(tokens, size));
-        Self { k, tokens: size, cluster, feature_tiles, token_tiles, splits }
+        Self { k, tokens: size, cluster, feature_tiles, token_tiles, split }
     }
 
-    /// Emits `body` once, to run for each tile of each part that is this block's. The last may have no feature: a cluster's blocks
-    /// make as many.
+    /// Emits `body` once, to run for each whole tile and each part of one that is this block's. The last may have no feature: a
+    /// cluster's blocks make as many.
     pub fn for_each(&self, body: impl FnOnce(&Place)) {
         let (k, alone) = (self.k, self.cluster == 1);
         let (first, step) = match alone {
@@ -263,13 +275,24 @@ impl<'k> Tiles<'k> {
         };
         let item = k.mov(first);
         let tiles = k.mul_lo_u32(self.feature_tiles, self.token_tiles);
-        let total = k.mul_lo_u32(tiles, self.splits);
+        // How many are in parts.
+        let split = self.split.map(|split| (split, k.sub_u32(tiles, split.whole)));
+        let total = split.map_or(tiles, |(split, rest)| k.mad_lo_u32(rest, split.parts, split.whole));
         let of_group = k.mul_lo_u32(self.feature_tiles, GROUP);
         k.while_(
             || k.setp_lt_u32(item, total),
             || {
-                let split = k.div_u32(item, tiles);
-                let tile = k.sub_u32(item, k.mul_lo_u32(split, tiles));
+                let (tile, part) = match split {
+                    None => (item, None),
+                    Some((split, rest)) => {
+                        let after = k.sub_u32(item, split.whole);
+                        let part = k.div_u32(after, rest);
+                        let tile = k.sub_u32(item, k.mul_lo_u32(part, rest));
+                        let whole = k.setp_lt_u32(item, split.whole);
+                        let part = k.selp_b32(0, k.add_u32(part, 1), whole);
+                        (k.selp_b32(item, tile, whole), Some(part))
+                    }
+                };
                 let group = k.div_u32(tile, of_group);
                 let within = k.sub_u32(tile, k.mul_lo_u32(group, of_group));
                 let first = k.mul_lo_u32(group, GROUP);
@@ -281,7 +304,7 @@ impl<'k> Tiles<'k> {
                     false => k.mad_lo_u32(feature, self.cluster, k.cluster_ctarank()),
                 };
                 let (feature, token) = (k.mul_lo_u32(feature, FEATURES), k.mul_lo_u32(token, self.tokens));
-                body(&Place { feature, token, split });
+                body(&Place { feature, token, part });
                 k.to(item).add_u32(item, step);
             },
         );

@@ -14,7 +14,7 @@
 use super::decode::Half;
 use super::dense::Dense;
 use super::tensor::{narrow, widen};
-use super::wgmma_pipeline::{Place, Sums, WARPGROUP};
+use super::wgmma_pipeline::{Sums, WARPGROUP};
 use crate::view::DType;
 use ptx_asm::{B32, B64, F32, Global, Kernel, Pred, Ptr, Reg, Shared, U16};
 
@@ -116,11 +116,10 @@ impl Turn {
 }
 
 impl<'k> Store<'k> {
-    /// For a consuming warp, of eight.
+    /// For a consuming warp, of eight that share the memory, and a lane of it.
     pub fn new(
         k: &'k Kernel,
-        shared: Ptr<Shared>,
-        [warp, lane]: [Reg<B32>; 2],
+        (shared, [warp, lane]): (Ptr<Shared>, [Reg<B32>; 2]),
         out: Dense,
         bias: Option<Dense>,
         accumulate: bool,
@@ -137,18 +136,18 @@ impl<'k> Store<'k> {
         Self { k, out, bias, accumulate, size, lane, turn, wide }
     }
 
-    /// Writes a warp's sums: 16 features and a tile's tokens, from those of `place` on.
-    pub fn write(&self, sums: &Sums<'_>, place: &Place) {
-        let (k, [features, tokens], feature) = (self.k, self.size, place.feature);
+    /// Writes a warp's sums: 16 features and a tile's tokens, from these on, of the output or of that one of several, one after
+    /// the other.
+    pub fn write(&self, sums: &Sums<'_>, [feature, token]: [Reg<B32>; 2], which: Option<Reg<B32>>) {
+        let (k, [features, tokens]) = (self.k, self.size);
         k.section("store");
         let bias = self.biases(feature);
         // The lane's 8 features, and how many of them exist; its token of each 16, and how many exist from there on.
         let first = k.cvt_u64_u32(k.add_u32(feature, k.shl_b32(k.and_b32(self.lane, 1), 3)));
         let exist = k.cvt_u32_u64(k.min_u64(8, k.max_s64(k.sub_s64(features, first), 0)));
-        let token = k.cvt_u64_u32(k.add_u32(place.token, k.shr_u32(self.lane, 1)));
+        let token = k.cvt_u64_u32(k.add_u32(token, k.shr_u32(self.lane, 1)));
         let left = k.sub_s64(tokens, token);
-        // Each part has as many rows.
-        let token = k.mad_lo_u64(k.cvt_u64_u32(place.split), tokens, token);
+        let token = which.map_or(token, |which| k.mad_lo_u64(k.cvt_u64_u32(which), tokens, token));
         let whole = k.and_pred(self.wide, k.setp_eq_u32(exist, 8));
         let to = self.out.address(k, token, first);
         let step = k.shl_b64(self.out.stride, 4 + self.out.dtype.size().trailing_zeros());

@@ -114,6 +114,12 @@ const EXPECTED: &[Expected] = &[
     two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_64", 4, 0, 256, &[]),
     two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_128", 4, 0, 256, &[]),
     two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_256", 4, 0, 256, &[]),
+    two_loops("gemm_wgmma_nf4_bf16_fp8_lora_64_parts", 8, 64, 0, WGMMA),
+    two_loops("gemm_wgmma_nf4_bf16_fp8_lora_128_parts", 8, 64, 0, WGMMA),
+    two_loops("gemm_wgmma_nf4_bf16_fp8_lora_256_parts", 8, 64, 0, WGMMA),
+    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_64_parts", 4, 0, 256, &[]),
+    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_128_parts", 4, 0, 256, &[]),
+    two_loops("gemm_wgmma_backward_nf4_bf16_fp8_lora_256_parts", 4, 0, 256, &[]),
 ];
 
 /// GPUs whose code is looked at: the first and the most important one that a module serves.

@@ -5,7 +5,7 @@ use super::workspace::{self, Workspace};
 use crate::cuda::device::Queue;
 use crate::cuda::launch::{Args, Matrix};
 use crate::error::Result;
-use crate::kernels::split_sum::{SplitSumSpec, tiles};
+use crate::kernels::split_sum::SplitSumSpec;
 use crate::view::{DType, Tensor, TensorMut};
 
 /// Bytes of workspace that the parts of a split product take; `None` if they overflow.
@@ -36,7 +36,7 @@ pub fn in_parts(
 }
 
 /// Enqueues `out = scale·Σ slices + bias`, or adds that to what is there, right after the kernel that makes the slices: they are f32,
-/// of the output's shape, their rows without gaps.
+/// their rows without gaps, of the shape of the output or of its last columns, which alone are written then.
 pub fn sum(
     queue: &Queue<'_>,
     slices: &Slices<'_>,
@@ -44,14 +44,33 @@ pub fn sum(
     out: &TensorMut<'_>,
     accumulate: bool,
 ) -> Result<()> {
-    let (rows, cols) = (out.rows() as u64, out.cols() as u64);
+    let (rows, cols) = (out.rows() as u64, slices.first.cols() as u64);
+    let first = out.cols() - slices.first.cols();
     let args = Args::new().pointer(&slices.first).number(slices.count).number(slices.scale.to_bits().into());
-    let args = bias.into_iter().fold(args.number(rows).number(cols), |args, bias| args.pointer(bias));
-    let args = args.pointer(out).number(Matrix::row_stride(&out));
-    let overlaps = queue.overlaps();
-    let spec = SplitSumSpec { out: out.dtype(), bias: bias.map(Tensor::dtype), accumulate, overlaps }.into();
-    match overlaps {
-        true => queue.launch_overlapping(spec, tiles(rows, cols), args),
-        false => queue.launch(spec, tiles(rows, cols), args),
+    let args = bias
+        .into_iter()
+        .fold(args.number(rows).number(cols), |args, bias| args.number(bias.at(0, first).addr() as u64));
+    let args = args.number(out.at(0, first).addr() as u64).number(Matrix::row_stride(&out));
+    // Rows of parts have no gaps, and a workspace's matrices start at more than a four.
+    let spec = SplitSumSpec {
+        out: out.dtype(),
+        bias: bias.map(Tensor::dtype),
+        accumulate,
+        fours: cols.is_multiple_of(4)
+            && is_of_fours(out.as_tensor(), first)
+            && bias.is_none_or(|bias| is_of_fours(*bias, first)),
+        overlaps: queue.overlaps(),
+    };
+    let tiles = spec.tiles(rows, cols);
+    match spec.overlaps {
+        true => queue.launch_overlapping(spec.into(), tiles, args),
+        false => queue.launch(spec.into(), tiles, args),
     }
+}
+
+/// Whether each of a matrix's rows, from this column on, starts at a multiple of four elements' size.
+fn is_of_fours(matrix: Tensor<'_>, first: usize) -> bool {
+    let four = 4 * matrix.dtype().size();
+    let starts_of_rows = matrix.row_stride().is_multiple_of(4) || matrix.rows() == 1;
+    starts_of_rows && matrix.at(0, first).addr().is_multiple_of(four)
 }

@@ -1,9 +1,10 @@
 //! The products of 16-bit activations and a quantized weight by the warpgroups of Hopper, for more than few rows.
 
+use super::cast::Slices;
 use super::cast::aligned;
 use super::low_rank::Term;
-use super::split_sum::{self, in_parts};
-use super::wgmma_plan::{Decoding, Plan};
+use super::split_sum::{self, sum};
+use super::wgmma_plan::{Decoding, LEAST_ROWS, Plan};
 use super::workspace::Workspace;
 use super::{Weight, product};
 use crate::cuda::device::{Cuda, Queue};
@@ -25,10 +26,6 @@ use cudarc::driver::sys::{
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
-/// Rows of activations from which on it pays: more than [`super::skinny`] takes. A tile of 128 rows decodes W once for all that
-/// there are, as fast as the tensor cores multiply the whole tile; `mma.sync` does neither.
-const ROWS: usize = 65;
-
 /// The type to compute in, if the kernels take these arguments, forward or backward: Hopper and its shared memory, enough rows,
 /// 16-bit activations that a tensor map describes, rows of W in whole spans of 64 that share a constant.
 pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Option<Half> {
@@ -40,7 +37,7 @@ pub fn takes(queue: &Queue<'_>, activations: &Tensor<'_>, w: Weight<'_>) -> Opti
     let [rows, cols] = [w.view.rows, w.view.cols];
     let fits = queue.is_hopper()
         && queue.shared_per_block() >= SHARED
-        && activations.rows() >= ROWS
+        && activations.rows() >= LEAST_ROWS
         && fits_map(activations)
         && rows > 0
         && cols > 0
@@ -59,12 +56,13 @@ fn fits_map(x: &Tensor<'_>) -> bool {
 
 /// Bytes of workspace for the parts of a split product at most, forward or backward.
 pub fn bytes(cuda: &Cuda, [m, n, k]: [usize; 3]) -> Option<usize> {
-    if !cuda.is_hopper() || m < ROWS || [n, k].contains(&0) {
+    if !cuda.is_hopper() || m < LEAST_ROWS || [n, k].contains(&0) {
         return Some(0);
     }
     let parts = |features: usize, inner: usize, decoding| {
         let shape = [features, m, inner].map(|len| len as u64);
-        split_sum::bytes(Plan::new(cuda.processors.into(), shape, decoding).splits, [m, features])
+        let plan = Plan::new(cuda.processors.into(), shape, decoding);
+        split_sum::bytes(plan.splits, [m, features - plan.first as usize])
     };
     Some(parts(n, k, Decoding::Forward)?.max(parts(k, n, Decoding::Backward)?))
 }
@@ -88,12 +86,9 @@ pub fn forward(
         args = args.tensor_map(tensor_map(&low, plan.box_rows())?);
         args = args.pointer(&matrix).number(matrix.row_stride() as u64).number(low.cols() as u64);
     }
-    in_parts(queue, plan.splits, bias, y, false, workspace, |out, bias, accumulate| {
-        let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
-        let product = product(half, w, out, bias, lora, accumulate);
-        let spec = GemmWgmmaSpec { tokens: plan.rows, cluster: plan.cluster, product };
-        start(queue, spec.into(), &plan, args, out)
-    })
+    let args = bias.into_iter().fold(args, |args, bias| args.pointer(bias));
+    let spec = GemmWgmmaSpec { cut: plan.cut(), product: product(half, w, y, bias, lora, false) };
+    start(queue, spec.into(), &plan, args, bias, y, false, workspace)
 }
 
 /// Enqueues `dX = dY·W + U·A` with `U = s·dY·B` rounded to dY's type; written or added to what is there.
@@ -115,17 +110,32 @@ pub fn backward(
         args = args.tensor_map(tensor_map(&low, plan.box_rows())?).tensor_map(tensor_map(&matrix, CHUNK)?);
         args = args.number(low.cols() as u64);
     }
-    in_parts(queue, plan.splits, None, dx, accumulate, workspace, |out, bias, accumulate| {
-        let product = product(half, w, out, bias, lora, accumulate);
-        let spec = GemmWgmmaBackwardSpec { tokens: plan.rows, cluster: plan.cluster, product };
-        start(queue, spec.into(), &plan, args, out)
-    })
+    let spec =
+        GemmWgmmaBackwardSpec { cut: plan.cut(), product: product(half, w, dx, None, lora, accumulate) };
+    start(queue, spec.into(), &plan, args, None, dx, accumulate, workspace)
 }
 
-/// Launches a kernel whose arguments are complete but for the output and the cut.
-fn start(queue: &Queue<'_>, spec: KernelSpec, plan: &Plan, args: Args, out: &TensorMut<'_>) -> Result<()> {
-    let args = args.pointer(out).number(Matrix::row_stride(&out)).number(plan.splits).number(plan.per_split);
-    queue.launch(spec, plan.blocks(queue.processors()), args)
+/// Launches a kernel whose arguments are complete but for the output and the cut, and the sum of what it makes in parts.
+fn start(
+    queue: &Queue<'_>,
+    spec: KernelSpec,
+    plan: &Plan,
+    args: Args,
+    bias: Option<&Tensor<'_>>,
+    out: &TensorMut<'_>,
+    accumulate: bool,
+    workspace: &mut Workspace<'_>,
+) -> Result<()> {
+    let blocks = plan.blocks(queue.processors());
+    let args = args.pointer(out).number(Matrix::row_stride(&out));
+    if plan.splits == 1 {
+        return queue.launch(spec, blocks, args);
+    }
+    let features = out.cols() - plan.first as usize;
+    let parts = workspace.matrix(DType::F32, plan.splits as usize * out.rows(), features)?;
+    let args = [plan.whole, plan.splits, plan.per_split].into_iter().fold(args, Args::number);
+    queue.launch(spec, blocks, args.pointer(&parts).number(features as u64))?;
+    sum(queue, &Slices::stacked(parts, plan.splits), bias, out, accumulate)
 }
 
 /// M, N and K.

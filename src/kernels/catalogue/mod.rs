@@ -26,6 +26,7 @@ use super::quantize::QuantizeSpec;
 use super::split_sum::SplitSumSpec;
 use super::table;
 use super::tensor::Layout;
+use super::wgmma_block::Cut;
 use super::{KernelSpec, Spec, Written};
 use crate::format::optimizer::Rule;
 use crate::format::{Codebook, CodebookTable, Map256};
@@ -61,23 +62,25 @@ fn of_hopper() -> Vec<Entry> {
     let constants = ConstantsSpec::Nested(NestedSpec::Fp8);
     let forward = product(Half::Bf16, constants, DType::Bf16, Some(DType::Bf16), true, false);
     let backward = ProductSpec { bias: None, ..forward.clone() };
-    let entry = |name: &str, tokens: u32, spec: KernelSpec| {
-        let file = format!("{name}_nf4_bf16_fp8_lora_{tokens}");
+    let entry = |name: &str, cut: Cut, spec: KernelSpec| {
+        let parts = if cut.in_parts { "_parts" } else { "" };
+        let file = format!("{name}_nf4_bf16_fp8_lora_{}{parts}", cut.tokens);
         Entry { target: Target::Sm90a, file, spec }
     };
-    let kernels = |tokens| {
+    let kernels = |cut| {
         let (forward, backward) = (forward.clone(), backward.clone());
-        let forward = GemmWgmmaSpec { tokens, cluster: 2, product: forward }.into();
-        let backward = GemmWgmmaBackwardSpec { tokens, cluster: 2, product: backward }.into();
-        [entry("gemm_wgmma", tokens, forward), entry("gemm_wgmma_backward", tokens, backward)]
+        let forward = GemmWgmmaSpec { cut, product: forward }.into();
+        let backward = GemmWgmmaBackwardSpec { cut, product: backward }.into();
+        [entry("gemm_wgmma", cut, forward), entry("gemm_wgmma_backward", cut, backward)]
     };
     let sum = Entry { target: Target::Sm90a, file: "split_sum_bf16_bias".into(), spec: split_sum(true) };
-    WGMMA_TOKENS.into_iter().flat_map(kernels).chain([sum]).collect()
+    let cuts = |tokens| [false, true].map(|in_parts| Cut { tokens, cluster: 2, in_parts });
+    WGMMA_TOKENS.into_iter().flat_map(cuts).flat_map(kernels).chain([sum]).collect()
 }
 
 fn split_sum(overlaps: bool) -> KernelSpec {
     let bf16 = DType::Bf16;
-    SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false, overlaps }.into()
+    SplitSumSpec { out: bf16, bias: Some(bf16), accumulate: false, fours: true, overlaps }.into()
 }
 
 /// The tiles that the kernels by `wgmma` have.

@@ -20,6 +20,7 @@ use crate::kernels::product::ProductSpec;
 use crate::kernels::quantize::QuantizeSpec;
 use crate::kernels::split_sum::SplitSumSpec;
 use crate::kernels::tensor::Layout;
+use crate::kernels::wgmma_block::Cut;
 use crate::kernels::{KernelSpec, table};
 use crate::view::DType;
 use ptx_asm::Target;
@@ -46,18 +47,22 @@ pub fn variants() -> Vec<Entry> {
     };
     for product in products() {
         for tokens in WGMMA_TOKENS {
+            // Such a kernel stores whole tiles, too.
+            let cut = Cut { tokens, cluster: 1, in_parts: true };
             let accumulate = product.bias.is_some();
             let product = ProductSpec { accumulate, ..product.clone() };
             let backward = ProductSpec { bias: None, ..product.clone() };
-            add(Target::Sm90a, GemmWgmmaSpec { tokens, cluster: 1, product }.into());
-            add(Target::Sm90a, GemmWgmmaBackwardSpec { tokens, cluster: 1, product: backward }.into());
+            add(Target::Sm90a, GemmWgmmaSpec { cut, product }.into());
+            add(Target::Sm90a, GemmWgmmaBackwardSpec { cut, product: backward }.into());
         }
     }
     for target in TARGETS.into_iter().chain([Target::Sm90a]) {
         for out in [DType::F32, DType::F16, DType::Bf16] {
             for (bias, accumulate) in [(None, true), (Some(DType::F16), false)] {
                 let overlaps = target == Target::Sm90a;
-                add(target, SplitSumSpec { out, bias, accumulate, overlaps }.into());
+                for fours in [false, true] {
+                    add(target, SplitSumSpec { out, bias, accumulate, fours, overlaps }.into());
+                }
             }
         }
     }
