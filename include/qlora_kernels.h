@@ -183,7 +183,7 @@ typedef struct {
   uint64_t allocations;
   // Their bytes.
   uint64_t allocated_bytes;
-  // Bytes that stay within the budget from step to step, as of the last step.
+  // Bytes that stay within the budget from step to step, of parameters in whatever call.
   uint64_t staying_bytes;
   // Windows that the rest of the last step passed through.
   uint64_t windows;
@@ -643,7 +643,8 @@ qlk_status qlk_pager_evict(const qlk_context *context,
                            uint64_t bytes,
                            void *stream);
 
-// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on.
+// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on. A parameter follows the advice at the starts
+// of its states; if they differ, QLK_ADVICE_PASS counts before QLK_ADVICE_STAY.
 //
 // Errors: QLK_STATUS_INVALID_ARGUMENT for an unknown advice, zero bytes, or a range that does not lie in one allocation of the
 // pager.
@@ -660,7 +661,7 @@ qlk_status qlk_pager_get_statistics(const qlk_pager *pager, qlk_pager_statistics
 qlk_status qlk_optimizer_init(qlk_rule rule,
                               qlk_optimizer *optimizer);
 
-// Writes to `*size` how many bytes of workspace a step of these parameters needs, at any alignment: 0 on a CPU context.
+// Writes to `*size` how many bytes of workspace a step of these parameters needs, paged or not, at any alignment: 0 on a CPU context.
 // Pointers in the parameters must be those of the step, whose alignment counts.
 qlk_status qlk_optimizer_workspace_size(const qlk_context *context,
                                         const qlk_optimizer *optimizer,
@@ -688,21 +689,13 @@ qlk_status qlk_optimizer_step(const qlk_context *context,
                               uint64_t workspace_size,
                               void *stream);
 
-// Writes to `*size` how many bytes of workspace qlk_optimizer_step_paged needs, as qlk_optimizer_workspace_size. It depends on the
-// pager's advice.
-qlk_status qlk_optimizer_workspace_size_paged(const qlk_context *context,
-                                              const qlk_pager *pager,
-                                              const qlk_optimizer *optimizer,
-                                              const qlk_parameter *parameters,
-                                              uint64_t count,
-                                              uint64_t *size);
-
 // qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget. A
 // call has one pager: parameters with states of another one are another call's. qlk_optimizer_step takes such states, too, but uses
 // what is at their addresses, which with QLK_PAGER_STREAMED may be older than on the GPU unless it was evicted before.
 //
-// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used:
-// the same parameters in the same order move least. On a GPU all of it is ordered with the stream, which waits for the last call's
+// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
+// Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
+// they have. On a GPU all of it is ordered with the stream, which waits for the last call's
 // work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
 //
 // Nothing is allocated, so nothing can run out half-way: a status other than QLK_STATUS_DEVICE and QLK_STATUS_INTERNAL has left

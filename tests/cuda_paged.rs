@@ -124,7 +124,7 @@ fn a_step_moves_what_does_not_fit() {
         assert_eq!(first.bytes_out, passing);
 
         let mut views = paged.views(&gpu, &parameters);
-        let size = ops::optimizer_workspace_size_paged(&gpu.context, &pager, &optimizer, &views).unwrap();
+        let size = ops::optimizer_workspace_size(&gpu.context, &optimizer, &views).unwrap();
         let workspace = gpu.workspace(size);
         gpu.stream.synchronize().unwrap();
         reset_counters();
@@ -153,7 +153,7 @@ fn memory_is_freed_when_work_on_it_is_done() {
         let kept = gpu.upload(&[0u64]);
         let all = [paged.views(&gpu, &start), more.views(&gpu, &others)];
         let mut all: Vec<_> = all.into_iter().flatten().collect();
-        let size = ops::optimizer_workspace_size_paged(&gpu.context, &pager, &optimizer, &all).unwrap();
+        let size = ops::optimizer_workspace_size(&gpu.context, &optimizer, &all).unwrap();
         let workspace = gpu.workspace(size);
         ops::optimizer_step_paged(
             &gpu.context,

@@ -90,10 +90,7 @@ impl<'g> Home<'g> {
     fn step(&mut self, optimizer: &Optimizer) {
         let gpu = self.gpus.map(|[_, gpu]| gpu);
         self.with(true, |context, pager, views| {
-            let size = match pager {
-                Some(pager) => ops::optimizer_workspace_size_paged(context, pager, optimizer, views),
-                None => ops::optimizer_workspace_size(context, optimizer, views),
-            };
+            let size = ops::optimizer_workspace_size(context, optimizer, views);
             let workspace = gpu.map(|gpu| (gpu.workspace(size.unwrap()), gpu));
             let buffer = match &workspace {
                 Some((memory, gpu)) => memory.buffer_mut::<u8>(gpu),

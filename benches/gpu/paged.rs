@@ -150,7 +150,7 @@ impl Paging {
         let mut paging = Self { step, n, pager, matrices, states, workspace: gpu.allocate(0)? };
         // SAFETY: nothing is read or written.
         let parameter = [unsafe { step.step().parameter(n, &paging.addresses(gpu))? }];
-        let size = ops::optimizer_workspace_size_paged(&gpu.context, &paging.pager, &adamw(), &parameter)?;
+        let size = ops::optimizer_workspace_size(&gpu.context, &adamw(), &parameter)?;
         paging.workspace = gpu.allocate(size)?;
         Ok(paging)
     }

@@ -102,7 +102,7 @@ class Pager:
         return statistics
 
     def step_workspace(self, optimizer, parameter):
-        return self.ours.size("qlk_optimizer_workspace_size_paged", self.pager, c.byref(optimizer), c.byref(parameter), 1)
+        return self.ours.size("qlk_optimizer_workspace_size", c.byref(optimizer), c.byref(parameter), 1)
 
     def step(self, optimizer, parameter, workspace, stream):
         qlk.call("qlk_optimizer_step_paged", self.ours.context, self.pager, c.byref(optimizer), c.byref(parameter), c.c_uint64(1),

@@ -36,7 +36,7 @@ pub unsafe extern "C" fn qlk_optimizer_init(rule: qlk_rule, optimizer: *mut qlk_
     })
 }
 
-/// Writes to `*size` how many bytes of workspace a step of these parameters needs, at any alignment: 0 on a CPU context.
+/// Writes to `*size` how many bytes of workspace a step of these parameters needs, paged or not, at any alignment: 0 on a CPU context.
 /// Pointers in the parameters must be those of the step, whose alignment counts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_optimizer_workspace_size(
@@ -86,33 +86,13 @@ pub unsafe extern "C" fn qlk_optimizer_step(
     })
 }
 
-/// Writes to `*size` how many bytes of workspace qlk_optimizer_step_paged needs, as qlk_optimizer_workspace_size. It depends on the
-/// pager's advice.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn qlk_optimizer_workspace_size_paged(
-    context: *const qlk_context,
-    pager: *const qlk_pager,
-    optimizer: *const qlk_optimizer,
-    parameters: *const qlk_parameter,
-    count: u64,
-    size: *mut u64,
-) -> qlk_status {
-    guard(|| unsafe {
-        let (context, optimizer) = (convert::context(context)?, self::optimizer(optimizer)?);
-        let (pager, parameters) =
-            (pager::pager(pager)?, self::parameters(parameters, count, optimizer.rule, Gradients::Needed)?);
-        let size = out(size, "size")?;
-        *size = ops::optimizer_workspace_size_paged(context, pager, &optimizer, &parameters)? as u64;
-        Ok(())
-    })
-}
-
 /// qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget. A
 /// call has one pager: parameters with states of another one are another call's. qlk_optimizer_step takes such states, too, but uses
 /// what is at their addresses, which with QLK_PAGER_STREAMED may be older than on the GPU unless it was evicted before.
 ///
-/// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used:
-/// the same parameters in the same order move least. On a GPU all of it is ordered with the stream, which waits for the last call's
+/// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
+/// Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
+/// they have. On a GPU all of it is ordered with the stream, which waits for the last call's
 /// work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
 ///
 /// Nothing is allocated, so nothing can run out half-way: a status other than QLK_STATUS_DEVICE and QLK_STATUS_INTERNAL has left

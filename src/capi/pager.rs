@@ -120,7 +120,8 @@ pub unsafe extern "C" fn qlk_pager_evict(
     })
 }
 
-/// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on.
+/// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on. A parameter follows the advice at the starts
+/// of its states; if they differ, QLK_ADVICE_PASS counts before QLK_ADVICE_STAY.
 ///
 /// Errors: QLK_STATUS_INVALID_ARGUMENT for an unknown advice, zero bytes, or a range that does not lie in one allocation of the
 /// pager.

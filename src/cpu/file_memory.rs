@@ -29,10 +29,9 @@ pub struct FileMemory {
     blocks: FileBlocks,
     /// What is mapped, by address.
     maps: BTreeMap<usize, Map>,
-    /// Bytes of windows that were entered and left, and bytes that stay.
+    /// Bytes of windows that were entered and left.
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    staying: AtomicU64,
 }
 
 struct Map {
@@ -55,8 +54,8 @@ impl FileMemory {
             };
             Error::new(status, message)
         })?;
-        let [bytes_in, bytes_out, staying] = Default::default();
-        Ok(Self { blocks, maps: BTreeMap::new(), bytes_in, bytes_out, staying })
+        let [bytes_in, bytes_out] = Default::default();
+        Ok(Self { blocks, maps: BTreeMap::new(), bytes_in, bytes_out })
     }
 
     /// The address of `bytes` more bytes, all zero. On an error everything is as before.
@@ -136,9 +135,9 @@ impl FileMemory {
         result
     }
 
-    /// Bytes of windows that were entered and left, and bytes that stay.
-    pub fn counts(&self) -> [u64; 3] {
-        [&self.bytes_in, &self.bytes_out, &self.staying].map(|count| count.load(Ordering::Relaxed))
+    /// Bytes of windows that were entered and left.
+    pub fn counts(&self) -> [u64; 2] {
+        [&self.bytes_in, &self.bytes_out].map(|count| count.load(Ordering::Relaxed))
     }
 
     /// The parts of maps that a range touches.
@@ -164,9 +163,9 @@ pub struct FileWindows<'a> {
 }
 
 impl<'a> FileWindows<'a> {
-    /// Drops all but the first window, which stays.
-    pub fn new(memory: &'a FileMemory, windows: &[Vec<Range<usize>>]) -> Self {
-        let stays = spans(&windows[0], 0);
+    /// Drops all but what is `held`: what stays, the first window among it.
+    pub fn new(memory: &'a FileMemory, windows: &[Vec<Range<usize>>], held: &[Range<usize>]) -> Self {
+        let stays = spans(held, 0);
         let mut left = stays.iter().peekable();
         for (&start, map) in &memory.maps {
             let end = start + map.memory.len();
@@ -184,7 +183,6 @@ impl<'a> FileWindows<'a> {
         }
         let windows = windows.iter().map(|ranges| (spans(ranges, AROUND), bytes(ranges)));
         let windows: Vec<_> = windows.collect();
-        memory.staying.store(windows[0].1, Ordering::Relaxed);
         Self { memory, windows }
     }
 }

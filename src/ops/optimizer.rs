@@ -11,27 +11,14 @@ use crate::view::window::Plan;
 use crate::view::{BufferMut, Extent, Parameter, State};
 use crate::{cpu, cuda};
 
-/// Bytes of workspace that [`optimizer_step`] needs for these parameters, at any alignment: 0 on a CPU.
+/// Bytes of workspace that [`optimizer_step`] and [`optimizer_step_paged`] need for these parameters, at any alignment: 0 on a CPU.
 pub fn optimizer_workspace_size(
     context: &Context,
     optimizer: &Optimizer,
     parameters: &[Parameter<'_>],
 ) -> Result<usize> {
     check_parameters(optimizer, parameters)?;
-    workspace_size(context, optimizer, parameters, &Plan::whole(parameters))
-}
-
-/// Bytes of workspace that [`optimizer_step_paged`] needs for these parameters, at any alignment: 0 on a CPU. It depends on the
-/// pager's advice.
-pub fn optimizer_workspace_size_paged(
-    context: &Context,
-    pager: &Pager,
-    optimizer: &Optimizer,
-    parameters: &[Parameter<'_>],
-) -> Result<usize> {
-    pager.device_of(context)?;
-    check_parameters(optimizer, parameters)?;
-    workspace_size(context, optimizer, parameters, &pager.plan(&pager.book(), parameters))
+    workspace_size(context, optimizer, parameters)
 }
 
 /// One step of an optimizer on any number of parameters, in place: [`crate::format::optimizer`] has the equations. All
@@ -53,8 +40,8 @@ pub fn optimizer_step<'a>(
 ) -> Result<()> {
     let workspace = workspace.into();
     check_parameters(optimizer, parameters)?;
+    let areas = check_call(context, optimizer, parameters, kept.as_ref(), &workspace)?;
     let plan = Plan::whole(parameters);
-    let areas = check_call(context, optimizer, parameters, &plan, kept.as_ref(), &workspace)?;
     match &context.device {
         Device::Cpu(cpu) => add(kept, cpu::optimizer::step(cpu, optimizer, parameters, &plan, &())),
         Device::Cuda(cuda) => {
@@ -71,7 +58,8 @@ pub fn optimizer_step<'a>(
 /// what is at their addresses: [`Pager`].
 ///
 /// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
-/// So the same parameters in the same order move least. On a GPU all of it is ordered with the context's stream, which waits for
+/// Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
+/// they have. On a GPU all of it is ordered with the context's stream, which waits for
 /// the last call's work on another one; it cannot be captured. Rules with norms, LAMB and LARS, go through all windows twice.
 ///
 /// Nothing is allocated, so nothing can run out half-way: an error that is not of the device's driver has left everything as it was.
@@ -86,18 +74,19 @@ pub fn optimizer_step_paged<'a>(
     let workspace = workspace.into();
     let cuda = pager.device_of(context)?;
     check_parameters(optimizer, parameters)?;
-    let mut book = pager.book();
-    let plan = pager.plan(&book, parameters);
-    let areas = check_call(context, optimizer, parameters, &plan, kept.as_ref(), &workspace)?;
-    let parts = book.parts(&plan, parameters);
+    let areas = check_call(context, optimizer, parameters, kept.as_ref(), &workspace)?;
     let queue = cuda.map(|cuda| cuda.queue(context.stream)).transpose()?;
     if let Some(queue) = &queue {
         queue.check_many(areas.iter().map(|area| (area.place, &area.extent)))?;
     }
+    let mut book = pager.book();
+    let book = &mut *book;
+    let plan = pager.plan(book, parameters);
+    let (parts, gone, held) = (book.parts(&plan, parameters), book.take_gone(), book.held());
     /// On the pages of a kind of memory.
     macro_rules! step {
         ($memory:expr, $queue:expr) => {{
-            let mut pages = $memory.begin($queue, &parts, cuda::optimizer::passes(optimizer))?;
+            let mut pages = $memory.begin($queue, &parts, &gone, cuda::optimizer::passes(optimizer))?;
             let step = cuda::optimizer::step(
                 $queue,
                 optimizer,
@@ -112,7 +101,7 @@ pub fn optimizer_step_paged<'a>(
     }
     match (&mut book.memory, &context.device, &queue) {
         (Memory::File(memory), Device::Cpu(cpu), _) => {
-            let pages = FileWindows::new(memory, &parts);
+            let pages = FileWindows::new(memory, &parts, &held);
             add(kept, cpu::optimizer::step(cpu, optimizer, parameters, &plan, &pages));
         }
         (Memory::Streamed(memory), _, Some(queue)) => step!(memory, queue),
@@ -132,16 +121,11 @@ fn add(kept: Option<BufferMut<'_, u64>>, count: u64) {
     }
 }
 
-fn workspace_size(
-    context: &Context,
-    optimizer: &Optimizer,
-    parameters: &[Parameter<'_>],
-    plan: &Plan,
-) -> Result<usize> {
+fn workspace_size(context: &Context, optimizer: &Optimizer, parameters: &[Parameter<'_>]) -> Result<usize> {
     match &context.device {
         Device::Cpu(_) => Ok(0),
         Device::Cuda(_) => {
-            let size = cuda::optimizer::workspace_size(optimizer, parameters, plan);
+            let size = cuda::optimizer::workspace_size(optimizer, parameters);
             let size = size.and_then(|size| usize::try_from(size).ok());
             size.ok_or_else(|| Error::too_large("the workspace does not fit the address space"))
         }
@@ -153,12 +137,11 @@ fn check_call(
     context: &Context,
     optimizer: &Optimizer,
     parameters: &[Parameter<'_>],
-    plan: &Plan,
     kept: Option<&BufferMut<'_, u64>>,
     workspace: &BufferMut<'_, u8>,
 ) -> Result<Vec<Area>> {
     optimizer.check().map_err(Error::invalid)?;
-    check_workspace(workspace.len(), workspace_size(context, optimizer, parameters, plan)?)?;
+    check_workspace(workspace.len(), workspace_size(context, optimizer, parameters)?)?;
     if let Some(kept) = kept {
         ensure!(kept.len() == 1, "kept has {} elements; it must have 1", kept.len());
     }

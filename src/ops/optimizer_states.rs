@@ -163,9 +163,7 @@ impl<'a> Mover<'a> {
         if let Some(pager) = self.pager {
             match &mut pager.book().memory {
                 Memory::Streamed(memory) => {
-                    for area in areas.iter().filter(|area| !area.is_empty()) {
-                        memory.write_back(&queue, area, !reads)?;
-                    }
+                    memory.write_back(&queue, areas, !reads)?;
                 }
                 Memory::Managed(memory) => memory.ready(&queue)?,
                 Memory::File(_) => {}

@@ -68,7 +68,7 @@ impl OnDevice {
         kept: &Memory,
     ) -> Memory {
         let mut views = self.views(gpu, like);
-        let size = ops::optimizer_workspace_size_paged(&gpu.context, pager, optimizer, &views).unwrap();
+        let size = ops::optimizer_workspace_size(&gpu.context, optimizer, &views).unwrap();
         let workspace = gpu.workspace(size);
         ops::optimizer_step_paged(
             &gpu.context,

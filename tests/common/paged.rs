@@ -6,7 +6,8 @@ use qlora_kernels::ops::PagedBuffer;
 use qlora_kernels::view::BufferMut;
 use qlora_kernels::{Optimizer, Pager, Parameter, State};
 
-/// The states of some parameters, one after another in one allocation, `gap` floats between them.
+/// The states of some parameters, one after another in one allocation, `gap` floats between them. With a gap of one, codes are at
+/// odd addresses.
 pub struct PagedStates {
     pool: PagedBuffer<u32>,
     /// Of each parameter, of each state: where its values or codes are, and its absmax.
@@ -22,12 +23,13 @@ impl PagedStates {
             end = (start + bytes).next_multiple_of(4) + 4 * gap;
             start
         };
+        let odd = if gap == 1 { 3 } else { 0 };
         for owned in parameters {
             let len = owned.len();
             places.push(match &owned.states {
                 Values::F32(states) => states.iter().map(|_| [take(4 * len), 0]).collect::<Vec<_>>(),
                 Values::Blocks(states) => {
-                    states.iter().map(|_| [take(len), take(4 * len.div_ceil(BLOCK))]).collect()
+                    states.iter().map(|_| [odd + take(len + odd), take(4 * len.div_ceil(BLOCK))]).collect()
                 }
             });
         }

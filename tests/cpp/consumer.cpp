@@ -138,7 +138,7 @@ std::vector<float> stepped(qlk_context *context, qlk_pager *pager, float *state,
     if (pager == nullptr) {
         check(qlk_optimizer_workspace_size(context, &optimizer, &parameter, 1, &size));
     } else {
-        check(qlk_optimizer_workspace_size_paged(context, pager, &optimizer, &parameter, 1, &size));
+        check(qlk_optimizer_workspace_size(context, &optimizer, &parameter, 1, &size));
     }
     const Device<unsigned char> workspace(size);
     if (pager == nullptr) {

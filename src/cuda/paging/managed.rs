@@ -15,6 +15,7 @@ use cudarc::driver::sys::{
     self, CUdevice, CUdevice_attribute_enum as Attribute, CUmem_advise_enum as Advice,
     CUmemAttach_flags_enum as Attach, CUresult, CUstream,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,10 +32,10 @@ pub struct Managed {
 struct Moves {
     device: CUdevice,
     hints: Option<Hints>,
-    /// What stays, and whether it has been brought.
-    stays: Vec<Range<usize>>,
-    settled: bool,
-    /// What passes.
+    /// What stays, of whatever call: ends by starts, and whether it has been brought.
+    stays: BTreeMap<usize, (usize, bool)>,
+    /// What of it the call under way uses; and what passes.
+    staying: Vec<Range<usize>>,
     passing: Vec<Vec<Range<usize>>>,
     bytes_in: u64,
     bytes_out: u64,
@@ -81,8 +82,8 @@ impl Managed {
         let moves = Moves {
             device: cuda.device,
             hints,
-            stays: Vec::new(),
-            settled: false,
+            stays: BTreeMap::new(),
+            staying: Vec::new(),
             passing: Vec::new(),
             bytes_in: 0,
             bytes_out: 0,
@@ -130,13 +131,10 @@ impl Managed {
 
     /// Gives back what [`Self::alloc`] gave, when the work that uses it is done.
     pub fn free(&mut self, range: &Range<usize>) -> Result<()> {
-        let cuda = self.pipeline.cuda().clone();
-        let queue = cuda.queue(Stream::LEGACY_DEFAULT)?;
-        if self.moves.has_staying(range) {
-            self.pipeline.ready(&queue)?;
-            self.moves.replace(Vec::new(), queue.stream.handle())?;
-            self.pipeline.mark(queue.stream.handle())?;
+        for start in self.moves.touched(range) {
+            self.moves.stays.remove(&start);
         }
+        let _queue = self.pipeline.cuda().queue(Stream::LEGACY_DEFAULT)?;
         self.pipeline.synchronize()?;
         // SAFETY: allocated above, and nobody uses it any more.
         check(unsafe { sys::cuMemFree_v2(range.start as u64) }, "cuMemFree")
@@ -146,7 +144,11 @@ impl Managed {
     pub fn prefetch(&mut self, queue: &Queue<'_>, range: &Range<usize>, to_device: bool) -> Result<()> {
         self.pipeline.ready(queue)?;
         self.moves.prefetch(std::slice::from_ref(range), to_device, queue.stream.handle())?;
-        self.moves.settled &= to_device || !self.moves.has_staying(range);
+        if !to_device {
+            for start in self.moves.touched(range) {
+                self.moves.stays.insert(start, (self.moves.stays[&start].0, false));
+            }
+        }
         self.pipeline.mark(queue.stream.handle())
     }
 
@@ -155,24 +157,22 @@ impl Managed {
         self.pipeline.ready(queue)
     }
 
-    /// Begins a step of windows that have their states in these ranges; the first window stays.
+    /// Begins a step of windows that have their states in these ranges; the first window stays, and what is `gone` stays no more.
     pub fn begin(
         &mut self,
         queue: &Queue<'_>,
         windows: &[Vec<Range<usize>>],
+        gone: &[Range<usize>],
         passes: usize,
     ) -> Result<Run<'_, impl Mover>> {
         self.pipeline.ready(queue)?;
-        let (stays, passing) = windows.split_first().expect("a window that stays");
-        self.moves.replace(joined(stays), queue.stream.handle())?;
-        self.moves.passing = passing.iter().map(|ranges| joined(ranges)).collect();
-        self.pipeline.begin(queue, &mut self.moves, passing.len(), passes)
+        self.moves.settle_places(queue.stream.handle(), windows, gone)?;
+        self.pipeline.begin(queue, &mut self.moves, windows.len() - 1, passes)
     }
 
-    /// Bytes prefetched to the device and to the host, and bytes that stay there.
-    pub fn counts(&self) -> [u64; 3] {
-        let Moves { bytes_in, bytes_out, stays, .. } = &self.moves;
-        [*bytes_in, *bytes_out, stays.iter().map(|range| range.len() as u64).sum()]
+    /// Bytes prefetched to the device and to the host.
+    pub fn counts(&self) -> [u64; 2] {
+        [self.moves.bytes_in, self.moves.bytes_out]
     }
 }
 
@@ -199,38 +199,54 @@ impl Moves {
         Ok(())
     }
 
-    /// Whether a part of a range stays on the device.
-    fn has_staying(&self, range: &Range<usize>) -> bool {
-        self.stays.iter().any(|stays| stays.start < range.end && range.start < stays.end)
+    /// The parts that stay and share a byte with a range.
+    fn touched(&self, range: &Range<usize>) -> Vec<usize> {
+        let before = self.stays.range(..range.end).rev();
+        before.take_while(|(_, (end, _))| *end > range.start).map(|(start, _)| *start).collect()
     }
 
-    /// Sends home what stayed so far, if it is something else from now on.
-    fn replace(&mut self, stays: Vec<Range<usize>>, stream: CUstream) -> Result<()> {
-        if self.stays == stays {
-            return Ok(());
-        }
-        let old = std::mem::take(&mut self.stays);
-        self.prefetch(&old, false, stream)?;
-        if let Some(hints) = self.hints {
-            let prefer = |ranges: &[Range<usize>], place| {
-                let advice = Advice::CU_MEM_ADVISE_SET_PREFERRED_LOCATION;
-                ranges.iter().try_for_each(|range| hints.advise(range, advice, place))
-            };
-            prefer(&old, HOST)?;
-            prefer(&stays, self.device)?;
-        }
-        (self.stays, self.settled) = (stays, false);
+    fn prefer(&self, ranges: &[Range<usize>], place: CUdevice) -> Result<()> {
+        let Some(hints) = self.hints else { return Ok(()) };
+        let advice = Advice::CU_MEM_ADVISE_SET_PREFERRED_LOCATION;
+        ranges.iter().try_for_each(|range| hints.advise(range, advice, place))
+    }
+
+    /// Sends home what touches these ranges; it stays no more.
+    fn leave<'a>(&mut self, ranges: impl Iterator<Item = &'a Range<usize>>, stream: CUstream) -> Result<()> {
+        let touched: BTreeSet<usize> = ranges.flat_map(|range| self.touched(range)).collect();
+        let leave = touched.into_iter().map(|start| start..self.stays.remove(&start).expect("just seen").0);
+        let leave = joined(&leave.collect::<Vec<_>>());
+        self.prefer(&leave, HOST)?;
+        self.prefetch(&leave, false, stream)
+    }
+
+    /// Lets stay what the call under way wants to, and sends home what passes or is gone.
+    fn settle_places(
+        &mut self,
+        stream: CUstream,
+        windows: &[Vec<Range<usize>>],
+        gone: &[Range<usize>],
+    ) -> Result<()> {
+        let (staying, passing) = windows.split_first().expect("a window that stays");
+        self.leave(gone.iter().chain(passing.iter().flatten()), stream)?;
+        let is_new =
+            |part: &&Range<usize>| self.stays.get(&part.start).is_none_or(|(end, _)| *end != part.end);
+        let new: Vec<Range<usize>> = staying.iter().filter(is_new).cloned().collect();
+        self.leave(new.iter(), stream)?;
+        self.prefer(&joined(&new), self.device)?;
+        self.stays.extend(new.into_iter().map(|part| (part.start, (part.end, false))));
+        self.staying = staying.to_vec();
+        self.passing = passing.iter().map(|parts| joined(parts)).collect();
         Ok(())
     }
 }
 
 impl Mover for Moves {
     fn settle(&mut self, stream: CUstream) -> Result<()> {
-        if !self.settled {
-            let stays = self.stays.clone();
-            self.prefetch(&stays, true, stream)?;
-            self.settled = true;
-        }
+        let mut missing = std::mem::take(&mut self.staying);
+        missing.retain(|part| !self.stays[&part.start].1);
+        self.prefetch(&joined(&missing), true, stream)?;
+        self.stays.extend(missing.into_iter().map(|part| (part.start, (part.end, true))));
         Ok(())
     }
 

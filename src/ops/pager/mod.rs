@@ -2,6 +2,7 @@
 
 mod book;
 mod buffer;
+mod holds;
 
 pub use buffer::PagedBuffer;
 
@@ -13,7 +14,7 @@ use crate::cuda::paging::streamed::Streamed;
 use crate::error::{Error, Result, ensure};
 use crate::format::optimizer::norms::CHUNK;
 use crate::view::Parameter;
-use crate::view::window::{ALIGN, Area, LEAST_BUDGET, Paged, Plan, Wish};
+use crate::view::window::{ALIGN, Area, LEAST_BUDGET, Paged, Plan, Wish, window_bytes};
 pub(crate) use book::{Book, Memory};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -70,7 +71,7 @@ pub struct PagerStatistics {
     pub allocations: u64,
     /// As above.
     pub allocated_bytes: u64,
-    /// Bytes that stay within the budget from step to step, as of the last step.
+    /// Bytes that stay within the budget from step to step, of parameters in whatever call.
     pub staying_bytes: u64,
     /// Windows that the rest of the last step passed through.
     pub windows: u64,
@@ -194,8 +195,7 @@ impl Pager {
             Memory::Streamed(memory) => memory.free(&range)?,
             Memory::File(memory) => memory.free(address),
         }
-        book.allocations.remove(&address);
-        book.set_wish(range, Wish::None);
+        book.forget(range);
         Ok(())
     }
 
@@ -237,14 +237,15 @@ impl Pager {
                 memory.prefetch(&cuda.queue(context.stream)?, &range, false)?;
             }
             (Memory::Streamed(memory), Some(cuda)) => {
-                memory.write_back(&cuda.queue(context.stream)?, &range, true)?;
+                memory.write_back(&cuda.queue(context.stream)?, &[range], true)?;
             }
             _ => unreachable!("the context is the pager's"),
         }
         Ok(())
     }
 
-    /// Says where a range wants to be, from the next step on.
+    /// Says where a range wants to be, from the next step on. A parameter follows the advice at the starts of its states; if they
+    /// differ, [`Advice::Pass`] counts before [`Advice::Stay`].
     ///
     /// Errors: [`InvalidArgument`](crate::Status::InvalidArgument) for zero bytes, or a range that does not lie in one allocation.
     pub fn advise(&self, address: usize, bytes: u64, advice: Advice) -> Result<()> {
@@ -255,14 +256,14 @@ impl Pager {
             Advice::Stay => Wish::Stay,
             Advice::Pass => Wish::Pass,
         };
-        book.set_wish(range, wish);
+        book.advise(range, wish);
         Ok(())
     }
 
     /// What it has done so far.
     pub fn statistics(&self) -> PagerStatistics {
         let book = self.book();
-        let [bytes_in, bytes_out, staying_bytes] = match &book.memory {
+        let [bytes_in, bytes_out] = match &book.memory {
             Memory::Managed(memory) => memory.counts(),
             Memory::Streamed(memory) => memory.counts(),
             Memory::File(memory) => memory.counts(),
@@ -271,7 +272,7 @@ impl Pager {
             budget: self.0.budget as u64,
             allocations: book.allocations.len() as u64,
             allocated_bytes: book.allocations.values().map(|&len| len as u64).sum(),
-            staying_bytes,
+            staying_bytes: book.held().iter().map(|range| range.len() as u64).sum(),
             windows: book.windows,
             bytes_in,
             bytes_out,
@@ -292,21 +293,24 @@ impl Pager {
         }
     }
 
-    /// How a step of these parameters is taken.
-    pub(crate) fn plan(&self, book: &Book, parameters: &[Parameter<'_>]) -> Plan {
-        // In slots of its own a part may start up to ALIGN bytes later than where the last one ends.
-        let slack = if self.0.kind == PagerKind::Streamed { ALIGN } else { size_of::<f32>() };
+    /// How the step of these parameters that comes is taken.
+    pub(crate) fn plan(&self, book: &mut Book, parameters: &[Parameter<'_>]) -> Plan {
+        // The last item of an area may be a short block's; and in slots of its own a part may start later than the last one ends.
+        let slack = size_of::<f32>() + if self.0.kind == PagerKind::Streamed { ALIGN } else { 0 };
         let paged = |parameter: &Parameter<'_>| {
             let areas = || parameter.areas().filter(|area| book.has(area));
             let bytes = |area: Area| area.bytes(&(0..CHUNK)).len();
             Paged {
+                key: areas().next().map_or(0, |area| area.extent().start),
                 elements: parameter.elements(),
                 chunk_bytes: areas().map(bytes).sum(),
                 piece_bytes: slack * areas().count(),
-                wish: areas().next().map_or(Wish::None, |area| book.wish(area.extent().start)),
+                wish: areas().map(|area| book.wish(area.extent().start)).max().unwrap_or_default(),
             }
         };
-        Plan::new(&parameters.iter().map(paged).collect::<Vec<_>>(), self.0.budget)
+        let paged: Vec<Paged> = parameters.iter().map(paged).collect();
+        let stays = book.choose(&paged, parameters, self.0.budget);
+        Plan::new(&paged, &stays, window_bytes(self.0.budget))
     }
 }
 
