@@ -158,10 +158,13 @@ typedef struct {
   uint32_t struct_size;
   // QLK_PAGER_*.
   qlk_pager_kind kind;
-  // Bytes that paged memory may take where it is used, at least 262144: of the GPU's memory, or of resident memory.
+  // Bytes that paged memory may take where it is used, at least 262144: of the GPU's memory, or of resident memory. The latter is
+  // held on Linux; for macOS it is a hint, and Windows decides by itself.
   uint64_t budget;
   // QLK_PAGER_FILE: the folder of the file, zero-terminated (UTF-8 on Windows), or null for the system's one for temporary files,
-  // which may be memory itself. Else null.
+  // which may be memory itself. Else null. A folder on ext4 or XFS is best: there what was allocated stays the file's. A file
+  // system that copies on write (Btrfs, ZFS) or is another machine's may find no room for what is written again, if others fill
+  // the disk meanwhile; the system then ends the process by a signal (SIGBUS).
   const char *folder;
 } qlk_pager_options;
 
@@ -220,7 +223,7 @@ typedef struct {
   float trust;
   // Multiplies the gradients first: 1, or the inverse of a loss scale.
   float grad_scale;
-  // Greater than 0: the gradients of all parameters are scaled together so that their norm is at most this, as
+  // Greater than 0: the gradients of all parameters of one call are scaled together so that their norm is at most this, as
   // torch.nn.utils.clip_grad_norm_ does. 0: they are not.
   float max_norm;
   // 1: bf16 parameters are rounded at random, from `seed` on (Philox4x32-10 of seed, step, the parameter's number in the call
@@ -359,11 +362,12 @@ typedef struct {
 // QLK_PAGER_FILE on a CPU context, QLK_PAGER_STREAMED on a CUDA context.
 #define QLK_PAGER_AUTO 0
 
-// Unified memory of a GPU, prefetched. Without concurrent access (Windows, WSL, most Jetsons) it works as far as the device's
-// memory goes, without hints.
+// Unified memory of a GPU, prefetched. Where the device has no concurrent access to it (Windows, WSL, most Jetsons) it works as far
+// as the device's memory goes, without hints, and the host must not touch any of it while work is under way on the device.
 #define QLK_PAGER_MANAGED 1
 
-// Page-locked memory of the host, copied to a GPU and back while other parts are used.
+// Page-locked memory of the host, as much as the system lets be locked (WSL limits it), copied to a GPU and back while other parts
+// are used. Between steps the GPU may have newer states than this memory: qlk_pager_evict.
 #define QLK_PAGER_STREAMED 2
 
 // A file without a name, mapped, on a CPU. What leaves the budget is in the system's file cache or on disk.
@@ -594,23 +598,34 @@ qlk_status qlk_pager_create(const qlk_context *context,
                             const qlk_pager_options *options,
                             qlk_pager **pager);
 
-// Frees a pager and all memory that it gave, when work that was enqueued on it is done; null is allowed.
+// Frees a pager and all memory that it gave, when the work that was enqueued by calls with this pager is done; other work on the
+// memory is the caller's to wait for. Null is allowed.
 qlk_status qlk_pager_destroy(qlk_pager *pager);
 
 // Writes the address of `bytes` bytes, all zero, aligned to at least 256, to `*ptr`. Allocations take whole pages of the system's:
 // one for all states is better than one for each. What follows each other there without gaps, in the order in which a step takes
 // the parameters, is moved as one: thousands of small states then cost what one large state does.
 //
-// Errors: QLK_STATUS_OUT_OF_RESOURCES where there is no such memory, or no such room on disk; everything is as before then.
+// The call may wait for the device, and must not be made while the thread captures a stream.
+//
+// Errors: QLK_STATUS_INVALID_ARGUMENT for zero bytes; QLK_STATUS_TOO_LARGE for more than the address space has;
+// QLK_STATUS_OUT_OF_RESOURCES where there is no such memory, or no such room on disk. Everything is as before then.
 qlk_status qlk_pager_alloc(qlk_pager *pager,
                            uint64_t bytes,
                            void **ptr);
 
-// Frees what qlk_pager_alloc gave, when work that was enqueued on it is done; null is allowed.
-qlk_status qlk_pager_free(qlk_pager *pager, void *ptr);
+// Frees what qlk_pager_alloc gave, when the work that was enqueued by calls with this pager is done; other work on the memory is
+// the caller's to wait for. Null is allowed.
+//
+// Errors: QLK_STATUS_INVALID_ARGUMENT for a pointer that is no allocation of the pager.
+qlk_status qlk_pager_free(qlk_pager *pager,
+                          void *ptr);
 
 // Brings memory nearer before a step needs it, on the stream: unified memory to the GPU; what stays on the GPU and was evicted back
-// there; a file's memory from disk. A hint, which takes no part of the budget by itself.
+// there; a file's memory from disk. A hint, which takes no part of the budget by itself. `stream` is ignored on a CPU context.
+//
+// Errors: QLK_STATUS_INVALID_ARGUMENT for zero bytes, a range that does not lie in one allocation of the pager, or a context of
+// another device; QLK_STATUS_UNSUPPORTED for a stream that is captured.
 qlk_status qlk_pager_prefetch(const qlk_context *context,
                               qlk_pager *pager,
                               const void *ptr,
@@ -619,9 +634,9 @@ qlk_status qlk_pager_prefetch(const qlk_context *context,
 
 // Sends memory away from where it is used, on the stream: to the host, where it is as new as anywhere when the stream has passed;
 // a file's memory to disk, at once. Memory of QLK_PAGER_STREAMED that a step has written must be evicted before somebody else
-// reads or writes it.
+// reads or writes it: so before qlk_optimizer_step without the pager, too. `stream` is ignored on a CPU context.
 //
-// Errors: QLK_STATUS_OUT_OF_RESOURCES where the disk refuses it; the memory stays as it is.
+// Errors: those of qlk_pager_prefetch; QLK_STATUS_OUT_OF_RESOURCES where the disk refuses it. The memory stays as it is.
 qlk_status qlk_pager_evict(const qlk_context *context,
                            qlk_pager *pager,
                            const void *ptr,
@@ -630,6 +645,9 @@ qlk_status qlk_pager_evict(const qlk_context *context,
 
 // Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on. A parameter follows the advice at the starts
 // of its states; if they differ, QLK_ADVICE_PASS counts before QLK_ADVICE_STAY.
+//
+// Errors: QLK_STATUS_INVALID_ARGUMENT for an unknown advice, zero bytes, or a range that does not lie in one allocation of the
+// pager.
 qlk_status qlk_pager_advise(qlk_pager *pager,
                             const void *ptr,
                             uint64_t bytes,
@@ -671,7 +689,9 @@ qlk_status qlk_optimizer_step(const qlk_context *context,
                               uint64_t workspace_size,
                               void *stream);
 
-// qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget.
+// qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget. A
+// call has one pager: parameters with states of another one are another call's. qlk_optimizer_step takes such states, too, but uses
+// what is at their addresses, which with QLK_PAGER_STREAMED may be older than on the GPU unless it was evicted before.
 //
 // What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
 // Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
@@ -696,10 +716,14 @@ qlk_status qlk_optimizer_states_size(const qlk_optimizer *optimizer,
                                      uint64_t *size);
 
 // Saves the states of parameters, and the optimizer's step as the last one taken, to `buffer` in host memory, of `size` bytes, as
-// many as qlk_optimizer_states_size says. Parameters and gradients are not read.
+// many as qlk_optimizer_states_size says. Parameters and gradients are not read; `grad` may be null.
 //
-// The buffer must not overlap the states. The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
-// a GPU the call waits for the stream; `stream` is ignored on a CPU context.
+// The buffer must not overlap the states. Where they exceed memory it may be a file that is mapped, or some parameters are saved at
+// a time. The bytes are the same for all devices and pagers, and checked by a CRC.
+//
+// `pager` is that of the states that are paged, one a call, or null. Without it the states of QLK_PAGER_STREAMED that are saved may
+// be older than on the GPU, unless they were evicted before. On a GPU the call waits for the stream; `stream` is ignored on a CPU
+// context.
 qlk_status qlk_optimizer_states_save(const qlk_context *context,
                                      qlk_pager *pager,
                                      const qlk_optimizer *optimizer,
@@ -711,10 +735,12 @@ qlk_status qlk_optimizer_states_save(const qlk_context *context,
 
 // Restores the states of parameters from what qlk_optimizer_states_save wrote for as many of the same sizes, in the same order, with
 // the same state_bits, on whatever device and pager; `optimizer->step` becomes the step that was saved, so that the one after it
-// continues, bit for bit. Nothing is written if something does not match or is damaged (QLK_STATUS_INVALID_ARGUMENT).
+// continues, bit for bit. Nothing is written if something does not match or is damaged (QLK_STATUS_INVALID_ARGUMENT). Parameters and
+// gradients are not looked at; `grad` may be null.
 //
-// `pager` is that of the states that are paged, or null. On a GPU the call waits for the stream; `stream` is ignored on a CPU
-// context.
+// `pager` is that of the states that are paged, one a call, or null. Without it the GPU may still have older states of
+// QLK_PAGER_STREAMED than were restored, unless they were evicted before. On a GPU the call waits for the stream; `stream` is
+// ignored on a CPU context.
 qlk_status qlk_optimizer_states_restore(const qlk_context *context,
                                         qlk_pager *pager,
                                         qlk_optimizer *optimizer,

@@ -86,7 +86,9 @@ pub unsafe extern "C" fn qlk_optimizer_step(
     })
 }
 
-/// qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget.
+/// qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget. A
+/// call has one pager: parameters with states of another one are another call's. qlk_optimizer_step takes such states, too, but uses
+/// what is at their addresses, which with QLK_PAGER_STREAMED may be older than on the GPU unless it was evicted before.
 ///
 /// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
 /// Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
@@ -134,10 +136,14 @@ pub unsafe extern "C" fn qlk_optimizer_states_size(
 }
 
 /// Saves the states of parameters, and the optimizer's step as the last one taken, to `buffer` in host memory, of `size` bytes, as
-/// many as qlk_optimizer_states_size says. Parameters and gradients are not read.
+/// many as qlk_optimizer_states_size says. Parameters and gradients are not read; `grad` may be null.
 ///
-/// The buffer must not overlap the states. The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
-/// a GPU the call waits for the stream; `stream` is ignored on a CPU context.
+/// The buffer must not overlap the states. Where they exceed memory it may be a file that is mapped, or some parameters are saved at
+/// a time. The bytes are the same for all devices and pagers, and checked by a CRC.
+///
+/// `pager` is that of the states that are paged, one a call, or null. Without it the states of QLK_PAGER_STREAMED that are saved may
+/// be older than on the GPU, unless they were evicted before. On a GPU the call waits for the stream; `stream` is ignored on a CPU
+/// context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_optimizer_states_save(
     context: *const qlk_context,
@@ -159,10 +165,12 @@ pub unsafe extern "C" fn qlk_optimizer_states_save(
 
 /// Restores the states of parameters from what qlk_optimizer_states_save wrote for as many of the same sizes, in the same order, with
 /// the same state_bits, on whatever device and pager; `optimizer->step` becomes the step that was saved, so that the one after it
-/// continues, bit for bit. Nothing is written if something does not match or is damaged (QLK_STATUS_INVALID_ARGUMENT).
+/// continues, bit for bit. Nothing is written if something does not match or is damaged (QLK_STATUS_INVALID_ARGUMENT). Parameters and
+/// gradients are not looked at; `grad` may be null.
 ///
-/// `pager` is that of the states that are paged, or null. On a GPU the call waits for the stream; `stream` is ignored on a CPU
-/// context.
+/// `pager` is that of the states that are paged, one a call, or null. Without it the GPU may still have older states of
+/// QLK_PAGER_STREAMED than were restored, unless they were evicted before. On a GPU the call waits for the stream; `stream` is
+/// ignored on a CPU context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_optimizer_states_restore(
     context: *const qlk_context,

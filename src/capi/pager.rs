@@ -37,7 +37,8 @@ pub unsafe extern "C" fn qlk_pager_create(
     })
 }
 
-/// Frees a pager and all memory that it gave, when work that was enqueued on it is done; null is allowed.
+/// Frees a pager and all memory that it gave, when the work that was enqueued by calls with this pager is done; other work on the
+/// memory is the caller's to wait for. Null is allowed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_pager_destroy(pager: *mut qlk_pager) -> qlk_status {
     guard(|| {
@@ -54,7 +55,10 @@ pub unsafe extern "C" fn qlk_pager_destroy(pager: *mut qlk_pager) -> qlk_status 
 /// one for all states is better than one for each. What follows each other there without gaps, in the order in which a step takes
 /// the parameters, is moved as one: thousands of small states then cost what one large state does.
 ///
-/// Errors: QLK_STATUS_OUT_OF_RESOURCES where there is no such memory, or no such room on disk; everything is as before then.
+/// The call may wait for the device, and must not be made while the thread captures a stream.
+///
+/// Errors: QLK_STATUS_INVALID_ARGUMENT for zero bytes; QLK_STATUS_TOO_LARGE for more than the address space has;
+/// QLK_STATUS_OUT_OF_RESOURCES where there is no such memory, or no such room on disk. Everything is as before then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_pager_alloc(
     pager: *mut qlk_pager,
@@ -68,7 +72,10 @@ pub unsafe extern "C" fn qlk_pager_alloc(
     })
 }
 
-/// Frees what qlk_pager_alloc gave, when work that was enqueued on it is done; null is allowed.
+/// Frees what qlk_pager_alloc gave, when the work that was enqueued by calls with this pager is done; other work on the memory is
+/// the caller's to wait for. Null is allowed.
+///
+/// Errors: QLK_STATUS_INVALID_ARGUMENT for a pointer that is no allocation of the pager.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_pager_free(pager: *mut qlk_pager, ptr: *mut c_void) -> qlk_status {
     guard(|| unsafe {
@@ -78,7 +85,10 @@ pub unsafe extern "C" fn qlk_pager_free(pager: *mut qlk_pager, ptr: *mut c_void)
 }
 
 /// Brings memory nearer before a step needs it, on the stream: unified memory to the GPU; what stays on the GPU and was evicted back
-/// there; a file's memory from disk. A hint, which takes no part of the budget by itself.
+/// there; a file's memory from disk. A hint, which takes no part of the budget by itself. `stream` is ignored on a CPU context.
+///
+/// Errors: QLK_STATUS_INVALID_ARGUMENT for zero bytes, a range that does not lie in one allocation of the pager, or a context of
+/// another device; QLK_STATUS_UNSUPPORTED for a stream that is captured.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_pager_prefetch(
     context: *const qlk_context,
@@ -94,9 +104,9 @@ pub unsafe extern "C" fn qlk_pager_prefetch(
 
 /// Sends memory away from where it is used, on the stream: to the host, where it is as new as anywhere when the stream has passed;
 /// a file's memory to disk, at once. Memory of QLK_PAGER_STREAMED that a step has written must be evicted before somebody else
-/// reads or writes it.
+/// reads or writes it: so before qlk_optimizer_step without the pager, too. `stream` is ignored on a CPU context.
 ///
-/// Errors: QLK_STATUS_OUT_OF_RESOURCES where the disk refuses it; the memory stays as it is.
+/// Errors: those of qlk_pager_prefetch; QLK_STATUS_OUT_OF_RESOURCES where the disk refuses it. The memory stays as it is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_pager_evict(
     context: *const qlk_context,
@@ -112,6 +122,9 @@ pub unsafe extern "C" fn qlk_pager_evict(
 
 /// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on. A parameter follows the advice at the starts
 /// of its states; if they differ, QLK_ADVICE_PASS counts before QLK_ADVICE_STAY.
+///
+/// Errors: QLK_STATUS_INVALID_ARGUMENT for an unknown advice, zero bytes, or a range that does not lie in one allocation of the
+/// pager.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_pager_advise(
     pager: *mut qlk_pager,

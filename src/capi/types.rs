@@ -228,7 +228,7 @@ pub struct qlk_optimizer {
     pub trust: f32,
     /// Multiplies the gradients first: 1, or the inverse of a loss scale.
     pub grad_scale: f32,
-    /// Greater than 0: the gradients of all parameters are scaled together so that their norm is at most this, as
+    /// Greater than 0: the gradients of all parameters of one call are scaled together so that their norm is at most this, as
     /// torch.nn.utils.clip_grad_norm_ does. 0: they are not.
     pub max_norm: f32,
     /// 1: bf16 parameters are rounded at random, from `seed` on (Philox4x32-10 of seed, step, the parameter's number in the call
@@ -266,10 +266,11 @@ pub struct qlk_parameter {
 pub type qlk_pager_kind = u32;
 /// QLK_PAGER_FILE on a CPU context, QLK_PAGER_STREAMED on a CUDA context.
 pub const QLK_PAGER_AUTO: qlk_pager_kind = 0;
-/// Unified memory of a GPU, prefetched. Without concurrent access (Windows, WSL, most Jetsons) it works as far as the device's
-/// memory goes, without hints.
+/// Unified memory of a GPU, prefetched. Where the device has no concurrent access to it (Windows, WSL, most Jetsons) it works as far
+/// as the device's memory goes, without hints, and the host must not touch any of it while work is under way on the device.
 pub const QLK_PAGER_MANAGED: qlk_pager_kind = 1;
-/// Page-locked memory of the host, copied to a GPU and back while other parts are used.
+/// Page-locked memory of the host, as much as the system lets be locked (WSL limits it), copied to a GPU and back while other parts
+/// are used. Between steps the GPU may have newer states than this memory: qlk_pager_evict.
 pub const QLK_PAGER_STREAMED: qlk_pager_kind = 2;
 /// A file without a name, mapped, on a CPU. What leaves the budget is in the system's file cache or on disk.
 pub const QLK_PAGER_FILE: qlk_pager_kind = 3;
@@ -296,10 +297,13 @@ pub struct qlk_pager_options {
     pub struct_size: u32,
     /// QLK_PAGER_*.
     pub kind: qlk_pager_kind,
-    /// Bytes that paged memory may take where it is used, at least 262144: of the GPU's memory, or of resident memory.
+    /// Bytes that paged memory may take where it is used, at least 262144: of the GPU's memory, or of resident memory. The latter is
+    /// held on Linux; for macOS it is a hint, and Windows decides by itself.
     pub budget: u64,
     /// QLK_PAGER_FILE: the folder of the file, zero-terminated (UTF-8 on Windows), or null for the system's one for temporary files,
-    /// which may be memory itself. Else null.
+    /// which may be memory itself. Else null. A folder on ext4 or XFS is best: there what was allocated stays the file's. A file
+    /// system that copies on write (Btrfs, ZFS) or is another machine's may find no room for what is written again, if others fill
+    /// the disk meanwhile; the system then ends the process by a signal (SIGBUS).
     pub folder: *const c_char,
 }
 

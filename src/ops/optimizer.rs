@@ -53,7 +53,9 @@ pub fn optimizer_step<'a>(
     Ok(())
 }
 
-/// [`optimizer_step`] of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget.
+/// [`optimizer_step`] of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget. A
+/// call has one pager: parameters with states of another one are another call's. [`optimizer_step`] takes such states, too, but uses
+/// what is at their addresses: [`Pager`].
 ///
 /// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
 /// Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what

@@ -20,9 +20,10 @@ pub fn optimizer_states_size(optimizer: &Optimizer, parameters: &[Parameter<'_>]
 }
 
 /// Saves the states of parameters, and the number of the optimizer's step as the last one taken, to host memory of
-/// [`optimizer_states_size`] bytes: [`crate::format::optimizer::saved`]. Parameters and gradients are not looked at.
+/// [`optimizer_states_size`] bytes: [`crate::format::optimizer::saved`]. Values of parameters and gradients are not looked at.
+/// Where the states exceed memory, the bytes may be those of a file that is mapped, or some parameters are saved at a time.
 ///
-/// `pager` is that of the states that are paged, if there are any. On a GPU the call waits for the context's stream.
+/// `pager` is that of the states that are paged, if there are any, one a call. On a GPU the call waits for the context's stream.
 pub fn optimizer_states_save(
     context: &Context,
     pager: Option<&Pager>,
@@ -47,7 +48,7 @@ pub fn optimizer_states_save(
 /// same order, with states of the same kinds, on whatever device and in whatever memory; the optimizer's step becomes the one that
 /// was saved, so that the next one continues. Nothing is written if something does not match or is damaged.
 ///
-/// `pager` is that of the states that are paged, if there are any. On a GPU the call waits for the context's stream.
+/// `pager` is that of the states that are paged, if there are any, one a call. On a GPU the call waits for the context's stream.
 pub fn optimizer_states_restore(
     context: &Context,
     pager: Option<&Pager>,

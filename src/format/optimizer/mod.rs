@@ -65,7 +65,7 @@ pub struct Optimizer {
     pub rule: Rule,
     /// With what numbers.
     pub hyper: Hyper,
-    /// Scales the gradients of all parameters together so that their norm is at most this: [`norms::clipped_scale`].
+    /// Scales the gradients of all parameters of one call together so that their norm is at most this: [`norms::clipped_scale`].
     pub max_norm: Option<f32>,
     /// Rounds bf16 parameters at random, from this seed on: [`stochastic`]. Parameters of other types are rounded to nearest.
     pub seed: Option<u64>,

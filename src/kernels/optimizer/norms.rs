@@ -131,8 +131,9 @@ impl Spec for ReduceSpec {
     /// grad_scale, max_norm (f32); the scale (f32 in memory); a u64 to add to if the norm is not finite, or null, and how much
     /// (u64). One block.
     ///
-    /// Parameters of [`Self::Trust`]: the [`Table`], of whole parameters; the sums, how far it is to the second ones (u64), scratch for one in 256
-    /// of the chunks of the call and one for each entry (f32); the trust ratios (f32 a parameter); the scalars (f32). Any grid.
+    /// Parameters of [`Self::Trust`]: the [`Table`], of whole parameters; the sums, how far it is to the second ones (u64),
+    /// scratch for one in 256 of the chunks of the call and one for each entry (f32); the trust ratios (f32 a parameter); the
+    /// scalars (f32). Any grid.
     fn write(&self, target: Target) -> Result<Written, Error> {
         module(target, "optimizer_norms", THREADS, |k| match *self {
             Self::Clip => clip(k),

@@ -1,9 +1,9 @@
 //! The table of parameters, and how its chunks are dealt out.
 //!
-//! An entry holds all that a kernel must know of a parameter, or of a part of one. Entries of one group, with the same types, states and layout, lie
-//! one after another, each with the number of chunks before it: a block finds its chunk's entry by bisection, and a grid of
-//! any size serves thousands of parameters. The table is written by a kernel of its own from words among its arguments: they
-//! are part of a launch, so that no copy outlives the call and a graph keeps them.
+//! An entry holds all that a kernel must know of a parameter, or of a part of one. Entries of one group, with the same types,
+//! states and layout, lie one after another, each with the number of chunks before it: a block finds its chunk's entry by
+//! bisection, and a grid of any size serves thousands of parameters. The table is written by a kernel of its own from words
+//! among its arguments: they are part of a launch, so that no copy outlives the call and a graph keeps them.
 
 use super::super::tensor::Layout;
 use super::super::tile::THREADS;

@@ -25,10 +25,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub enum PagerKind {
     /// What serves the context best: [`Self::File`] on a CPU, [`Self::Streamed`] on a GPU.
     Auto = 0,
-    /// Unified memory of a GPU, prefetched. Without concurrent access (Windows, WSL, most Jetsons) it works as far as the device's
-    /// memory goes, without hints.
+    /// Unified memory of a GPU, prefetched. Where the device has no concurrent access to it (Windows, WSL, most Jetsons) it works as
+    /// far as the device's memory goes, without hints, and the host must not touch any of it while work is under way on the device.
     Managed = 1,
-    /// Page-locked memory of the host, copied to a GPU and back.
+    /// Page-locked memory of the host, as much as the system lets be locked (WSL limits it), copied to a GPU and back.
     Streamed = 2,
     /// A file without a name, mapped, on a CPU.
     File = 3,
@@ -39,9 +39,14 @@ pub enum PagerKind {
 pub struct PagerOptions {
     /// How.
     pub kind: PagerKind,
-    /// Bytes that paged memory may take where it is used, at least 256 KiB: of the GPU's memory, or of resident memory.
+    /// Bytes that paged memory may take where it is used, at least 256 KiB: of the GPU's memory, or of resident memory. The latter
+    /// is held on Linux; for macOS it is a hint, and Windows decides by itself.
     pub budget: u64,
     /// Where [`PagerKind::File`] makes its file; `None` is the system's folder of temporary files, which may be memory itself.
+    ///
+    /// A folder on ext4 or XFS is best: there what was allocated stays the file's. A file system that copies on write (Btrfs, ZFS)
+    /// or is another machine's may find no room for what is written again, if others fill the disk meanwhile; the system then ends
+    /// the process by a signal (SIGBUS).
     pub folder: Option<PathBuf>,
 }
 
@@ -85,9 +90,10 @@ pub struct PagerStatistics {
 /// older than what the GPU has of it: [`Self::evict`] it before somebody else reads it; what others write to it, they do before the
 /// first step, or after it was evicted. Memory of the other kinds is never old.
 ///
-/// Where a device has no concurrent access to unified memory, the host must not touch any while work is under way on the device.
+/// So states in a pager's memory are stepped, saved and restored with that pager, one a call.
 ///
-/// Memory is freed with the pager or before, when work on it is done. A process that ends, however it does, leaves nothing behind.
+/// Memory is freed with the pager or before, when the work of calls with this pager is done; other work on it is the caller's to wait
+/// for. A process that ends, however it does, leaves nothing behind.
 #[derive(Clone)]
 pub struct Pager(Arc<Shared>);
 
@@ -151,8 +157,11 @@ impl Pager {
     /// states is better than one for each. What follows each other there without gaps, in the order in which a step takes the
     /// parameters, is moved as one: thousands of small states then cost what one large state does.
     ///
-    /// Errors: [`OutOfResources`](crate::Status::OutOfResources) where there is no such memory, or no such room on disk; everything
-    /// is as before then.
+    /// The call may wait for the device, and must not be made while the thread captures a stream.
+    ///
+    /// Errors: [`InvalidArgument`](crate::Status::InvalidArgument) for zero bytes; [`TooLarge`](crate::Status::TooLarge) for more
+    /// than the address space has; [`OutOfResources`](crate::Status::OutOfResources) where there is no such memory, or no such room
+    /// on disk. Everything is as before then.
     pub fn alloc(&self, bytes: u64) -> Result<usize> {
         ensure!(bytes > 0, "bytes is 0; it must be at least 1");
         let len = usize::try_from(bytes).ok().filter(|&len| isize::try_from(len).is_ok());
@@ -169,10 +178,12 @@ impl Pager {
         Ok(address)
     }
 
-    /// Frees an allocation, when work that was enqueued on it is done.
+    /// Frees an allocation, when the work that was enqueued by calls with this pager is done.
+    ///
+    /// Errors: [`InvalidArgument`](crate::Status::InvalidArgument) for an address that is no allocation.
     ///
     /// # Safety
-    /// Nothing uses the memory any more.
+    /// Nothing else uses the memory any more.
     pub unsafe fn free(&self, address: usize) -> Result<()> {
         let mut book = self.book();
         let Some(&len) = book.allocations.get(&address) else {
@@ -190,6 +201,9 @@ impl Pager {
 
     /// Brings memory nearer, before a step needs it, on the context's stream: unified memory to the GPU; what stays on the GPU and
     /// was evicted back there; a file's memory from disk. A hint: it need not be, and takes no part of the budget by itself.
+    ///
+    /// Errors: [`InvalidArgument`](crate::Status::InvalidArgument) for zero bytes, a range that does not lie in one allocation, or
+    /// a context of another device; [`Unsupported`](crate::Status::Unsupported) for a stream that is captured.
     pub fn prefetch(&self, context: &Context, address: usize, bytes: u64) -> Result<()> {
         let mut book = self.book();
         let range = book.range(address, bytes)?;
@@ -209,7 +223,8 @@ impl Pager {
     /// Sends memory away from where it is used, on the context's stream: to the host, where it is as new as anywhere when the stream
     /// has passed; a file's memory to disk, at once.
     ///
-    /// Errors: [`OutOfResources`](crate::Status::OutOfResources) where the disk refuses it; the memory stays as it is.
+    /// Errors: those of [`Self::prefetch`]; [`OutOfResources`](crate::Status::OutOfResources) where the disk refuses it. The memory
+    /// stays as it is.
     pub fn evict(&self, context: &Context, address: usize, bytes: u64) -> Result<()> {
         let mut book = self.book();
         let range = book.range(address, bytes)?;
@@ -229,8 +244,10 @@ impl Pager {
         Ok(())
     }
 
-    /// Says where a range wants to be, from the next step on. A parameter follows the advice at the starts of its states; if they differ,
-    /// [`Advice::Pass`] counts before [`Advice::Stay`].
+    /// Says where a range wants to be, from the next step on. A parameter follows the advice at the starts of its states; if they
+    /// differ, [`Advice::Pass`] counts before [`Advice::Stay`].
+    ///
+    /// Errors: [`InvalidArgument`](crate::Status::InvalidArgument) for zero bytes, or a range that does not lie in one allocation.
     pub fn advise(&self, address: usize, bytes: u64, advice: Advice) -> Result<()> {
         let mut book = self.book();
         let range = book.range(address, bytes)?;
