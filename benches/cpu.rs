@@ -1,13 +1,16 @@
-//! CPU speed, as ratios: `cargo bench --bench cpu`, or a part of it: `-- streams`, `-- optimizers`, `-- products`.
+//! CPU speed, as ratios: `cargo bench --bench cpu`, or a part of it: `-- streams`, `-- optimizers`, `-- paged`,
+//! `-- products`.
 //!
 //! Streams are compared with a copy of as many bytes in the same run, products with the dense f32 product of the `gemm`
 //! crate (which candle uses) on the dequantized weight, with as many threads. A line is the best of several runs, since
 //! other work on the machine only ever adds time.
 
 use half::bf16;
-use qlora_kernels::format::optimizer::blocks::Blocks;
+use qlora_kernels::format::optimizer::blocks::{BLOCK, Blocks};
+use qlora_kernels::view::BufferMut;
 use qlora_kernels::{
-    Constants, Context, Lora, Optimizer, Parameter, QuantSpec, QuantizedMatrix, Rule, State, ops,
+    Constants, Context, Lora, Optimizer, Pager, PagerKind, PagerOptions, Parameter, QuantSpec,
+    QuantizedMatrix, Rule, State, ops,
 };
 use qlora_kernels::{Tensor, TensorMut};
 use std::time::Instant;
@@ -110,6 +113,88 @@ fn optimizers(context: &Context) {
     }
 }
 
+/// Steps of each kind, of which the first is not timed.
+const ROUNDS: usize = 12;
+/// More than the bytes that a plan reckons for the ends of pieces; a page.
+const ROOM: usize = 4096;
+
+/// One of two states of `len` elements, a multiple of a block, which follow each other: values, or codes and their scales.
+///
+/// # Safety
+/// The memory is there, and lent to nobody else for as long.
+unsafe fn state_at<'a>(start: *mut u8, number: usize, len: usize, f32: bool) -> State<'a> {
+    let blocks = len / BLOCK;
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if f32 {
+            return State::F32(BufferMut::from_raw(start.cast::<f32>().add(number * len), len));
+        }
+        let codes = start.add(number * (len + 4 * blocks));
+        State::Blocks {
+            codes: BufferMut::from_raw(codes, len),
+            absmax: BufferMut::from_raw(codes.add(len).cast(), blocks),
+        }
+    }
+}
+
+/// A step of AdamW with its states in a file, most of which come and go or all of which stay, against the same step with states in
+/// memory. They take turns, so that what else the machine does slows all of them.
+fn paged(context: &Context) {
+    let (millions, adamw) = (64, Optimizer::new(Rule::AdamW));
+    let len = millions << 20;
+    let (grad, mut param) = (noise(len), noise(len));
+    let copy = 8.0 * len as f64 / time(|| param.copy_from_slice(&grad));
+    println!("copy, one thread: {:.1} GB/s", copy / 1e9);
+    println!("{:<47} {:>9} {:>9} {:>14}", "millions of f32 parameters", "ms", "GB/s", "to in memory");
+    for f32 in [true, false] {
+        let (name, bytes, each) =
+            if f32 { ("f32", 8 * len, 28.0) } else { ("8-bit", 2 * len + 8 * len / BLOCK, 16.0625) };
+        let mut memory = vec![0u8; bytes + ROOM];
+        // As files are mapped: vectors that straddle cache lines would cost more.
+        let aligned = memory.as_ptr().align_offset(ROOM);
+        let memory = &mut memory[aligned..];
+        let file = |budget: usize| {
+            let options = PagerOptions { kind: PagerKind::File, budget: budget as u64, folder: None };
+            let pager = Pager::new(context, &options).unwrap();
+            let states = pager.buffer::<u32>(bytes / 4).unwrap();
+            (pager, states)
+        };
+        let files = [file(bytes / 4), file(bytes + ROOM)];
+        let mut step = |start: *mut u8, pager: Option<&Pager>| {
+            // SAFETY: memory of as many bytes, that nothing else uses meanwhile.
+            let states = (0..2).map(|state| unsafe { state_at(start, state, len, f32) }).collect();
+            let param = TensorMut::new(&mut param, 1, len).unwrap();
+            let mut parameters = [Parameter { param, grad: Tensor::new(&grad, 1, len).unwrap(), states }];
+            let begun = Instant::now();
+            match pager {
+                None => ops::optimizer_step(context, &adamw, &mut parameters, None, &mut [][..]),
+                Some(pager) => {
+                    ops::optimizer_step_paged(context, pager, &adamw, &mut parameters, None, &mut [][..])
+                }
+            }
+            .unwrap();
+            begun.elapsed().as_secs_f64()
+        };
+        let mut best = [f64::INFINITY; 3];
+        for round in 0..ROUNDS {
+            let [quarter, all] = files.each_ref().map(|(pager, states)| {
+                step(std::ptr::with_exposed_provenance_mut(states.address()), Some(pager))
+            });
+            let seconds = [step(memory.as_mut_ptr(), None), quarter, all];
+            if round > 0 {
+                best.iter_mut().zip(seconds).for_each(|(best, seconds)| *best = best.min(seconds));
+            }
+        }
+        for (place, seconds) in
+            ["in memory", "in a file, budget a quarter", "in a file, budget all"].iter().zip(best)
+        {
+            let name = format!("{millions:<3} adamw, {name} {place}");
+            let rate = each * len as f64 / seconds / 1e9;
+            println!("{name:<47} {:9.2} {rate:9.1} {:14.2}", seconds * 1e3, best[0] / seconds);
+        }
+    }
+}
+
 fn products(context: &Context) {
     let (n, k, rank) = (1536, 2048, 16);
     println!(
@@ -203,8 +288,8 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return println!("nothing measured: run it by `cargo bench --bench cpu`, or with --bench");
     }
-    let only =
-        std::env::args().find(|argument| ["streams", "optimizers", "products"].contains(&argument.as_str()));
+    let only = std::env::args()
+        .find(|argument| ["streams", "optimizers", "paged", "products"].contains(&argument.as_str()));
     let wants = |part: &str| only.as_deref().is_none_or(|only| only == part);
     for context in Context::cpu_variants() {
         println!("== {}, {} threads", context.instruction_set(), context.threads());
@@ -213,6 +298,9 @@ fn main() {
         }
         if wants("optimizers") {
             optimizers(&context);
+        }
+        if wants("paged") {
+            paged(&context);
         }
         if wants("products") {
             products(&context);

@@ -149,6 +149,49 @@ typedef struct {
   const qlk_tensor *b;
 } qlk_lora;
 
+// How memory is paged.
+typedef uint32_t qlk_pager_kind;
+
+// What a pager is made of.
+typedef struct {
+  // sizeof(qlk_pager_options).
+  uint32_t struct_size;
+  // QLK_PAGER_*.
+  qlk_pager_kind kind;
+  // Bytes that paged memory may take where it is used, at least 262144: of the GPU's memory, or of resident memory.
+  uint64_t budget;
+  // QLK_PAGER_FILE: the folder of the file, zero-terminated (UTF-8 on Windows), or null for the system's one for temporary files,
+  // which may be memory itself. Else null.
+  const char *folder;
+} qlk_pager_options;
+
+// Where paged memory wants to be.
+typedef uint32_t qlk_advice;
+
+// What a pager has done so far.
+typedef struct {
+  // sizeof(qlk_pager_statistics); set it before the call.
+  uint32_t struct_size;
+  // QLK_PAGER_*, never QLK_PAGER_AUTO.
+  qlk_pager_kind kind;
+  // As it was made.
+  uint64_t budget;
+  // Allocations that there are.
+  uint64_t allocations;
+  // Their bytes.
+  uint64_t allocated_bytes;
+  // Bytes that stay within the budget from step to step, of parameters in whatever call.
+  uint64_t staying_bytes;
+  // Windows that the rest of the last step passed through.
+  uint64_t windows;
+  // Bytes brought to where they are used.
+  uint64_t bytes_in;
+  // Bytes taken from there.
+  uint64_t bytes_out;
+  // Steps taken.
+  uint64_t steps;
+} qlk_pager_statistics;
+
 // What an optimizer computes. With g the gradient times grad_scale, t the step, mhat = m / (1 - beta1^t), vhat =
 // v / (1 - beta2^t), all in f32:
 typedef uint32_t qlk_rule;
@@ -208,12 +251,6 @@ typedef struct {
   // 8-bit states: f32 scales, one for 256 elements or a part of as many. Else not looked at.
   float *absmax[3];
 } qlk_parameter;
-
-// How memory is paged.
-typedef uint32_t qlk_pager_kind;
-
-// Where paged memory wants to be.
-typedef uint32_t qlk_advice;
 
 // Done.
 #define QLK_STATUS_OK 0
@@ -543,12 +580,70 @@ qlk_status qlk_lora_gradients(const qlk_context *context,
                               uint64_t workspace_size,
                               void *stream);
 
+// Makes a pager for a context's device, and writes it to `*pager`. It may outlive the context.
+//
+// A pager gives memory for the states of optimizers that may be larger than the memory that they are used in. It is ordinary
+// memory of the host with an address, which every function takes; what the budget does is done by qlk_optimizer_step_paged,
+// window by window. QLK_PAGER_STREAMED takes the whole budget of the GPU's memory now; QLK_PAGER_FILE makes its file, which has
+// no name and is freed with the process, however that ends.
+//
+// Errors: QLK_STATUS_INVALID_ARGUMENT for an unknown kind or one of the other device, a budget below 256 KiB, a folder where
+// no file can be made, or one that is not used; QLK_STATUS_OUT_OF_RESOURCES where the memory is not there;
+// QLK_STATUS_UNSUPPORTED for QLK_PAGER_MANAGED on a GPU without it.
+qlk_status qlk_pager_create(const qlk_context *context,
+                            const qlk_pager_options *options,
+                            qlk_pager **pager);
+
+// Frees a pager and all memory that it gave, when work that was enqueued on it is done; null is allowed.
+qlk_status qlk_pager_destroy(qlk_pager *pager);
+
+// Writes the address of `bytes` bytes, all zero, aligned to at least 256, to `*ptr`. Allocations take whole pages of the system's:
+// one for all states is better than one for each. What follows each other there without gaps, in the order in which a step takes
+// the parameters, is moved as one: thousands of small states then cost what one large state does.
+//
+// Errors: QLK_STATUS_OUT_OF_RESOURCES where there is no such memory, or no such room on disk; everything is as before then.
+qlk_status qlk_pager_alloc(qlk_pager *pager,
+                           uint64_t bytes,
+                           void **ptr);
+
+// Frees what qlk_pager_alloc gave, when work that was enqueued on it is done; null is allowed.
+qlk_status qlk_pager_free(qlk_pager *pager, void *ptr);
+
+// Brings memory nearer before a step needs it, on the stream: unified memory to the GPU; what stays on the GPU and was evicted back
+// there; a file's memory from disk. A hint, which takes no part of the budget by itself.
+qlk_status qlk_pager_prefetch(const qlk_context *context,
+                              qlk_pager *pager,
+                              const void *ptr,
+                              uint64_t bytes,
+                              void *stream);
+
+// Sends memory away from where it is used, on the stream: to the host, where it is as new as anywhere when the stream has passed;
+// a file's memory to disk, at once. Memory of QLK_PAGER_STREAMED that a step has written must be evicted before somebody else
+// reads or writes it.
+//
+// Errors: QLK_STATUS_OUT_OF_RESOURCES where the disk refuses it; the memory stays as it is.
+qlk_status qlk_pager_evict(const qlk_context *context,
+                           qlk_pager *pager,
+                           const void *ptr,
+                           uint64_t bytes,
+                           void *stream);
+
+// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on. A parameter follows the advice at the starts
+// of its states; if they differ, QLK_ADVICE_PASS counts before QLK_ADVICE_STAY.
+qlk_status qlk_pager_advise(qlk_pager *pager,
+                            const void *ptr,
+                            uint64_t bytes,
+                            qlk_advice advice);
+
+// Writes what a pager has done so far to `*statistics`, whose struct_size the caller has set.
+qlk_status qlk_pager_get_statistics(const qlk_pager *pager, qlk_pager_statistics *statistics);
+
 // Fills `*optimizer`, whose struct_size the caller has set, with a rule at its first step: the hyperparameters of its paper, or
 // of torch where it has the optimizer; no clipping, rounding to nearest.
 qlk_status qlk_optimizer_init(qlk_rule rule,
                               qlk_optimizer *optimizer);
 
-// Writes to `*size` how many bytes of workspace a step of these parameters needs, at any alignment: 0 on a CPU context.
+// Writes to `*size` how many bytes of workspace a step of these parameters needs, paged or not, at any alignment: 0 on a CPU context.
 // Pointers in the parameters must be those of the step, whose alignment counts.
 qlk_status qlk_optimizer_workspace_size(const qlk_context *context,
                                         const qlk_optimizer *optimizer,
@@ -576,19 +671,11 @@ qlk_status qlk_optimizer_step(const qlk_context *context,
                               uint64_t workspace_size,
                               void *stream);
 
-// Writes to `*size` how many bytes of workspace qlk_optimizer_step_paged needs, as qlk_optimizer_workspace_size. It depends on the
-// pager's advice.
-qlk_status qlk_optimizer_workspace_size_paged(const qlk_context *context,
-                                              const qlk_pager *pager,
-                                              const qlk_optimizer *optimizer,
-                                              const qlk_parameter *parameters,
-                                              uint64_t count,
-                                              uint64_t *size);
-
 // qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget.
 //
-// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used:
-// the same parameters in the same order move least. On a GPU all of it is ordered with the stream, which waits for the last call's
+// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
+// Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
+// they have. On a GPU all of it is ordered with the stream, which waits for the last call's
 // work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
 //
 // Nothing is allocated, so nothing can run out half-way: a status other than QLK_STATUS_DEVICE and QLK_STATUS_INTERNAL has left
@@ -612,7 +699,7 @@ qlk_status qlk_optimizer_states_size(const qlk_optimizer *optimizer,
 // Saves the states of parameters, and the optimizer's step as the last one taken, to `buffer` in host memory, of `size` bytes, as
 // many as qlk_optimizer_states_size says. Parameters and gradients are not read.
 //
-// The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
+// The buffer must not overlap the states. The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
 // a GPU the call waits for the stream; `stream` is ignored on a CPU context.
 qlk_status qlk_optimizer_states_save(const qlk_context *context,
                                      qlk_pager *pager,

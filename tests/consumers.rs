@@ -107,24 +107,32 @@ fn compile_and_run(name: &str, compiler: &str, flags: &[&str], source: &str, on:
 const C11: &str = "-std=c11";
 const SANITIZED: [&str; 3] = [C11, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
 
+/// The programs in C: each has a folder of its own.
+fn c_programs(name: &str, flags: &[&str], on: On) {
+    for program in ["consumer", "optimizer"] {
+        let source = format!("tests/c/{program}.c");
+        compile_and_run(&format!("{name}-{program}"), "cc", flags, &source, on);
+    }
+}
+
 #[test]
 fn c11() {
-    compile_and_run("c11", "cc", &[C11], "tests/c/consumer.c", On::Cpu);
+    c_programs("c11", &[C11], On::Cpu);
 }
 
 #[test]
 fn c11_on_cuda() {
-    compile_and_run("c11", "cc", &[C11], "tests/c/consumer.c", On::Cuda);
+    c_programs("c11", &[C11], On::Cuda);
 }
 
 #[test]
 fn c11_under_sanitizers() {
-    compile_and_run("c11-sanitized", "cc", &SANITIZED, "tests/c/consumer.c", On::Cpu);
+    c_programs("c11-sanitized", &SANITIZED, On::Cpu);
 }
 
 #[test]
 fn c11_under_sanitizers_on_cuda() {
-    compile_and_run("c11-sanitized", "cc", &SANITIZED, "tests/c/consumer.c", On::Cuda);
+    c_programs("c11-sanitized", &SANITIZED, On::Cuda);
 }
 
 #[test]
@@ -169,7 +177,8 @@ fn python_on_cuda() {
 #[test]
 fn the_peers_calls_on_cuda() {
     run_script("peers", "benches/peers/ours.py", On::Cuda);
-    let scripts = ["cpu", "gpu"].map(|of| root().join(format!("benches/peers/bitsandbytes_{of}.py")));
+    let scripts = std::fs::read_dir(root().join("benches/peers")).unwrap().map(|file| file.unwrap().path());
+    let scripts = scripts.filter(|path| path.extension().is_some_and(|extension| extension == "py"));
     let compile = "import sys; [compile(open(path).read(), path, 'exec') for path in sys.argv[1:]]";
     run(Command::new("python3").args(["-c", compile]).args(scripts));
 }

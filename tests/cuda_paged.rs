@@ -2,109 +2,17 @@
 
 mod common;
 
-use common::device::*;
+use common::device_paged::*;
 use common::optimizers::*;
 use common::paged::*;
 use common::*;
 use proptest::prelude::*;
-use ptx_sim::{Config, Installed, StreamOrder, counters, reset_counters};
+use ptx_sim::log::{Entry, Way, Work};
+use ptx_sim::{Installed, StreamOrder, counters, reset_counters};
 use qlora_kernels::ops::{self, Advice};
-use qlora_kernels::{Context, DType, Optimizer, Pager, PagerKind, PagerOptions, Parameter, Rule, Status};
-use std::sync::{Mutex, MutexGuard};
+use qlora_kernels::{Context, DType, Optimizer, Pager, PagerKind, PagerOptions, Rule, Status};
 
 const LEAST: u64 = 256 << 10;
-
-/// A small device that does its streams' work in this order, and may have concurrent access to unified memory; for one test at
-/// a time, as there is one simulator.
-fn gpu_with(stream_order: StreamOrder, concurrent_managed_access: bool) -> (Gpu, MutexGuard<'static, ()>) {
-    static ONE: Mutex<()> = Mutex::new(());
-    let guard = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Installed::Simulator = ptx_sim::install() {
-        let config = ptx_sim::config();
-        ptx_sim::configure(&Config { sm_count: 4, stream_order, concurrent_managed_access, ..config });
-    }
-    (Gpu::new(), guard)
-}
-
-fn gpu(stream_order: StreamOrder) -> (Gpu, MutexGuard<'static, ()>) {
-    gpu_with(stream_order, true)
-}
-
-fn pager(gpu: &Gpu, kind: PagerKind, budget: u64) -> Pager {
-    Pager::new(&gpu.context, &PagerOptions { kind, budget, folder: None }).unwrap()
-}
-
-/// Parameters and gradients in device memory, states in a pager's.
-struct Paged {
-    matrices: Vec<[Memory; 2]>,
-    states: PagedStates,
-}
-
-impl Paged {
-    fn new(gpu: &Gpu, pager: &Pager, parameters: &[Owned], gap: usize) -> Self {
-        let matrices = parameters.iter().map(|o| [gpu.matrix(&o.param, 0), gpu.matrix(&o.grad, 0)]).collect();
-        Self { matrices, states: PagedStates::new(pager, parameters, gap) }
-    }
-
-    fn views<'a>(&'a self, gpu: &Gpu, like: &'a [Owned]) -> Vec<Parameter<'a>> {
-        let view = |(i, ([param, grad], like)): (usize, (&'a [Memory; 2], &'a Owned))| Parameter {
-            param: param.tensor_mut(gpu, &like.param),
-            grad: grad.tensor(gpu, &like.grad),
-            states: self.states.states(i, like),
-        };
-        self.matrices.iter().zip(like).enumerate().map(view).collect()
-    }
-
-    fn step(&self, gpu: &Gpu, pager: &Pager, optimizer: &Optimizer, like: &[Owned], kept: &Memory) {
-        let mut views = self.views(gpu, like);
-        let size = ops::optimizer_workspace_size_paged(&gpu.context, pager, optimizer, &views).unwrap();
-        let workspace = gpu.workspace(size);
-        ops::optimizer_step_paged(
-            &gpu.context,
-            pager,
-            optimizer,
-            &mut views,
-            Some(kept.buffer_mut(gpu)),
-            workspace.buffer_mut::<u8>(gpu),
-        )
-        .unwrap();
-    }
-
-    fn read(&self, gpu: &Gpu, pager: &Pager, like: &[Owned]) -> Vec<Owned> {
-        if self.states.bytes() > 0 {
-            pager.evict(&gpu.context, self.states.address(), self.states.bytes()).unwrap();
-        }
-        gpu.stream.synchronize().unwrap();
-        let mut found = like.to_vec();
-        for (i, (owned, [param, _])) in found.iter_mut().zip(&self.matrices).enumerate() {
-            owned.param.bytes_mut().copy_from_slice(&gpu.download::<u8>(param));
-            self.states.read(i, owned);
-        }
-        found
-    }
-}
-
-/// Two steps on the CPU; how many elements were kept.
-fn expected(optimizer: &Optimizer, parameters: &mut [Owned], steps: u64) -> u64 {
-    let (mut optimizer, mut count) = (*optimizer, vec![0u64]);
-    for _ in 0..steps {
-        let mut views: Vec<_> = parameters.iter_mut().map(Owned::view).collect();
-        ops::optimizer_step(&Context::cpu(), &optimizer, &mut views, Some((&mut count).into()), &mut [][..])
-            .unwrap();
-        optimizer.hyper.step += 1;
-    }
-    count[0]
-}
-
-fn any_order() -> impl Strategy<Value = StreamOrder> {
-    prop_oneof![
-        Just(StreamOrder::Lazy),
-        Just(StreamOrder::Immediate),
-        Just(StreamOrder::OthersFirst),
-        any::<u64>().prop_map(StreamOrder::Random),
-        (0u32..9).prop_map(StreamOrder::First)
-    ]
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
@@ -116,7 +24,7 @@ proptest! {
         special in prop::collection::vec(any_number(), 0..3),
         kind in prop::sample::select(vec![PagerKind::Streamed, PagerKind::Managed]),
         budget in LEAST..3 * LEAST,
-        gap in 0usize..3,
+        (gap, unpaged) in (0usize..3, prop::sample::select(vec![0usize, 3])),
         order in any_order(),
         advised in prop::option::of((any::<bool>(), 0.0f64..1.0)),
         evicted: bool,
@@ -125,32 +33,76 @@ proptest! {
         let (gpu, _one) = gpu(order);
         let pager = pager(&gpu, kind, budget);
         let mut parameters = training(&optimizer, &shapes, seed, &special);
-        let paged = Paged::new(&gpu, &pager, &parameters, gap);
+        let paged = OnDevice::new(&gpu, &pager, &parameters, gap, unpaged);
         if let Some((stay, share)) = advised.filter(|_| paged.states.bytes() > 0) {
             let bytes = (paged.states.bytes() as f64 * share) as u64 + 1;
             pager.advise(paged.states.address(), bytes, if stay { Advice::Stay } else { Advice::Pass }).unwrap();
         }
         let (mut next, kept) = (optimizer, gpu.upload(&[7u64]));
-        for step in 0..3 {
-            // The steps of one pager are ordered, on whatever stream.
-            let other = if step == 1 { gpu.with_new_stream() } else { Gpu { stream: gpu.stream.clone(), context: gpu.context.clone() } };
-            if step == 1 {
-                gpu.stream.synchronize().unwrap();
-            }
-            paged.step(&other, &pager, &next, &parameters, &kept);
+        // The steps of one pager are ordered, on whatever streams.
+        let streams = [gpu.with_new_stream(), gpu.with_new_stream()];
+        let mut workspaces = Vec::new();
+        for gpu in [&streams[0], &streams[1], &streams[0]] {
+            workspaces.push(paged.step(gpu, &pager, &next, &parameters, &kept));
             if evicted && paged.states.bytes() > 0 {
-                pager.evict(&other.context, paged.states.address(), paged.states.bytes() / 2 + 1).unwrap();
-                pager.prefetch(&other.context, paged.states.address(), paged.states.bytes()).unwrap();
+                pager.evict(&gpu.context, paged.states.address(), paged.states.bytes() / 2 + 1).unwrap();
+                pager.prefetch(&streams[1].context, paged.states.address(), paged.states.bytes()).unwrap();
             }
-            other.stream.synchronize().unwrap();
             next.hyper.step += 1;
         }
         let found = paged.read(&gpu, &pager, &parameters);
-        let count = expected(&optimizer, &mut parameters, 3);
+        let count = step_on_cpu(&optimizer, &mut parameters, 3);
         for (i, (found, expected)) in found.iter().zip(&parameters).enumerate() {
             prop_assert_eq!(found.same(expected), Ok(()), "parameter {}", i);
         }
         prop_assert_eq!(gpu.download::<u64>(&kept)[0] - 7, count);
+    }
+}
+
+/// A missing wait between two operations shows when the stream of the wrong one does all it can before the others: every stream is
+/// that one once. Windows enough that each slot is used several times, in two passes, and by steps on two streams that nothing else
+/// orders; what stays is evicted, and fetched by hand, between steps.
+#[test]
+fn no_order_of_streams_changes_a_bit() {
+    let orders = (0..7).map(StreamOrder::First).chain([StreamOrder::Lazy, StreamOrder::OthersFirst]);
+    for (rule, kind) in [
+        (Rule::AdamW, PagerKind::Streamed),
+        (Rule::Lamb, PagerKind::Streamed),
+        (Rule::Lamb, PagerKind::Managed),
+    ] {
+        let optimizer = Optimizer::new(rule);
+        let shapes: Vec<Shape> =
+            [2000, 3000, 46_000, 3000].map(|len| Shape::row(len, DType::F32, false)).into();
+        let start = training(&optimizer, &shapes, 5, &[]);
+        let mut expected = start.clone();
+        step_on_cpu(&optimizer, &mut expected, 4);
+        for order in orders.clone() {
+            let (gpu, _one) = gpu(order);
+            let pager = pager(&gpu, kind, LEAST);
+            let paged = OnDevice::new(&gpu, &pager, &start, 0, 3);
+            let streams = [gpu.with_new_stream(), gpu.with_new_stream()];
+            let (mut next, mut workspaces) = (optimizer, Vec::new());
+            let kept = gpu.upload(&[0u64]);
+            for step in 0..4 {
+                let [this, other] = [&streams[step % 2], &streams[(step + 1) % 2]];
+                workspaces.push(paged.step(this, &pager, &next, &start, &kept));
+                next.hyper.step += 1;
+                let (address, bytes) = (paged.states.address(), paged.states.bytes());
+                match step {
+                    0 => {}
+                    1 => pager.evict(&this.context, address, bytes).unwrap(),
+                    _ => {
+                        pager.evict(&other.context, address, bytes / 2).unwrap();
+                        pager.prefetch(&this.context, address, bytes).unwrap();
+                    }
+                }
+            }
+            assert!(pager.statistics().windows >= 7, "{:?}", pager.statistics());
+            let found = paged.read(&gpu, &pager, &start);
+            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                assert_eq!(found.same(expected), Ok(()), "{rule:?} {kind:?} {order:?}: parameter {i}");
+            }
+        }
     }
 }
 
@@ -163,7 +115,7 @@ fn a_step_moves_what_does_not_fit() {
         let (pager, optimizer) = (pager(&gpu, PagerKind::Streamed, 1 << 20), Optimizer::new(rule));
         let shapes: Vec<Shape> = (0..3).map(|_| Shape::row(100_000, DType::Bf16, false)).collect();
         let parameters = training(&optimizer, &shapes, 1, &[]);
-        let (paged, kept) = (Paged::new(&gpu, &pager, &parameters, 0), gpu.upload(&[0u64]));
+        let (paged, kept) = (OnDevice::new(&gpu, &pager, &parameters, 0, 0), gpu.upload(&[0u64]));
         paged.step(&gpu, &pager, &optimizer, &parameters, &kept);
         let first = pager.statistics();
         let passing = first.allocated_bytes - first.staying_bytes;
@@ -172,7 +124,7 @@ fn a_step_moves_what_does_not_fit() {
         assert_eq!(first.bytes_out, passing);
 
         let mut views = paged.views(&gpu, &parameters);
-        let size = ops::optimizer_workspace_size_paged(&gpu.context, &pager, &optimizer, &views).unwrap();
+        let size = ops::optimizer_workspace_size(&gpu.context, &optimizer, &views).unwrap();
         let workspace = gpu.workspace(size);
         gpu.stream.synchronize().unwrap();
         reset_counters();
@@ -185,16 +137,113 @@ fn a_step_moves_what_does_not_fit() {
     }
 }
 
+/// Memory that a pager frees, or that goes with it, is free when work on it is done, and what stays of others is not lost by it.
 #[test]
-fn a_device_without_concurrent_access_gets_no_hints() {
-    let (gpu, _one) = gpu_with(StreamOrder::Lazy, false);
-    let (pager, optimizer) = (pager(&gpu, PagerKind::Managed, LEAST), Optimizer::new(Rule::Lion));
-    let mut parameters = training(&optimizer, &[Shape::row(90_000, DType::Bf16, false)], 1, &[]);
-    let (paged, kept) = (Paged::new(&gpu, &pager, &parameters, 0), gpu.upload(&[0u64]));
-    paged.step(&gpu, &pager, &optimizer, &parameters, &kept);
-    let found = paged.read(&gpu, &pager, &parameters);
-    expected(&optimizer, &mut parameters, 1);
-    found[0].same(&parameters[0]).unwrap();
+fn memory_is_freed_when_work_on_it_is_done() {
+    for (kind, order) in [PagerKind::Streamed, PagerKind::Managed]
+        .into_iter()
+        .flat_map(|kind| [StreamOrder::Lazy, StreamOrder::OthersFirst].map(|order| (kind, order)))
+    {
+        let (gpu, _one) = gpu(order);
+        let (pager, optimizer) = (pager(&gpu, kind, LEAST), Optimizer::new(Rule::AdamW));
+        let start = training(&optimizer, &[Shape::row(5000, DType::F32, false)], 3, &[]);
+        let others = training(&optimizer, &[Shape::row(60_000, DType::F32, false)], 4, &[]);
+        let (paged, more) =
+            (OnDevice::new(&gpu, &pager, &start, 0, 0), OnDevice::new(&gpu, &pager, &others, 0, 0));
+        let kept = gpu.upload(&[0u64]);
+        let all = [paged.views(&gpu, &start), more.views(&gpu, &others)];
+        let mut all: Vec<_> = all.into_iter().flatten().collect();
+        let size = ops::optimizer_workspace_size(&gpu.context, &optimizer, &all).unwrap();
+        let workspace = gpu.workspace(size);
+        ops::optimizer_step_paged(
+            &gpu.context,
+            &pager,
+            &optimizer,
+            &mut all,
+            None,
+            workspace.buffer_mut::<u8>(&gpu),
+        )
+        .unwrap();
+        drop(all);
+        assert_eq!(pager.statistics().allocations, 2);
+        let simulated = ptx_sim::install() == Installed::Simulator;
+        if simulated {
+            reset_counters();
+        }
+        drop(more);
+        assert_eq!(pager.statistics().allocations, 1);
+        // The simulator's frees wait for the whole context, as those of drivers may, but need not.
+        assert!(!simulated || counters().calls["cuEventSynchronize"] == 1);
+        let mut next = optimizer;
+        next.hyper.step += 1;
+        let workspace = paged.step(&gpu, &pager, &next, &start, &kept);
+        let (mut expected, found) = (start.clone(), paged.read(&gpu, &pager, &start));
+        step_on_cpu(&optimizer, &mut expected, 2);
+        found[0].same(&expected[0]).unwrap();
+        paged.step(&gpu, &pager, &next, &start, &kept);
+        drop((paged, pager, workspace)); // with work under way
+        gpu.stream.synchronize().unwrap();
+    }
+}
+
+/// What others write to memory that was evicted is what the next step uses.
+#[test]
+fn what_is_written_to_evicted_memory_counts() {
+    let (gpu, _one) = gpu(StreamOrder::Lazy);
+    for kind in [PagerKind::Streamed, PagerKind::Managed] {
+        let (pager, optimizer) = (pager(&gpu, kind, LEAST), Optimizer::new(Rule::AdamW));
+        let shape = [Shape::row(40_000, DType::F32, false)];
+        let start = training(&optimizer, &shape, 3, &[]);
+        let mut paged = OnDevice::new(&gpu, &pager, &start, 0, 0);
+        let kept = gpu.upload(&[0u64]);
+        paged.step(&gpu, &pager, &optimizer, &start, &kept);
+        let mut other = paged.read(&gpu, &pager, &start);
+        other[0].states = training(&optimizer, &shape, 4, &[])[0].states.clone();
+        paged.states.write(0, &other[0]);
+        paged.step(&gpu, &pager, &optimizer, &start, &kept);
+        let found = paged.read(&gpu, &pager, &start);
+        step_on_cpu(&optimizer, &mut other, 1);
+        found[0].same(&other[0]).unwrap();
+    }
+}
+
+/// Thousands of small parameters in one pool: parts that follow each other are copied as one.
+#[test]
+fn small_parameters_are_copied_together() {
+    let (gpu, _one) = gpu(StreamOrder::Lazy);
+    for eight_bits in [false, true] {
+        let mut optimizer = Optimizer::new(Rule::AdamW);
+        // Codes in multiples of 4 bytes, so that no scales need gaps before them.
+        let len = |i: usize| if eight_bits { i % 97 * 4 } else { i % 97 };
+        let shapes: Vec<Shape> = (0..3000).map(|i| Shape::row(len(i), DType::Bf16, eight_bits)).collect();
+        let mut parameters = training(&optimizer, &shapes, 9, &[]);
+        let pager = pager(&gpu, PagerKind::Streamed, LEAST);
+        let paged = OnDevice::new(&gpu, &pager, &parameters, 0, 0);
+        let kept = gpu.upload(&[0u64]);
+        paged.step(&gpu, &pager, &optimizer, &parameters, &kept); // what stays is there from now on
+        optimizer.hyper.step += 1;
+        let simulated = ptx_sim::install() == Installed::Simulator;
+        if simulated {
+            reset_counters();
+        }
+        paged.step(&gpu, &pager, &optimizer, &parameters, &kept);
+        if simulated {
+            let counted = counters();
+            let windows = pager.statistics().windows;
+            assert!(windows > 10);
+            for way in [Way::ToDevice, Way::ToHost] {
+                let is = |entry: &&Entry| matches!(entry.work, Work::Copy { way: its, .. } if its == way);
+                let copies = counted.log.iter().filter(is).count() as u64;
+                // What is small enough for what is left of the budget stays, and leaves gaps.
+                assert!((windows..windows + 5).contains(&copies), "{copies} {way:?}, {windows} windows");
+            }
+        }
+        let found = paged.read(&gpu, &pager, &parameters);
+        step_on_cpu(&Optimizer::new(Rule::AdamW), &mut parameters, 2);
+        for (i, (found, expected)) in found.iter().zip(&parameters).enumerate() {
+            assert_eq!(found.same(expected), Ok(()), "parameter {i}");
+        }
+    }
 }
 
 #[test]
@@ -216,7 +265,7 @@ fn what_cannot_be_is_refused_and_nothing_is_lost() {
     let cpu = pager.prefetch(&Context::cpu(), 0, 1).unwrap_err();
     assert!(cpu.message().contains("must lie in one allocation"), "{cpu}");
     let parameters = training(&optimizer, &[Shape::row(5000, DType::F32, true)], 3, &[]);
-    let paged = Paged::new(&gpu, &pager, &parameters, 0);
+    let paged = OnDevice::new(&gpu, &pager, &parameters, 0, 0);
     let cpu = pager.evict(&Context::cpu(), paged.states.address(), 1).unwrap_err();
     assert_eq!(cpu.message(), "context is of another device than the pager");
     let mut views = paged.views(&gpu, &parameters);

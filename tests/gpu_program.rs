@@ -1,5 +1,5 @@
 //! The GPU program's checks pass on the simulated device, find a wrong result, and what it does on a GPU beyond them
-//! (timing, captures, the report) goes through the driver without an error.
+//! (timing, captures, the report) goes through the driver without an error. A step with paged states is as its picture shows.
 
 #[allow(dead_code)]
 #[path = "../benches/gpu/main.rs"]
@@ -17,7 +17,10 @@ use program::products::operands::Operands;
 use program::products::{self, Benches, Figures, Kind, Product};
 use program::reference::{Problem, by_cpu, by_format};
 use program::report::{self, Report};
-use program::{Tally, Work, check, check_and_time, copy, goals, launch, optimizer, predict};
+use program::timeline::{self, Operation, RATES};
+use program::{Tally, Work, check, check_and_time, copy, goals, launch, link, optimizer, paged, predict};
+use ptx_sim::log::{Way, Work as Entered};
+use ptx_sim::timeline::{Engine, lay_out, makespan};
 use qlora_kernels::{Constants, DType};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -39,7 +42,7 @@ fn everything_is_right() {
     let work = Work::select(&Options::parse_from(["gpu"]));
     assert!(work.cases.len() > 80);
     assert_eq!(work.products[0].len(), 3 * (5 + 5 + 3));
-    assert_eq!(work.steps.len(), 6);
+    assert_eq!((work.steps.len(), work.paged.len()), (6, 4));
     assert_eq!(work.check_small(&gpu()), Tally::default());
 }
 
@@ -203,8 +206,8 @@ fn a_budget_is_kept() {
     let options = Options { out: folder.clone(), ..options };
     let now = Some(std::time::Instant::now());
     let tally = work.measure(&gpu_without_cache(), None, &options, Shape::of(4096), now).unwrap();
-    assert_eq!(tally, Tally { failed: 0, left_out: 6 });
-    assert!(std::fs::read_to_string(folder.join("gpu.json")).unwrap().contains("\"left_out\": 6"));
+    assert_eq!(tally, Tally { failed: 0, left_out: 10 });
+    assert!(std::fs::read_to_string(folder.join("gpu.json")).unwrap().contains("\"left_out\": 10"));
 }
 
 /// One flipped bit in any part of what a case must write is found.
@@ -259,6 +262,10 @@ fn a_run_is_timed_and_reported() {
     for step in optimizer::select(Some("bf16")) {
         report.cases.push(step.check_and_time(&gpu, 1000, 2).unwrap());
     }
+    report.link = Some(link::rates(&gpu, 1 << 16, 2).unwrap());
+    for step in paged::select(None) {
+        report.paged.push(step.check_and_time(&gpu, 150_000, 2).unwrap());
+    }
     let small = Shape { rows: 1, cols: 4096 };
     for case in launch::cases(Some("quantize nf4 64 fp8")) {
         report.launches.push(launch::figure(&gpu, &case, small, 2).unwrap());
@@ -281,6 +288,9 @@ fn a_run_is_timed_and_reported() {
         "| product forward nf4 64 f32 f32, M 1 N 1 K 1 rank 1 |",
         "| adamw bf16 |",
         "| adamw8bit bf16 |",
+        "The link, 65536 bytes each way: ",
+        "| adamw bf16 streamed | 150000 | 300000 |",
+        "| adamw8bit bf16 managed | 150000 | 262144 |",
     ] {
         assert!(table.contains(row), "{table}");
     }
@@ -293,6 +303,64 @@ fn a_run_is_timed_and_reported() {
     assert_eq!(json["cases"].as_array().unwrap().len(), report.cases.len());
     assert!(json["launches"][0]["graph"].as_f64().unwrap() > 0.0);
     assert!(image.contains("</svg>") && image.contains("dequantize nf4 64 fp8 to bf16"));
+}
+
+/// A step with states in host memory, by what an H100 and its link can do: both ways of the link are busy at once and never wait,
+/// and the kernels run meanwhile. The picture in benches shows it: `QLK_BLESS=1 cargo test --test gpu_program` draws it anew.
+#[test]
+fn a_paged_step_keeps_the_link_busy() {
+    let ptx_sim::Installed::Simulator = ptx_sim::install() else { return };
+    let mut log = timeline::record(&gpu(), paged::STREAMED_8BIT, timeline::PARAMETERS).unwrap();
+    let operations = timeline::operations(&log);
+    let of = |engine| -> Vec<&Operation> {
+        operations.iter().filter(|operation| operation.span.engine == Some(engine)).collect()
+    };
+    let [into, kernels, out] = [Engine::In, Engine::Kernels, Engine::Out].map(of);
+    // What passes of four budgets: all but five eighths of one, in windows of an eighth.
+    let windows = (4 - 1) * 8 + (8 - 5) + 1;
+    let extent = |lane: &[&Operation], window| {
+        let spans: Vec<_> = lane.iter().filter(|operation| operation.window == window).collect();
+        (spans[0].span.start, spans[spans.len() - 1].span.end)
+    };
+    for window in 1..=windows {
+        let [into, kernels, out] = [&into, &kernels, &out].map(|lane| extent(lane, window));
+        assert!(into.1 <= kernels.0 && kernels.1 <= out.0, "window {window}");
+    }
+    assert_eq!([&into, &kernels, &out].map(|lane| lane[lane.len() - 1].window), [windows; 3]);
+    for lane in [&into, &out] {
+        let idle = |pair: &[&Operation]| pair[1].span.start - pair[0].span.end;
+        assert!(lane.windows(2).all(|pair| idle(pair) < 1e-9), "a way of the link waits");
+    }
+    // So the step takes what the first window's copies in and kernels take, and then all copies out. Each of a window's two states
+    // has a copy for its codes and one for its scales: 20 µs besides the 600 µs of a window's 33 MB.
+    let one_way = log.iter().map(|entry| match entry.work {
+        Entered::Copy { way: Way::ToHost, bytes } => bytes as f64 / RATES.link_out,
+        _ => 0.0,
+    });
+    let one_way: f64 = one_way.sum();
+    let [first_in, first_kernels] =
+        [&into, &kernels].map(|lane| extent(lane, 1)).map(|(start, end)| end - start);
+    let step = operations.iter().map(|operation| operation.span.end).fold(0.0, f64::max);
+    let expected = first_in + first_kernels + one_way + RATES.copy * (4 * windows) as f64;
+    assert!((step - expected).abs() < 1e-9, "{step} s, {expected} s");
+    assert!(step < 1.1 * one_way, "{step} s, {one_way} s");
+    // In one stream, each operation after the one before, it would take both ways' copies one after the other and all kernels.
+    log.iter_mut().for_each(|entry| entry.stream = 1);
+    let serial = makespan(&lay_out(&log, &RATES));
+    println!("{:.2} ms, of one way {:.2}, in one stream {:.2}", step * 1e3, one_way * 1e3, serial * 1e3);
+    assert!(serial > 2.0 * one_way && serial > 2.0 * step, "{serial} s, {step} s");
+
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/paged.svg");
+    let drawn = Path::new(env!("CARGO_TARGET_TMPDIR")).join("paged.svg");
+    timeline::draw(&drawn, &operations).unwrap();
+    if std::env::var_os("QLK_BLESS").is_some() {
+        std::fs::copy(&drawn, &committed).unwrap();
+    }
+    let [drawn, committed] = [drawn, committed].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    assert!(
+        drawn == committed,
+        "benches/paged.svg is out of date: QLK_BLESS=1 cargo test --test gpu_program"
+    );
 }
 
 #[test]

@@ -8,7 +8,13 @@ fn the_header_is_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).unwrap();
     let mut builder = cbindgen::Builder::new().with_config(config);
-    for file in ["types", "guard", "context", "quantize", "gemm", "optimizer"] {
+    let files = ["types", "guard", "context", "quantize", "gemm", "pager", "optimizer"];
+    for entry in std::fs::read_dir(root.join("src/capi")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(files.contains(&name) || ["mod", "convert"].contains(&name), "{name} is in no header");
+    }
+    for file in files {
         builder = builder.with_src(root.join(format!("src/capi/{file}.rs")));
     }
     let bindings = builder.generate().unwrap();

@@ -88,6 +88,28 @@ fn what_fits_the_budget_stays_and_the_rest_passes() {
 }
 
 #[test]
+fn thousands_of_small_parameters() {
+    for eight_bits in [false, true] {
+        let (context, pager, optimizer) = (Context::cpu(), pager(LEAST), Optimizer::new(Rule::Lamb));
+        let shapes: Vec<Shape> = (0..3000).map(|i| Shape::row(i % 197, DType::Bf16, eight_bits)).collect();
+        let mut found = training(&optimizer, &shapes, 1, &[]);
+        let mut expected = found.clone();
+        let states = PagedStates::new(&pager, &found, 0);
+        let mut views = states.views(&mut found, 5);
+        optimizer_step_paged(&context, &pager, &optimizer, &mut views, None, &mut [][..]).unwrap();
+        assert!(pager.statistics().windows > 10);
+        let mut views: Vec<_> = expected.iter_mut().map(Owned::view).collect();
+        optimizer_step(&context, &optimizer, &mut views, None, &mut [][..]).unwrap();
+        for (i, (found, expected)) in found.iter_mut().zip(&expected).enumerate() {
+            if !i.is_multiple_of(5) {
+                states.read(i, found);
+            }
+            assert_eq!(found.same(expected), Ok(()), "parameter {i}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_is_refused_and_nothing_is_lost() {
     let context = Context::cpu();
     let with = |kind, budget, folder: Option<&str>| {

@@ -18,6 +18,9 @@
 //! | [`cublas`] | cuBLAS, found at run time |
 //! | [`predict`] | how long the products should take on an H100 |
 //! | [`optimizer`] | the AdamW step with states in 32 and in 8 bits |
+//! | [`paged`] | the same step with paged states |
+//! | [`link`] | the roofline of those: copies between host and device |
+//! | [`timeline`] | such a step as a picture, from the simulator's log |
 //! | [`launch`] | calls too small to fill the device: the cost of a launch, with and without a graph |
 //! | [`report`] | figures as a table and as JSON |
 //! | [`plot`] | figures as an image |
@@ -31,13 +34,16 @@ pub mod data;
 pub mod device;
 pub mod goals;
 pub mod launch;
+pub mod link;
 pub mod optimizer;
 pub mod options;
+pub mod paged;
 pub mod plot;
 pub mod predict;
 pub mod products;
 pub mod reference;
 pub mod report;
+pub mod timeline;
 pub mod timing;
 
 use cases::{Case, Shape};
@@ -46,6 +52,7 @@ use cublas::Cublas;
 use device::Gpu;
 use optimizer::Step;
 use options::Options;
+use paged::PagedStep;
 use products::{Benches, Product};
 use qlora_kernels::Status;
 use report::{Figures, Report};
@@ -66,6 +73,8 @@ const EXIT_NO_DEVICE: u8 = 3;
 const SMALL_COPY: usize = 3 * copy::GRANULE;
 /// Parameters of the steps that are only checked.
 const SMALL_STEP: usize = 10_007;
+/// The same where some states do not fit the least budget.
+const SMALL_PAGED: usize = 150_011;
 
 fn main() -> ExitCode {
     let mut options = Options::parse();
@@ -95,6 +104,15 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     let simulated = options.simulate && ptx_sim::install() == ptx_sim::Installed::Simulator;
     let gpu = Gpu::open(options.device)?;
+    if let Some(file) = &options.timeline {
+        if !simulated {
+            return Err("--timeline draws the simulator's log, and this is not the simulator".into());
+        }
+        let log = timeline::record(&gpu, paged::STREAMED_8BIT, timeline::PARAMETERS)?;
+        timeline::draw(file, &timeline::operations(&log))?;
+        println!("{} is written", file.display());
+        return Ok(true);
+    }
     let work = Work::select(options);
     if work.count() == 0 {
         return Err(format!("no case's name holds {:?}", options.only.as_deref().unwrap_or_default()).into());
@@ -141,6 +159,7 @@ pub struct Work {
     /// Of the checks at small sizes, and of what is timed.
     pub products: [Vec<Product>; 2],
     pub steps: Vec<Step>,
+    pub paged: Vec<PagedStep>,
 }
 
 impl Work {
@@ -150,11 +169,13 @@ impl Work {
             cases: cases::select(options.quick, only),
             products: [products::small(only), products::large(options.quick, only)],
             steps: optimizer::select(only),
+            paged: paged::select(only),
         }
     }
 
     pub fn count(&self) -> usize {
-        self.cases.len() + self.products.iter().map(Vec::len).sum::<usize>() + self.steps.len()
+        let products: usize = self.products.iter().map(Vec::len).sum();
+        self.cases.len() + products + self.steps.len() + self.paged.len()
     }
 
     /// Checks all at the small shapes.
@@ -163,6 +184,7 @@ impl Work {
         each.of(&self.cases, |case| Ok(format!("{} bytes at {shapes} shapes", check_by_format(gpu, case)?)))
             + each.of(&self.products[0], |product| Ok(format!("{} elements", product.check(gpu)?)))
             + each.of(&self.steps, |step| Ok(format!("{} bytes", step.check(gpu, SMALL_STEP)?)))
+            + each.of(&self.paged, |step| Ok(format!("{} bytes", step.check(gpu, SMALL_PAGED)?)))
     }
 
     /// Checks all at the sizes that are timed.
@@ -172,6 +194,7 @@ impl Work {
         each.of(&self.cases, |case| check_large(gpu, case, shape).and(Ok(shape)))
             + each.of(&self.products[1], |p| Ok(format!("{} elements", benches.of(p)?.check(p)?)))
             + each.of(&self.steps, |step| Ok(format!("{} bytes", step.check(gpu, step_len(shape))?)))
+            + each.of(&self.paged, |step| Ok(format!("{} bytes", step.check(gpu, paged_len(*step, shape))?)))
     }
 
     /// Checks and times all and writes the report. What the time may not suffice for comes last.
@@ -200,6 +223,14 @@ impl Work {
         tally += each.of(&self.steps, |step| {
             report.cases.push(step.check_and_time(gpu, step_len(shape), repetitions)?);
             Ok(format!("{} parameters", step_len(shape)))
+        });
+        tally += each.of(&self.paged, |step| {
+            let n = paged_len(*step, shape);
+            if report.link.is_none() {
+                report.link = Some(link::rates(gpu, step.state_bytes(n) as usize, repetitions)?);
+            }
+            report.paged.push(step.check_and_time(gpu, n, repetitions)?);
+            Ok(format!("{n} parameters"))
         });
         tally += each.of(&self.cases, |case| {
             report.cases.push(check_and_time(gpu, case, shape, repetitions)?);
@@ -262,6 +293,12 @@ impl Each {
 /// Parameters of an optimizer step, whose state is several times as large as a matrix of as many elements.
 fn step_len(shape: Shape) -> usize {
     shape.elements() / 4
+}
+
+/// Parameters of a step with paged states: they take as many bytes as the matrix has in 16 bits, which no default makes more than
+/// a sixteenth of the free memory; but enough that some do not fit the least budget.
+fn paged_len(step: PagedStep, shape: Shape) -> usize {
+    step.parameters(2 * shape.elements()).max(SMALL_PAGED)
 }
 
 /// Checks a case at the small shapes against the format's definition; the bytes compared.

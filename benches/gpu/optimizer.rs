@@ -16,8 +16,8 @@ const GOAL: f64 = 0.9;
 /// A step on parameters and gradients of one type.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    dtype: DType,
-    eight_bits: bool,
+    pub dtype: DType,
+    pub eight_bits: bool,
 }
 
 pub fn select(only: Option<&str>) -> Vec<Step> {
@@ -35,7 +35,7 @@ impl fmt::Display for Step {
     }
 }
 
-fn adamw() -> Optimizer {
+pub fn adamw() -> Optimizer {
     let hyper = Hyper { step: 7, grad_scale: 0.5, ..Hyper::of(Rule::AdamW) };
     Optimizer { hyper, ..Optimizer::new(Rule::AdamW) }
 }
@@ -47,20 +47,31 @@ impl Step {
         let device = expected.iter().map(|bytes| gpu.upload(bytes)).collect::<Result<Vec<_>>>()?;
         let workspace = self.workspace(gpu, n, &device)?;
         self.enqueue(gpu, n, &device, &workspace)?;
-        let pointers: Vec<_> = expected.iter_mut().map(|bytes| bytes.as_mut_ptr()).collect();
+        self.on_cpu(n, &mut expected)?;
+        let found = device.iter().map(|memory| gpu.download(memory)).collect::<Result<Vec<_>>>()?;
+        Self::compare(found.iter().map(|bytes| &bytes[..]), &expected)?;
+        Ok(expected.iter().map(|bytes| bytes.len()).sum())
+    }
+
+    /// Takes the step in host memory.
+    pub fn on_cpu(self, n: usize, state: &mut [Bytes]) -> Result<()> {
+        let pointers: Vec<_> = state.iter_mut().map(|bytes| bytes.as_mut_ptr()).collect();
         // SAFETY: the memory outlives the call, which is done when it returns.
         unsafe {
             let mut parameter = [self.parameter(n, &pointers)?];
-            ops::optimizer_step(&Context::cpu(), &adamw(), &mut parameter, None, &mut [][..])?;
+            Ok(ops::optimizer_step(&Context::cpu(), &adamw(), &mut parameter, None, &mut [][..])?)
         }
+    }
+
+    /// Fails if what was found is not what [`Self::on_cpu`] gives.
+    pub fn compare<'a>(found: impl Iterator<Item = &'a [u8]>, expected: &[Bytes]) -> Result<()> {
         let names = ["param", "grad", "m", "v", "absmax of m", "absmax of v"];
-        for (name, (memory, expected)) in names.iter().zip(device.iter().zip(&expected)) {
-            let found = gpu.download(memory)?;
+        for (name, (found, expected)) in names.iter().zip(found.zip(expected)) {
             if let Some(at) = found.iter().zip(expected.iter()).position(|(a, b)| a != b) {
                 return Err(format!("{name} differs at byte {at}").into());
             }
         }
-        Ok(expected.iter().map(|bytes| bytes.len()).sum())
+        Ok(())
     }
 
     /// Checks and times it.
@@ -79,7 +90,7 @@ impl Step {
     }
 
     /// Parameters, gradients, first and second moments; of those in 8 bits the codes, then the scales.
-    fn state(self, n: usize) -> Vec<Bytes> {
+    pub fn state(self, n: usize) -> Vec<Bytes> {
         let row = |dtype, row, len| Noise::Weights.rows(dtype, row, 1, len);
         let mut state = vec![row(self.dtype, 0, n), row(self.dtype, 1, n)];
         if self.eight_bits {
@@ -110,7 +121,7 @@ impl Step {
 
     /// # Safety
     /// The pointers are to what [`Self::state`] has, in memory of a context's device, which nothing else uses meanwhile.
-    unsafe fn parameter<'a>(self, n: usize, at: &[*mut u8]) -> Result<Parameter<'a>> {
+    pub unsafe fn parameter<'a>(self, n: usize, at: &[*mut u8]) -> Result<Parameter<'a>> {
         // SAFETY: as promised by the caller.
         unsafe {
             let states = [2, 3].map(|i| match self.eight_bits {

@@ -42,6 +42,9 @@ pub struct Options {
     /// Only say how long the products should take on an H100, by counting; needs no GPU
     #[arg(long)]
     pub predict: bool,
+    /// Only draw how a step with paged states should go on an H100, from the simulator's log
+    #[arg(long, value_name = "FILE", requires = "simulate")]
+    pub timeline: Option<PathBuf>,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     pub bench: bool,

@@ -4,8 +4,9 @@ use super::cases::{Case, Shape};
 use super::copy::Copy;
 use super::device::{Facts, Gpu};
 use super::launch::Launch;
+use super::link::Link;
 use super::timing::Times;
-use super::{Result, Tally, plot, products};
+use super::{Result, Tally, paged, plot, products};
 use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
@@ -26,6 +27,8 @@ pub struct Report {
     pub copies: Vec<Copy>,
     pub cases: Vec<Figures>,
     pub products: Vec<products::Figures>,
+    pub link: Option<Link>,
+    pub paged: Vec<paged::Figures>,
     pub launches: Vec<Launch>,
 }
 
@@ -64,6 +67,8 @@ impl Report {
             copies: Vec::new(),
             cases: Vec::new(),
             products: Vec::new(),
+            link: None,
+            paged: Vec::new(),
             launches: Vec::new(),
         }
     }
@@ -127,6 +132,27 @@ impl Report {
         }
         let met = |wanted| self.products.iter().filter(|p| p.is_met() == Some(wanted)).count();
         line(format_args!("\n{} of {} goals of products are met.", met(true), met(true) + met(false)));
+        if let Some(link) = &self.link {
+            let [into, out, both] = [link.into, link.out, link.both].map(|rate| rate / 1e9);
+            line(format_args!(
+                "\nThe link, {} bytes each way: {into:.1} GB/s in, {out:.1} out, {both:.1} each way at once.\n",
+                link.bytes
+            ));
+            line(format_args!(
+                "| paged steps | parameters | budget | ms | MB in | MB out | share of link | goal | met |"
+            ));
+            line(format_args!("|---|---|---|---|---|---|---|---|---|"));
+            for step in &self.paged {
+                let paged::Figures { name, parameters, budget, .. } = step;
+                let [ms, into, out] =
+                    [step.median * 1e3, step.bytes_in as f64 / 1e6, step.bytes_out as f64 / 1e6];
+                let share = step.share(link);
+                let (goal, met) = (ratio(step.goal), yes(step.goal.map(|goal| share >= goal)));
+                line(format_args!(
+                    "| {name} | {parameters} | {budget} | {ms:.3} | {into:.1} | {out:.1} | {share:.2} | {goal} | {met} |"
+                ));
+            }
+        }
         if self.tally.left_out > 0 {
             line(format_args!(
                 "\n{} cases were left out: the time was over (--budget).",

@@ -16,6 +16,7 @@ BLOCK, CONSTANT_BLOCK = 64, 256
 CODEBOOKS = {"nf4": 0, "fp4": 3}  # QLK_CODEBOOK_NF4, QLK_CODEBOOK_FP4_BNB
 PLAIN, DYNAMIC = 0, 2  # QLK_CONSTANTS_F32, QLK_CONSTANTS_MAP: the signed dynamic map
 CUDA = 1  # QLK_DEVICE_CUDA
+BUDGET_LEAST = 256 << 10  # of a pager
 
 
 class Weight:
@@ -64,12 +65,48 @@ class Ours:
         qlk.call("qlk_gemm_backward", self.context, c.byref(dy), c.byref(weight.q), None, c.byref(dx), 0, *sized(workspace),
                  stream)
 
+    def pager(self, budget):
+        return Pager(self, budget)
+
     def step_workspace(self, optimizer, parameter):
         return self.size("qlk_optimizer_workspace_size", c.byref(optimizer), c.byref(parameter), 1)
 
     def step(self, optimizer, parameter, workspace, stream):
         qlk.call("qlk_optimizer_step", self.context, c.byref(optimizer), c.byref(parameter), c.c_uint64(1), None,
                  *sized(workspace), stream)
+
+
+class Pager:
+    """Memory for states that goes through the GPU, within a budget of its bytes."""
+
+    def __init__(self, ours, budget):
+        self.ours, self.pager = ours, c.c_void_p()
+        options = qlk.PagerOptions(c.sizeof(qlk.PagerOptions), 0, budget, None)
+        qlk.call("qlk_pager_create", ours.context, c.byref(options), c.byref(self.pager))
+
+    def close(self):
+        qlk.call("qlk_pager_destroy", self.pager)
+
+    def alloc(self, size):
+        """An address of the host's, of zeros."""
+        address = c.c_void_p()
+        qlk.call("qlk_pager_alloc", self.pager, c.c_uint64(size), c.byref(address))
+        return address.value
+
+    def evict(self, address, size, stream):
+        qlk.call("qlk_pager_evict", self.ours.context, self.pager, c.c_void_p(address), c.c_uint64(size), stream)
+
+    def statistics(self):
+        statistics = qlk.PagerStatistics(c.sizeof(qlk.PagerStatistics))
+        qlk.call("qlk_pager_get_statistics", self.pager, c.byref(statistics))
+        return statistics
+
+    def step_workspace(self, optimizer, parameter):
+        return self.ours.size("qlk_optimizer_workspace_size", c.byref(optimizer), c.byref(parameter), 1)
+
+    def step(self, optimizer, parameter, workspace, stream):
+        qlk.call("qlk_optimizer_step_paged", self.ours.context, self.pager, c.byref(optimizer), c.byref(parameter), c.c_uint64(1),
+                 None, *sized(workspace), stream)
 
 
 def sized(workspace):
@@ -116,8 +153,34 @@ def main():
     space = memory(max(size, 1), np.uint8)
     ours.step(adamw, parameter, (pointer(space).value, size), stream)
     close(param, p * (1 - 1e-3) - 1e-2 * g / (np.abs(g) + 1e-8))
+    check_paged(device, ours, rng)
     ours.close()
     print("ok")
+
+
+def check_paged(device, ours, rng):
+    """A first step with states of more than the budget: they are what it makes of zeros, and each has moved once each way."""
+    import numpy as np
+    from device import pointer
+
+    n, adamw = 50_000, qlk.optimizer(qlk.ADAMW, lr=1e-2, weight_decay=0.1)
+    p, g = (rng.standard_normal((1, n)).astype(np.float32) for _ in "pg")
+    param, grad, pager = device.upload(p), device.upload(g), ours.pager(BUDGET_LEAST)
+    start = pager.alloc(8 * n)
+    parameter = qlk.parameter(qlk.tensor(param), qlk.tensor(grad), [start, start + 4 * n])
+    size = pager.step_workspace(adamw, parameter)
+    space = device.upload(np.zeros(max(size, 1), np.uint8))
+    pager.step(adamw, parameter, (pointer(space).value, size), device.stream)
+    pager.evict(start, 8 * n, device.stream)
+    found = device.download(param)
+    np.testing.assert_allclose(found, p * (1 - 1e-3) - 1e-2 * g / (np.abs(g) + 1e-8), rtol=1e-5, atol=1e-6)
+    m, v = np.ctypeslib.as_array(c.cast(start, c.POINTER(c.c_float)), (2, n))
+    np.testing.assert_allclose(m, 0.1 * g[0], rtol=1e-5)
+    np.testing.assert_allclose(v, 1e-3 * g[0] ** 2, rtol=1e-4)
+    statistics = pager.statistics()
+    assert statistics.budget == BUDGET_LEAST and statistics.windows > 1
+    assert statistics.bytes_in == statistics.bytes_out == 8 * n  # what stayed was evicted
+    pager.close()
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ pub unsafe extern "C" fn qlk_optimizer_init(rule: qlk_rule, optimizer: *mut qlk_
     })
 }
 
-/// Writes to `*size` how many bytes of workspace a step of these parameters needs, at any alignment: 0 on a CPU context.
+/// Writes to `*size` how many bytes of workspace a step of these parameters needs, paged or not, at any alignment: 0 on a CPU context.
 /// Pointers in the parameters must be those of the step, whose alignment counts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_optimizer_workspace_size(
@@ -86,31 +86,11 @@ pub unsafe extern "C" fn qlk_optimizer_step(
     })
 }
 
-/// Writes to `*size` how many bytes of workspace qlk_optimizer_step_paged needs, as qlk_optimizer_workspace_size. It depends on the
-/// pager's advice.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn qlk_optimizer_workspace_size_paged(
-    context: *const qlk_context,
-    pager: *const qlk_pager,
-    optimizer: *const qlk_optimizer,
-    parameters: *const qlk_parameter,
-    count: u64,
-    size: *mut u64,
-) -> qlk_status {
-    guard(|| unsafe {
-        let (context, optimizer) = (convert::context(context)?, self::optimizer(optimizer)?);
-        let (pager, parameters) =
-            (pager::pager(pager)?, self::parameters(parameters, count, optimizer.rule)?);
-        let size = out(size, "size")?;
-        *size = ops::optimizer_workspace_size_paged(context, pager, &optimizer, &parameters)? as u64;
-        Ok(())
-    })
-}
-
 /// qlk_optimizer_step of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget.
 ///
-/// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used:
-/// the same parameters in the same order move least. On a GPU all of it is ordered with the stream, which waits for the last call's
+/// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
+/// Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
+/// they have. On a GPU all of it is ordered with the stream, which waits for the last call's
 /// work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
 ///
 /// Nothing is allocated, so nothing can run out half-way: a status other than QLK_STATUS_DEVICE and QLK_STATUS_INTERNAL has left
@@ -157,7 +137,7 @@ pub unsafe extern "C" fn qlk_optimizer_states_size(
 /// Saves the states of parameters, and the optimizer's step as the last one taken, to `buffer` in host memory, of `size` bytes, as
 /// many as qlk_optimizer_states_size says. Parameters and gradients are not read.
 ///
-/// The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
+/// The buffer must not overlap the states. The bytes are the same for all devices and pagers, and checked by a CRC. `pager` is that of the states that are paged, or null. On
 /// a GPU the call waits for the stream; `stream` is ignored on a CPU context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_optimizer_states_save(

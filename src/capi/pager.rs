@@ -16,7 +16,8 @@ use std::path::PathBuf;
 /// no name and is freed with the process, however that ends.
 ///
 /// Errors: QLK_STATUS_INVALID_ARGUMENT for an unknown kind or one of the other device, a budget below 256 KiB, a folder where
-/// no file can be made, or one that is not used; QLK_STATUS_OUT_OF_RESOURCES where the memory is not there.
+/// no file can be made, or one that is not used; QLK_STATUS_OUT_OF_RESOURCES where the memory is not there;
+/// QLK_STATUS_UNSUPPORTED for QLK_PAGER_MANAGED on a GPU without it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_pager_create(
     context: *const qlk_context,
@@ -50,7 +51,8 @@ pub unsafe extern "C" fn qlk_pager_destroy(pager: *mut qlk_pager) -> qlk_status 
 }
 
 /// Writes the address of `bytes` bytes, all zero, aligned to at least 256, to `*ptr`. Allocations take whole pages of the system's:
-/// one for all states is better than one for each.
+/// one for all states is better than one for each. What follows each other there without gaps, in the order in which a step takes
+/// the parameters, is moved as one: thousands of small states then cost what one large state does.
 ///
 /// Errors: QLK_STATUS_OUT_OF_RESOURCES where there is no such memory, or no such room on disk; everything is as before then.
 #[unsafe(no_mangle)]
@@ -108,7 +110,8 @@ pub unsafe extern "C" fn qlk_pager_evict(
     })
 }
 
-/// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on.
+/// Says where a part of an allocation wants to be, QLK_ADVICE_*, from the next step on. A parameter follows the advice at the starts
+/// of its states; if they differ, QLK_ADVICE_PASS counts before QLK_ADVICE_STAY.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_pager_advise(
     pager: *mut qlk_pager,

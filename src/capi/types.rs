@@ -317,7 +317,7 @@ pub struct qlk_pager_statistics {
     pub allocations: u64,
     /// Their bytes.
     pub allocated_bytes: u64,
-    /// Bytes that stay within the budget from step to step, as of the last step.
+    /// Bytes that stay within the budget from step to step, of parameters in whatever call.
     pub staying_bytes: u64,
     /// Windows that the rest of the last step passed through.
     pub windows: u64,

@@ -16,6 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Blocks of the file are whole pages of any system.
 const GRAIN: u64 = 1 << 16;
+/// Fewer bytes than this, those of small parameters and of scales, are left to page faults: there is hardly more than one.
+const WORTH_A_CALL: usize = 1 << 12;
+
+/// What a system maps around a page that is read, if it has it in its cache (Linux's fault_around_bytes, which it aligns).
+const AROUND: usize = 1 << 16;
 
 /// A file and what is mapped of it.
 pub struct FileMemory {
@@ -24,17 +29,22 @@ pub struct FileMemory {
     end: u64,
     /// What is mapped, by address.
     maps: BTreeMap<usize, Map>,
-    /// Bytes of windows that were entered and left, and bytes that stay.
+    /// Bytes of windows that were entered and left.
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    staying: AtomicU64,
 }
 
 struct Map {
     memory: MmapMut,
     /// Where it is in the file.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     offset: u64,
+}
+
+impl Map {
+    /// What it takes of the file.
+    fn blocks(&self) -> Range<u64> {
+        self.offset..self.offset + (self.memory.len() as u64).next_multiple_of(GRAIN)
+    }
 }
 
 impl FileMemory {
@@ -43,15 +53,16 @@ impl FileMemory {
         let file = tempfile::tempfile_in(folder).map_err(|error| {
             let message = format!("folder is {}; no file can be made there: {error}", folder.display());
             let status = match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied => {
-                    Status::InvalidArgument
-                }
+                io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem => Status::InvalidArgument,
                 _ => Status::OutOfResources,
             };
             Error::new(status, message)
         })?;
-        let [bytes_in, bytes_out, staying] = Default::default();
-        Ok(Self { file, end: 0, maps: BTreeMap::new(), bytes_in, bytes_out, staying })
+        let [bytes_in, bytes_out] = Default::default();
+        Ok(Self { file, end: 0, maps: BTreeMap::new(), bytes_in, bytes_out })
     }
 
     /// The address of `bytes` more bytes, all zero. On an error everything is as before.
@@ -84,16 +95,20 @@ impl FileMemory {
 
     /// Gives back what [`Self::alloc`] gave, and its blocks on disk.
     pub fn free(&mut self, address: usize) {
-        if let Some(map) = self.maps.remove(&address) {
-            #[cfg(target_os = "linux")]
-            {
-                use rustix::fs::{FallocateFlags, fallocate};
-                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                let len = (map.memory.len() as u64).next_multiple_of(GRAIN);
-                // Where the file system cannot, the blocks are freed with the file.
-                let _ = fallocate(&self.file, flags, map.offset, len);
-            }
-            drop(map);
+        let Some(map) = self.maps.remove(&address) else { return };
+        let range = map.blocks();
+        drop(map);
+        if range.end == self.end {
+            self.end = self.maps.values().map(|map| map.blocks().end).max().unwrap_or(0);
+            let _ = self.file.set_len(self.end);
+            return;
+        }
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{FallocateFlags, fallocate};
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // Where the file system cannot, the blocks are freed with what comes before them.
+            let _ = fallocate(&self.file, flags, range.start, range.end - range.start);
         }
     }
 
@@ -105,6 +120,19 @@ impl FileMemory {
         });
         #[cfg(not(unix))]
         let _ = range;
+    }
+
+    /// Makes the pages of these addresses resident, all at once. By faults, of which a page that is read before it is written has
+    /// two, a step takes twice as long. What a system refuses (Linux before 5.14) is left to them.
+    fn map_pages(&self, range: &Range<usize>, written: bool) {
+        #[cfg(target_os = "linux")]
+        self.for_each_map(range, |memory, at| {
+            use memmap2::Advice::{PopulateRead, PopulateWrite};
+            let advice = if written { PopulateWrite } else { PopulateRead };
+            let _ = memory.advise_range(advice, at.start, at.len());
+        });
+        #[cfg(not(target_os = "linux"))]
+        let _ = (range, written);
     }
 
     /// Makes the pages of these addresses non-resident; their contents stay. Systems other than Unix decide by themselves.
@@ -132,13 +160,16 @@ impl FileMemory {
         result
     }
 
-    /// Bytes of windows that were entered and left, and bytes that stay.
-    pub fn counts(&self) -> [u64; 3] {
-        [&self.bytes_in, &self.bytes_out, &self.staying].map(|count| count.load(Ordering::Relaxed))
+    /// Bytes of windows that were entered and left.
+    pub fn counts(&self) -> [u64; 2] {
+        [&self.bytes_in, &self.bytes_out].map(|count| count.load(Ordering::Relaxed))
     }
 
     /// The parts of maps that a range touches.
     fn for_each_map(&self, range: &Range<usize>, mut visit: impl FnMut(&MmapMut, Range<usize>)) {
+        if range.is_empty() {
+            return; // which the system would round to a page
+        }
         for (&start, map) in self.maps.range(..range.end).rev() {
             let end = start + map.memory.len();
             if end <= range.start {
@@ -176,28 +207,34 @@ fn write_zeros(mut file: &File, offset: u64, len: u64) -> io::Result<()> {
     file.flush()
 }
 
-/// The windows of a step in a file's memory.
+/// The windows of a step in a file's memory; the first window stays.
 pub struct FileWindows<'a> {
     memory: &'a FileMemory,
-    /// Their addresses; the first window stays.
-    windows: Vec<Vec<Range<usize>>>,
+    /// Their addresses, in few spans, and their bytes.
+    windows: Vec<(Vec<Range<usize>>, u64)>,
 }
 
 impl<'a> FileWindows<'a> {
-    /// Drops all but the first window, which stays.
-    pub fn new(memory: &'a FileMemory, windows: Vec<Vec<Range<usize>>>) -> Self {
-        let mut stays = windows[0].clone();
-        stays.sort_by_key(|range| range.start);
+    /// Drops all but what is `held`: what stays, the first window among it.
+    pub fn new(memory: &'a FileMemory, windows: &[Vec<Range<usize>>], held: &[Range<usize>]) -> Self {
+        let stays = spans(held, 0);
+        let mut left = stays.iter().peekable();
         for (&start, map) in &memory.maps {
             let end = start + map.memory.len();
             let mut at = start;
-            for range in stays.iter().filter(|range| range.start < end && range.end > start) {
+            // Spans may go from one map to the next.
+            while let Some(range) = left.peek().filter(|range| range.start < end) {
                 memory.drop_pages(&(at..range.start));
                 at = range.end;
+                if at > end {
+                    break;
+                }
+                left.next();
             }
             memory.drop_pages(&(at..end));
         }
-        memory.staying.store(bytes(&windows[0]), Ordering::Relaxed);
+        let windows = windows.iter().map(|ranges| (spans(ranges, AROUND), bytes(ranges)));
+        let windows: Vec<_> = windows.collect();
         Self { memory, windows }
     }
 }
@@ -206,19 +243,42 @@ fn bytes(ranges: &[Range<usize>]) -> u64 {
     ranges.iter().map(|range| range.len() as u64).sum()
 }
 
+/// Ranges in order, those that are no more than `gap` apart made one: parts of thousands of parameters are a few calls of the system.
+fn spans(ranges: &[Range<usize>], gap: usize) -> Vec<Range<usize>> {
+    let mut ranges = ranges.to_vec();
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut spans: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match spans.last_mut() {
+            Some(last) if range.start <= last.end.saturating_add(gap) => last.end = last.end.max(range.end),
+            _ => spans.push(range),
+        }
+    }
+    spans
+}
+
 impl super::optimizer::Pages for FileWindows<'_> {
     fn enter(&self, window: usize) {
         if window > 0 {
-            self.memory.bytes_in.fetch_add(bytes(&self.windows[window]), Ordering::Relaxed);
+            self.memory.bytes_in.fetch_add(self.windows[window].1, Ordering::Relaxed);
         }
         let next = self.windows.get(window + 1);
-        next.into_iter().flatten().for_each(|range| self.memory.read_ahead(range));
+        next.into_iter().flat_map(|(spans, _)| spans).for_each(|range| self.memory.read_ahead(range));
+    }
+
+    fn bring(&self, window: usize, range: &Range<usize>, written: bool) {
+        if window > 0 && range.len() >= WORTH_A_CALL {
+            self.memory.map_pages(range, written);
+        }
     }
 
     fn leave(&self, window: usize) {
         if window > 0 {
-            self.windows[window].iter().for_each(|range| self.memory.drop_pages(range));
-            self.memory.bytes_out.fetch_add(bytes(&self.windows[window]), Ordering::Relaxed);
+            let (spans, bytes) = &self.windows[window];
+            // With what came along: windows may be so small that this is most of what would stay.
+            let around = |range: &Range<usize>| range.start.saturating_sub(AROUND)..range.end + AROUND;
+            spans.iter().for_each(|range| self.memory.drop_pages(&around(range)));
+            self.memory.bytes_out.fetch_add(*bytes, Ordering::Relaxed);
         }
     }
 }

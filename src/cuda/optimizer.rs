@@ -42,8 +42,8 @@ pub trait Pages {
 impl Pages for () {}
 
 /// Bytes of workspace, at any alignment; `None` if they do not fit 64 bits.
-pub fn workspace_size(optimizer: &Optimizer, parameters: &[Parameter<'_>], plan: &Plan) -> Option<u64> {
-    Places::new(optimizer, &Chunks::of(parameters), parameters, plan, 0).end.checked_add(aligned(1))
+pub fn workspace_size(optimizer: &Optimizer, parameters: &[Parameter<'_>]) -> Option<u64> {
+    Places::new(optimizer, &Chunks::of(parameters), parameters, 0).end.checked_add(aligned(1))
 }
 
 /// How often a step goes through all windows.
@@ -65,7 +65,7 @@ pub fn step(
     if chunks.elements == 0 {
         return Ok(());
     }
-    let places = Places::new(optimizer, &chunks, parameters, plan, workspace.address());
+    let places = Places::new(optimizer, &chunks, parameters, workspace.address());
     let kept = kept.map_or(0, |kept| kept.address());
     let written = RefCell::default();
     let call = Call { queue, optimizer, parameters, plan, chunks, places, kept, written };
@@ -113,13 +113,7 @@ struct Places {
 }
 
 impl Places {
-    fn new(
-        optimizer: &Optimizer,
-        chunks: &Chunks,
-        parameters: &[Parameter<'_>],
-        plan: &Plan,
-        workspace: u64,
-    ) -> Self {
+    fn new(optimizer: &Optimizer, chunks: &Chunks, parameters: &[Parameter<'_>], workspace: u64) -> Self {
         let mut end = aligned(workspace);
         let mut take = |bytes: usize| {
             let start = end;
@@ -127,11 +121,9 @@ impl Places {
             start
         };
         let (norms, clips) = (optimizer.rule.uses_norms(), optimizer.max_norm.is_some());
-        let words = |piece: &Piece| group_of(optimizer, &parameters[piece.parameter]).words();
-        let table = |pieces: &[Piece]| 8 * pieces.iter().map(words).sum::<usize>();
-        let most = plan.windows().map(table).max().unwrap_or(0);
-        let whole = if norms || clips { table(&Plan::whole(parameters).staying) } else { 0 };
-        let tables = take(most.max(whole));
+        // A window has no more entries than there are parameters.
+        let words: usize = parameters.iter().map(|parameter| group_of(optimizer, parameter).words()).sum();
+        let tables = take(8 * words);
         let trusts = take(if norms { 4 * parameters.len() } else { 0 });
         let terms = if norms { 2 } else { usize::from(clips) };
         let sums = take(4 * terms * chunks.all as usize);

@@ -26,9 +26,7 @@ pub use double_quantize::{double_dequantize, double_quantize, double_quantize_wo
 pub use gemm::{gemm_backward, gemm_forward, gemm_workspace_size};
 pub use lora_gradients::lora_gradients;
 pub use matrix::QuantizedMatrix;
-pub use optimizer::{
-    optimizer_step, optimizer_step_paged, optimizer_workspace_size, optimizer_workspace_size_paged,
-};
+pub use optimizer::{optimizer_step, optimizer_step_paged, optimizer_workspace_size};
 pub use optimizer_states::{optimizer_states_restore, optimizer_states_save, optimizer_states_size};
 pub use pager::{Advice, PagedBuffer, Pager, PagerKind, PagerOptions, PagerStatistics};
 pub use quantize::{quantize, quantize_workspace_size};

@@ -11,27 +11,14 @@ use crate::view::window::Plan;
 use crate::view::{BufferMut, Extent, Parameter, State};
 use crate::{cpu, cuda};
 
-/// Bytes of workspace that [`optimizer_step`] needs for these parameters, at any alignment: 0 on a CPU.
+/// Bytes of workspace that [`optimizer_step`] and [`optimizer_step_paged`] need for these parameters, at any alignment: 0 on a CPU.
 pub fn optimizer_workspace_size(
     context: &Context,
     optimizer: &Optimizer,
     parameters: &[Parameter<'_>],
 ) -> Result<usize> {
     check_parameters(optimizer, parameters)?;
-    workspace_size(context, optimizer, parameters, &Plan::whole(parameters))
-}
-
-/// Bytes of workspace that [`optimizer_step_paged`] needs for these parameters, at any alignment: 0 on a CPU. It depends on the
-/// pager's advice.
-pub fn optimizer_workspace_size_paged(
-    context: &Context,
-    pager: &Pager,
-    optimizer: &Optimizer,
-    parameters: &[Parameter<'_>],
-) -> Result<usize> {
-    pager.device_of(context)?;
-    check_parameters(optimizer, parameters)?;
-    workspace_size(context, optimizer, parameters, &pager.plan(&pager.book(), parameters))
+    workspace_size(context, optimizer, parameters)
 }
 
 /// One step of an optimizer on any number of parameters, in place: [`crate::format::optimizer`] has the equations. All
@@ -53,8 +40,8 @@ pub fn optimizer_step<'a>(
 ) -> Result<()> {
     let workspace = workspace.into();
     check_parameters(optimizer, parameters)?;
+    let areas = check_call(context, optimizer, parameters, kept.as_ref(), &workspace)?;
     let plan = Plan::whole(parameters);
-    let areas = check_call(context, optimizer, parameters, &plan, kept.as_ref(), &workspace)?;
     match &context.device {
         Device::Cpu(cpu) => add(kept, cpu::optimizer::step(cpu, optimizer, parameters, &plan, &())),
         Device::Cuda(cuda) => {
@@ -69,7 +56,8 @@ pub fn optimizer_step<'a>(
 /// [`optimizer_step`] of parameters that have states, or some of them, in a pager's memory: the same bits, whatever its budget.
 ///
 /// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
-/// So the same parameters in the same order move least. On a GPU all of it is ordered with the context's stream, which waits for
+/// Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
+/// they have. On a GPU all of it is ordered with the context's stream, which waits for
 /// the last call's work on another one; it cannot be captured. Rules with norms, LAMB and LARS, go through all windows twice.
 ///
 /// Nothing is allocated, so nothing can run out half-way: an error that is not of the device's driver has left everything as it was.
@@ -84,18 +72,19 @@ pub fn optimizer_step_paged<'a>(
     let workspace = workspace.into();
     let cuda = pager.device_of(context)?;
     check_parameters(optimizer, parameters)?;
-    let mut book = pager.book();
-    let plan = pager.plan(&book, parameters);
-    let areas = check_call(context, optimizer, parameters, &plan, kept.as_ref(), &workspace)?;
-    let parts = book.parts(&plan, parameters);
+    let areas = check_call(context, optimizer, parameters, kept.as_ref(), &workspace)?;
     let queue = cuda.map(|cuda| cuda.queue(context.stream)).transpose()?;
     if let Some(queue) = &queue {
         queue.check_many(areas.iter().map(|area| (area.place, &area.extent)))?;
     }
+    let mut book = pager.book();
+    let book = &mut *book;
+    let plan = pager.plan(book, parameters);
+    let (parts, gone, held) = (book.parts(&plan, parameters), book.take_gone(), book.held());
     /// On the pages of a kind of memory.
     macro_rules! step {
         ($memory:expr, $queue:expr) => {{
-            let mut pages = $memory.begin($queue, &parts, cuda::optimizer::passes(optimizer))?;
+            let mut pages = $memory.begin($queue, &parts, &gone, cuda::optimizer::passes(optimizer))?;
             let step = cuda::optimizer::step(
                 $queue,
                 optimizer,
@@ -110,7 +99,7 @@ pub fn optimizer_step_paged<'a>(
     }
     match (&mut book.memory, &context.device, &queue) {
         (Memory::File(memory), Device::Cpu(cpu), _) => {
-            let pages = FileWindows::new(memory, parts);
+            let pages = FileWindows::new(memory, &parts, &held);
             add(kept, cpu::optimizer::step(cpu, optimizer, parameters, &plan, &pages));
         }
         (Memory::Streamed(memory), _, Some(queue)) => step!(memory, queue),
@@ -130,16 +119,11 @@ fn add(kept: Option<BufferMut<'_, u64>>, count: u64) {
     }
 }
 
-fn workspace_size(
-    context: &Context,
-    optimizer: &Optimizer,
-    parameters: &[Parameter<'_>],
-    plan: &Plan,
-) -> Result<usize> {
+fn workspace_size(context: &Context, optimizer: &Optimizer, parameters: &[Parameter<'_>]) -> Result<usize> {
     match &context.device {
         Device::Cpu(_) => Ok(0),
         Device::Cuda(_) => {
-            let size = cuda::optimizer::workspace_size(optimizer, parameters, plan);
+            let size = cuda::optimizer::workspace_size(optimizer, parameters);
             let size = size.and_then(|size| usize::try_from(size).ok());
             size.ok_or_else(|| Error::too_large("the workspace does not fit the address space"))
         }
@@ -151,12 +135,11 @@ fn check_call(
     context: &Context,
     optimizer: &Optimizer,
     parameters: &[Parameter<'_>],
-    plan: &Plan,
     kept: Option<&BufferMut<'_, u64>>,
     workspace: &BufferMut<'_, u8>,
 ) -> Result<Vec<Area>> {
     optimizer.check().map_err(Error::invalid)?;
-    check_workspace(workspace.len(), workspace_size(context, optimizer, parameters, plan)?)?;
+    check_workspace(workspace.len(), workspace_size(context, optimizer, parameters)?)?;
     if let Some(kept) = kept {
         ensure!(kept.len() == 1, "kept has {} elements; it must have 1", kept.len());
     }
@@ -220,6 +203,7 @@ enum Place {
     Absmax(usize, usize),
     Kept,
     Workspace,
+    Buffer,
 }
 
 impl std::fmt::Display for Place {
@@ -231,6 +215,7 @@ impl std::fmt::Display for Place {
             Self::Absmax(i, state) => write!(f, "parameters[{i}].absmax[{state}]"),
             Self::Kept => f.write_str("kept"),
             Self::Workspace => f.write_str("workspace"),
+            Self::Buffer => f.write_str("buffer"),
         }
     }
 }
@@ -240,21 +225,47 @@ fn areas(parameters: &[Parameter<'_>], kept: Option<Extent>, workspace: Extent) 
     let mut add = |extent: Extent, written, place| areas.push(Area { extent, written, place });
     add(workspace, true, Place::Workspace);
     kept.into_iter().for_each(|kept| add(kept, true, Place::Kept));
-    for (i, Parameter { param, grad, states }) in parameters.iter().enumerate() {
+    for (i, Parameter { param, grad, .. }) in parameters.iter().enumerate() {
         add(param.extent(), true, Place::Param(i));
         add(grad.extent(), false, Place::Grad(i));
-        for (s, state) in states.iter().enumerate() {
+    }
+    add_states(parameters, true, &mut add);
+    areas.retain(|area| !area.extent.is_empty());
+    areas
+}
+
+fn add_states(parameters: &[Parameter<'_>], written: bool, mut add: impl FnMut(Extent, bool, Place)) {
+    for (i, parameter) in parameters.iter().enumerate() {
+        for (s, state) in parameter.states.iter().enumerate() {
             match state {
-                State::F32(values) => add(values.extent(), true, Place::State(i, s)),
+                State::F32(values) => add(values.extent(), written, Place::State(i, s)),
                 State::Blocks { codes, absmax } => {
-                    add(codes.extent(), true, Place::State(i, s));
-                    add(absmax.extent(), true, Place::Absmax(i, s));
+                    add(codes.extent(), written, Place::State(i, s));
+                    add(absmax.extent(), written, Place::Absmax(i, s));
                 }
             }
         }
     }
+}
+
+/// Refuses states that cannot be copied to a buffer in host memory, or from there.
+pub(super) fn check_states(
+    context: &Context,
+    parameters: &[Parameter<'_>],
+    buffer: &[u8],
+    to_buffer: bool,
+) -> Result<()> {
+    let mut areas = Vec::new();
+    let mut add = |extent: Extent, written, place| areas.push(Area { extent, written, place });
+    add_states(parameters, !to_buffer, &mut add);
     areas.retain(|area| !area.extent.is_empty());
-    areas
+    if let Device::Cuda(cuda) = &context.device {
+        let queue = cuda.queue(context.stream)?;
+        queue.check_many(areas.iter().map(|area| (area.place, &area.extent)))?;
+    }
+    let extent = Extent::of_bytes(buffer.as_ptr(), buffer.len(), true);
+    areas.push(Area { extent, written: to_buffer, place: Place::Buffer });
+    check_areas(&areas)
 }
 
 /// Refuses what is written and overlaps anything else. In order of their starts, an area can only overlap those that have

@@ -1,7 +1,7 @@
 //! Saving and restoring the states of optimizers.
 
 use super::context::{Context, Device};
-use super::optimizer::check_parameters;
+use super::optimizer::{check_parameters, check_states};
 use super::pager::{Memory, Pager};
 use crate::cuda::device::Queue;
 use crate::error::{Error, Result, Status, ensure};
@@ -34,6 +34,7 @@ pub fn optimizer_states_save(
     let saved = saved(optimizer, parameters);
     let (places, len) = places(&saved)?;
     ensure!(bytes.len() as u64 == len, "size is {}; these states take {len} bytes", bytes.len());
+    check_states(context, parameters, bytes, true)?;
     let areas: Vec<Range<usize>> =
         parameters.iter().flat_map(Parameter::areas).map(|area| area.extent()).collect();
     Mover::new(context, pager)?.save(&areas, &places, bytes)?;
@@ -71,6 +72,7 @@ pub fn optimizer_states_restore(
         };
         ensure!(found == own, "parameters[{i}] has {}; it was saved with {}", of(own), of(found));
     }
+    check_states(context, parameters, bytes, false)?;
     let (places, _) = places(&found)?;
     let areas: Vec<Range<usize>> =
         parameters.iter().flat_map(Parameter::areas).map(|area| area.extent()).collect();
@@ -157,11 +159,13 @@ impl<'a> Mover<'a> {
     ) -> Result<()> {
         let Device::Cuda(cuda) = &self.context.device else { return work(None) };
         let queue = cuda.queue(self.context.stream)?;
-        if let Some(pager) = self.pager
-            && let Memory::Streamed(memory) = &mut pager.book().memory
-        {
-            for area in areas.iter().filter(|area| !area.is_empty()) {
-                memory.write_back(&queue, area, !reads)?;
+        if let Some(pager) = self.pager {
+            match &mut pager.book().memory {
+                Memory::Streamed(memory) => {
+                    memory.write_back(&queue, areas, !reads)?;
+                }
+                Memory::Managed(memory) => memory.ready(&queue)?,
+                Memory::File(_) => {}
             }
         }
         queue.synchronize()?;

@@ -1,50 +1,9 @@
 /* A C11 trainer in small: quantizes a weight, multiplies, finetunes an adapter; then tries everything that is wrong.
  * Usage: consumer [cpu | cuda] */
 
-#include "device_memory.h"
-#include "qlora_kernels.h"
-
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define CHECK(condition)                                                                     \
-    do {                                                                                     \
-        if (!(condition)) {                                                                  \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #condition,               \
-                    qlk_last_error_message());                                               \
-            exit(1);                                                                         \
-        }                                                                                    \
-    } while (0)
-#define OK(call) CHECK((call) == QLK_STATUS_OK)
-/* The call fails with this status, and the message contains this text. */
-#define FAILS(call, status, text)                                                            \
-    do {                                                                                     \
-        CHECK((call) == (status));                                                           \
-        CHECK(strstr(qlk_last_error_message(), text) != NULL);                               \
-    } while (0)
-#define INVALID QLK_STATUS_INVALID_ARGUMENT
+#include "consumer.h"
 
 enum { M = 37, N = 65, K = 129, R = 4 };
-
-static qlk_context *context;
-static qlk_device_kind kind = QLK_DEVICE_CPU;
-
-static float noise(uint32_t *state) {
-    *state = *state * 1664525u + 1013904223u; /* Numerical Recipes' generator */
-    return (float)(*state >> 8) / 8388608.0f - 1.0f;
-}
-
-static float *random_floats(size_t count, uint32_t seed) {
-    float *values = malloc(count * sizeof *values + 1); /* + 1: no zero-sized request */
-    for (size_t i = 0; i < count; i++) values[i] = noise(&seed);
-    return values;
-}
-
-static qlk_tensor tensor(void *data, uint64_t rows, uint64_t cols) {
-    return (qlk_tensor){sizeof(qlk_tensor), QLK_DTYPE_F32, data, rows, cols, 0};
-}
 
 static qlk_quantized allocate_quantized(const qlk_quant_spec *spec, uint64_t rows, uint64_t cols) {
     qlk_sizes sizes = {.struct_size = sizeof sizes};
@@ -206,30 +165,6 @@ static void finetune(void) {
     qlk_lora infinite = {sizeof lora, INFINITY, &at, &bt}, missing = {sizeof lora, 1.0f, &at, NULL};
     FAILS(qlk_gemm_backward(context, &yt, &q, &infinite, &dxt, 0, workspace, size, stream), INVALID, "lora.scale is inf");
     FAILS(qlk_gemm_backward(context, &yt, &q, &missing, &dxt, 0, workspace, size, stream), INVALID, "lora.b is null");
-    optimizer.step = 0;
-    FAILS(qlk_optimizer_step(context, &optimizer, trained, 2, NULL, workspace, size, stream), INVALID, "step is 0");
-    optimizer.step = 1, optimizer.reserved = 7;
-    FAILS(qlk_optimizer_step(context, &optimizer, trained, 2, NULL, workspace, size, stream), INVALID, "optimizer.reserved is 7");
-    optimizer.reserved = 0, optimizer.rule = 10;
-    FAILS(qlk_optimizer_step(context, &optimizer, trained, 2, NULL, workspace, size, stream), INVALID, "rule is 10");
-    optimizer.rule = QLK_RULE_ADAMW, optimizer.stochastic_rounding = 2;
-    FAILS(qlk_optimizer_step(context, &optimizer, trained, 2, NULL, workspace, size, stream), INVALID, "stochastic_rounding is 2");
-    optimizer.stochastic_rounding = 0;
-    FAILS(qlk_optimizer_step(context, &optimizer, NULL, 2, NULL, workspace, size, stream), INVALID, "parameters is null");
-    FAILS(qlk_optimizer_init(17, &optimizer), INVALID, "rule is 17");
-    qlk_parameter bad[2] = {trained[0], trained[1]};
-    bad[1].struct_size = 8;
-    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "parameters[1].struct_size is 8");
-    bad[1] = trained[1], bad[1].state_bits = 16;
-    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "parameters[1].state_bits is 16");
-    bad[1] = trained[1], bad[1].grad = &at;
-    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "parameters[1].grad is 4 x 129");
-    bad[1] = trained[1], bad[1].states[0] = NULL;
-    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "parameters[1].states[0] is null");
-    bad[1].states[0] = trained[0].states[1];
-    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "overlaps parameters[");
-    bad[1] = trained[1], bad[1].state_bits = 8;
-    FAILS(qlk_optimizer_step(context, &optimizer, bad, 2, NULL, workspace, size, stream), INVALID, "parameters[1].absmax[0] is null");
 
     release_quantized(&q);
     release(workspace), release(w), release(x), release(y), release(a), release(b), release(bias);
@@ -381,9 +316,7 @@ static void bad_input(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "cuda") == 0) kind = QLK_DEVICE_CUDA;
-    if (kind == QLK_DEVICE_CUDA) open_cuda();
-    OK(qlk_context_create(kind, 0, &context));
+    create_context(argc, argv);
     qlk_device_info info = {.struct_size = sizeof info};
     OK(qlk_context_info(context, &info));
     printf("qlora-kernels %u on %u threads, %s\n", qlk_version(), info.threads, info.instruction_set);

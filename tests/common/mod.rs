@@ -3,6 +3,7 @@
 
 pub mod device;
 pub mod device_optimizers;
+pub mod device_paged;
 pub mod device_products;
 pub mod exact;
 pub mod optimizer_model;

@@ -6,7 +6,8 @@ use qlora_kernels::ops::PagedBuffer;
 use qlora_kernels::view::BufferMut;
 use qlora_kernels::{Optimizer, Pager, Parameter, State};
 
-/// The states of some parameters, one after another in one allocation, `gap` floats between them.
+/// The states of some parameters, one after another in one allocation, `gap` floats between them. With a gap of one, codes are at
+/// odd addresses.
 pub struct PagedStates {
     pool: PagedBuffer<u32>,
     /// Of each parameter, of each state: where its values or codes are, and its absmax.
@@ -22,16 +23,17 @@ impl PagedStates {
             end = (start + bytes).next_multiple_of(4) + 4 * gap;
             start
         };
+        let odd = if gap == 1 { 3 } else { 0 };
         for owned in parameters {
             let len = owned.len();
             places.push(match &owned.states {
                 Values::F32(states) => states.iter().map(|_| [take(4 * len), 0]).collect::<Vec<_>>(),
                 Values::Blocks(states) => {
-                    states.iter().map(|_| [take(len), take(4 * len.div_ceil(BLOCK))]).collect()
+                    states.iter().map(|_| [odd + take(len + odd), take(4 * len.div_ceil(BLOCK))]).collect()
                 }
             });
         }
-        let paged = Self { pool: pager.buffer(end / 4).unwrap(), places };
+        let mut paged = Self { pool: pager.buffer(end / 4).unwrap(), places };
         for (i, owned) in parameters.iter().enumerate() {
             paged.write(i, owned);
         }
@@ -47,21 +49,27 @@ impl PagedStates {
     }
 
     /// Memory of the host's.
-    #[allow(clippy::mut_from_ref)] // a pool that all share
-    fn slice<T>(&self, at: usize, len: usize) -> &mut [T] {
+    fn slice<T>(&self, at: usize, len: usize) -> &[T] {
+        let start = std::ptr::with_exposed_provenance::<T>(self.pool.address() + at);
+        // SAFETY: inside the pool, which no operation uses meanwhile.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
+    fn slice_mut<T>(&mut self, at: usize, len: usize) -> &mut [T] {
         let start = std::ptr::with_exposed_provenance_mut::<T>(self.pool.address() + at);
-        // SAFETY: inside the pool; one slice at a time is used.
+        // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
-    fn write(&self, i: usize, owned: &Owned) {
+    /// Writes the states of a parameter, as others than the pager's steps do.
+    pub fn write(&mut self, i: usize, owned: &Owned) {
         let len = owned.len();
-        for (s, &[values, absmax]) in self.places[i].iter().enumerate() {
+        for (s, [values, absmax]) in self.places[i].clone().into_iter().enumerate() {
             match &owned.states {
-                Values::F32(states) => self.slice(values, len).copy_from_slice(&states[s]),
+                Values::F32(states) => self.slice_mut(values, len).copy_from_slice(&states[s]),
                 Values::Blocks(states) => {
-                    self.slice(values, len).copy_from_slice(&states[s].codes);
-                    self.slice(absmax, len.div_ceil(BLOCK)).copy_from_slice(&states[s].absmax);
+                    self.slice_mut(values, len).copy_from_slice(&states[s].codes);
+                    self.slice_mut(absmax, len.div_ceil(BLOCK)).copy_from_slice(&states[s].absmax);
                 }
             }
         }

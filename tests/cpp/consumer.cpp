@@ -121,6 +121,55 @@ template <typename Function> std::vector<float> in_threads(size_t size, Function
     return first;
 }
 
+struct DestroyPager {
+    void operator()(qlk_pager *pager) const { qlk_pager_destroy(pager); }
+};
+using Pager = std::unique_ptr<qlk_pager, DestroyPager>;
+
+// A parameter after one step of Lion with its state in `state`, or in a pager's memory if there is one.
+std::vector<float> stepped(qlk_context *context, qlk_pager *pager, float *state, const std::vector<float> &values) {
+    const Device<float> param(values), grad(values);
+    const qlk_tensor p = tensor(param, 1, values.size()), g = tensor(grad, 1, values.size());
+    qlk_optimizer optimizer{};
+    optimizer.struct_size = sizeof optimizer;
+    check(qlk_optimizer_init(QLK_RULE_LION, &optimizer));
+    const qlk_parameter parameter{sizeof parameter, 32, &p, &g, {state, nullptr, nullptr}, {nullptr, nullptr, nullptr}};
+    uint64_t size = 0;
+    if (pager == nullptr) {
+        check(qlk_optimizer_workspace_size(context, &optimizer, &parameter, 1, &size));
+    } else {
+        check(qlk_optimizer_workspace_size(context, &optimizer, &parameter, 1, &size));
+    }
+    const Device<unsigned char> workspace(size);
+    if (pager == nullptr) {
+        check(qlk_optimizer_step(context, &optimizer, &parameter, 1, nullptr, workspace.data(), size, stream));
+    } else {
+        check(qlk_optimizer_step_paged(context, pager, &optimizer, &parameter, 1, nullptr, workspace.data(), size, stream));
+    }
+    return param.values();
+}
+
+// A step whose states do not fit the budget of their pager does what one in memory does.
+void paged_step(qlk_context *context) {
+    std::vector<float> values(100'000);
+    for (size_t i = 0; i < values.size(); i++) values[i] = std::sin(0.7f * static_cast<float>(i));
+    const qlk_pager_options options{sizeof options, QLK_PAGER_AUTO, 256 << 10, nullptr};
+    qlk_pager *made = nullptr;
+    check(qlk_pager_create(context, &options, &made));
+    const Pager pager(made);
+    void *memory = nullptr;
+    check(qlk_pager_alloc(pager.get(), values.size() * sizeof(float), &memory));
+    const Device<float> state(std::vector<float>(values.size()));
+    const std::vector<float> plain = stepped(context, nullptr, state.data(), values);
+    if (plain == values || stepped(context, pager.get(), static_cast<float *>(memory), values) != plain) {
+        throw std::runtime_error("paging changes the result");
+    }
+    qlk_pager_statistics statistics{};
+    statistics.struct_size = sizeof statistics;
+    check(qlk_pager_get_statistics(pager.get(), &statistics));
+    if (statistics.steps != 1 || statistics.windows < 2) throw std::runtime_error("the step was not paged");
+}
+
 } // namespace
 
 int main(int argc, char **argv) try {
@@ -154,6 +203,8 @@ int main(int argc, char **argv) try {
             }
         }
     }
+
+    paged_step(context.get());
 
     // Errors belong to the thread that made them.
     if (qlk_context_create(99, 0, nullptr) != QLK_STATUS_INVALID_ARGUMENT) throw std::runtime_error("99 is no device");

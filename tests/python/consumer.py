@@ -7,7 +7,8 @@ import numpy as np
 
 import qlk
 from device import Cpu, Cuda, pointer
-from qlk import ADAMW, FP8, LION, NF4, Lora, Optimizer, Parameter, Quantized, Sizes, Spec, call, tensor
+from qlk import (ADAMW, FP8, LION, NF4, Lora, Optimizer, PagerOptions, PagerStatistics, Parameter, Quantized, Sizes, Spec, call,
+                 tensor)
 
 lib = qlk.load(sys.argv[1])
 device = Cuda() if sys.argv[2:] == ["cuda"] else Cpu()
@@ -144,6 +145,37 @@ def optimizer(context, rng):
     assert c.sizeof(Optimizer) == 72 and c.sizeof(Parameter) == 72
 
 
+def paged(context, rng):
+    """A step of AdamW with states that do not fit their pager's budget: the bits of the step with states in memory."""
+    elements, pager, memory = 50_000, c.c_void_p(), c.c_void_p()
+    options = PagerOptions(c.sizeof(PagerOptions), 0, 256 << 10, None)
+    call("qlk_pager_create", context, c.byref(options), c.byref(pager))
+    call("qlk_pager_alloc", pager, c.c_uint64(8 * elements), c.byref(memory))
+    optimizer = qlk.optimizer(ADAMW, lr=1e-2)
+    param, grad = (rng.standard_normal((1, elements)).astype(np.float32) for _ in "pg")
+    states = upload(np.zeros(2 * elements, np.float32))
+    results = []
+    for start, pagers in ((pointer(states).value, ()), (memory.value, (pager,))):
+        arrays = [upload(array.copy()) for array in (param, grad)]
+        parameters = (Parameter * 1)(qlk.parameter(*map(tensor, arrays), [start, start + 4 * elements]))
+        size, one = c.c_uint64(), c.c_uint64(1)
+        suffix = "_paged" if pagers else ""
+        call("qlk_optimizer_workspace_size" + suffix, context, *pagers, c.byref(optimizer), parameters, one, c.byref(size))
+        workspace = upload(np.zeros(max(size.value, 1), np.uint8))
+        call("qlk_optimizer_step" + suffix, context, *pagers, c.byref(optimizer), parameters, one, None, pointer(workspace), size,
+             stream)
+        results.append(download(arrays[0]))
+    np.testing.assert_array_equal(*results)
+    assert np.any(results[0] != param)
+    call("qlk_pager_evict", context, pager, memory, c.c_uint64(8 * elements), stream)
+    first = download(states)  # which waits for the stream
+    np.testing.assert_array_equal(np.ctypeslib.as_array((c.c_float * (2 * elements)).from_address(memory.value)), first)
+    statistics = PagerStatistics(c.sizeof(PagerStatistics))
+    call("qlk_pager_get_statistics", pager, c.byref(statistics))
+    assert (statistics.steps, statistics.allocated_bytes) == (1, 8 * elements) and statistics.windows > 1
+    call("qlk_pager_destroy", pager)
+
+
 def fails(name, args, message):
     try:
         call(name, *args)
@@ -174,6 +206,7 @@ def main():
     products(context, w, dense, rng, m, n, k, r)
     strides(context, w, dense, rng, m, n, k)
     optimizer(context, rng)
+    paged(context, rng)
 
     for name, args, message in [
         ("qlk_dequantize", (context, None, None, None), "q is null"),

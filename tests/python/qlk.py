@@ -62,6 +62,16 @@ class Parameter(c.Structure):
                 ("grad", c.POINTER(Tensor)), ("states", c.c_void_p * 3), ("absmax", c.c_void_p * 3)]
 
 
+class PagerOptions(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32), ("kind", c.c_uint32), ("budget", c.c_uint64), ("folder", c.c_char_p)]
+
+
+class PagerStatistics(c.Structure):
+    _fields_ = [("struct_size", c.c_uint32), ("kind", c.c_uint32)] + [
+        (name, c.c_uint64) for name in ("budget", "allocations", "allocated_bytes", "staying_bytes", "windows", "bytes_in",
+                                        "bytes_out", "steps")]
+
+
 def call(name, *args):
     status = getattr(lib, name)(*args)
     if status != 0:

@@ -1,5 +1,6 @@
 //! States in unified memory, prefetched to the device before they are used and to the host afterwards, so that the device's memory
-//! holds no more than the budget of it and no kernel waits for page faults.
+//! holds no more than the budget of it and no kernel waits for page faults, but for those of a page that what stays shares with what
+//! passes.
 //!
 //! Where the device has no concurrent access to unified memory (Windows, WSL, most Jetsons), hints are errors: none is given there,
 //! the driver moves what a kernel may use when it is launched, and the memory cannot be larger than the device's.
@@ -8,12 +9,13 @@ use super::super::device::{Cuda, Queue};
 use super::super::driver::{self, check};
 use super::super::launch::Stream;
 use super::pipeline::{Mover, Pipeline, Run};
-use super::streamed::allocated;
-use crate::error::Result;
+use super::streamed::{BETWEEN, allocated};
+use crate::error::{Error, Result, Status};
 use cudarc::driver::sys::{
     self, CUdevice, CUdevice_attribute_enum as Attribute, CUmem_advise_enum as Advice,
     CUmemAttach_flags_enum as Attach, CUresult, CUstream,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -30,10 +32,10 @@ pub struct Managed {
 struct Moves {
     device: CUdevice,
     hints: Option<Hints>,
-    /// What stays, and whether it has been brought.
-    stays: Vec<Range<usize>>,
-    settled: bool,
-    /// What passes.
+    /// What stays, of whatever call: ends by starts, and whether it has been brought.
+    stays: BTreeMap<usize, (usize, bool)>,
+    /// What of it the call under way uses; and what passes.
+    staying: Vec<Range<usize>>,
     passing: Vec<Vec<Range<usize>>>,
     bytes_in: u64,
     bytes_out: u64,
@@ -62,6 +64,10 @@ impl Hints {
 
 impl Managed {
     pub fn new(cuda: &Arc<Cuda>) -> Result<Self> {
+        if cuda.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY)? == 0 {
+            let message = format!("kind is Managed; {} has no unified memory", cuda.name);
+            return Err(Error::new(Status::Unsupported, message));
+        }
         let concurrent = cuda.attribute(Attribute::CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS)? != 0;
         // SAFETY: the signatures are the driver API's.
         let hints = unsafe {
@@ -76,8 +82,8 @@ impl Managed {
         let moves = Moves {
             device: cuda.device,
             hints,
-            stays: Vec::new(),
-            settled: false,
+            stays: BTreeMap::new(),
+            staying: Vec::new(),
             passing: Vec::new(),
             bytes_in: 0,
             bytes_out: 0,
@@ -94,7 +100,7 @@ impl Managed {
         // SAFETY: the pointer is valid, a context is current; the memory has as many bytes.
         unsafe {
             allocated(
-                sys::cuMemAllocManaged(&mut address, bytes, flags),
+                sys::cuMemAllocManaged(&mut address, bytes + BETWEEN, flags),
                 "cuMemAllocManaged",
                 "bytes",
                 bytes,
@@ -125,11 +131,11 @@ impl Managed {
 
     /// Gives back what [`Self::alloc`] gave, when the work that uses it is done.
     pub fn free(&mut self, range: &Range<usize>) -> Result<()> {
+        for start in self.moves.touched(range) {
+            self.moves.stays.remove(&start);
+        }
         let _queue = self.pipeline.cuda().queue(Stream::LEGACY_DEFAULT)?;
         self.pipeline.synchronize()?;
-        if self.moves.stays.iter().any(|stays| stays.start < range.end && range.start < stays.end) {
-            self.moves.replace(Vec::new(), std::ptr::null_mut())?;
-        }
         // SAFETY: allocated above, and nobody uses it any more.
         check(unsafe { sys::cuMemFree_v2(range.start as u64) }, "cuMemFree")
     }
@@ -138,27 +144,35 @@ impl Managed {
     pub fn prefetch(&mut self, queue: &Queue<'_>, range: &Range<usize>, to_device: bool) -> Result<()> {
         self.pipeline.ready(queue)?;
         self.moves.prefetch(std::slice::from_ref(range), to_device, queue.stream.handle())?;
+        if !to_device {
+            for start in self.moves.touched(range) {
+                self.moves.stays.insert(start, (self.moves.stays[&start].0, false));
+            }
+        }
         self.pipeline.mark(queue.stream.handle())
     }
 
-    /// Begins a step of windows that have their states in these ranges; the first window stays.
+    /// Has the queue's stream wait for what was enqueued last, on whatever stream.
+    pub fn ready(&self, queue: &Queue<'_>) -> Result<()> {
+        self.pipeline.ready(queue)
+    }
+
+    /// Begins a step of windows that have their states in these ranges; the first window stays, and what is `gone` stays no more.
     pub fn begin(
         &mut self,
         queue: &Queue<'_>,
         windows: &[Vec<Range<usize>>],
+        gone: &[Range<usize>],
         passes: usize,
     ) -> Result<Run<'_, impl Mover>> {
         self.pipeline.ready(queue)?;
-        let (stays, passing) = windows.split_first().expect("a window that stays");
-        self.moves.replace(joined(stays), queue.stream.handle())?;
-        self.moves.passing = passing.iter().map(|ranges| joined(ranges)).collect();
-        self.pipeline.begin(queue, &mut self.moves, passing.len(), passes)
+        self.moves.settle_places(queue.stream.handle(), windows, gone)?;
+        self.pipeline.begin(queue, &mut self.moves, windows.len() - 1, passes)
     }
 
-    /// Bytes prefetched to the device and to the host, and bytes that stay there.
-    pub fn counts(&self) -> [u64; 3] {
-        let Moves { bytes_in, bytes_out, stays, .. } = &self.moves;
-        [*bytes_in, *bytes_out, stays.iter().map(|range| range.len() as u64).sum()]
+    /// Bytes prefetched to the device and to the host.
+    pub fn counts(&self) -> [u64; 2] {
+        [self.moves.bytes_in, self.moves.bytes_out]
     }
 }
 
@@ -185,33 +199,54 @@ impl Moves {
         Ok(())
     }
 
-    /// Sends home what stayed so far, if it is something else from now on.
-    fn replace(&mut self, stays: Vec<Range<usize>>, stream: CUstream) -> Result<()> {
-        if self.stays == stays {
-            return Ok(());
-        }
-        let old = std::mem::take(&mut self.stays);
-        self.prefetch(&old, false, stream)?;
-        if let Some(hints) = self.hints {
-            let prefer = |ranges: &[Range<usize>], place| {
-                let advice = Advice::CU_MEM_ADVISE_SET_PREFERRED_LOCATION;
-                ranges.iter().try_for_each(|range| hints.advise(range, advice, place))
-            };
-            prefer(&old, HOST)?;
-            prefer(&stays, self.device)?;
-        }
-        (self.stays, self.settled) = (stays, false);
+    /// The parts that stay and share a byte with a range.
+    fn touched(&self, range: &Range<usize>) -> Vec<usize> {
+        let before = self.stays.range(..range.end).rev();
+        before.take_while(|(_, (end, _))| *end > range.start).map(|(start, _)| *start).collect()
+    }
+
+    fn prefer(&self, ranges: &[Range<usize>], place: CUdevice) -> Result<()> {
+        let Some(hints) = self.hints else { return Ok(()) };
+        let advice = Advice::CU_MEM_ADVISE_SET_PREFERRED_LOCATION;
+        ranges.iter().try_for_each(|range| hints.advise(range, advice, place))
+    }
+
+    /// Sends home what touches these ranges; it stays no more.
+    fn leave<'a>(&mut self, ranges: impl Iterator<Item = &'a Range<usize>>, stream: CUstream) -> Result<()> {
+        let touched: BTreeSet<usize> = ranges.flat_map(|range| self.touched(range)).collect();
+        let leave = touched.into_iter().map(|start| start..self.stays.remove(&start).expect("just seen").0);
+        let leave = joined(&leave.collect::<Vec<_>>());
+        self.prefer(&leave, HOST)?;
+        self.prefetch(&leave, false, stream)
+    }
+
+    /// Lets stay what the call under way wants to, and sends home what passes or is gone.
+    fn settle_places(
+        &mut self,
+        stream: CUstream,
+        windows: &[Vec<Range<usize>>],
+        gone: &[Range<usize>],
+    ) -> Result<()> {
+        let (staying, passing) = windows.split_first().expect("a window that stays");
+        self.leave(gone.iter().chain(passing.iter().flatten()), stream)?;
+        let is_new =
+            |part: &&Range<usize>| self.stays.get(&part.start).is_none_or(|(end, _)| *end != part.end);
+        let new: Vec<Range<usize>> = staying.iter().filter(is_new).cloned().collect();
+        self.leave(new.iter(), stream)?;
+        self.prefer(&joined(&new), self.device)?;
+        self.stays.extend(new.into_iter().map(|part| (part.start, (part.end, false))));
+        self.staying = staying.to_vec();
+        self.passing = passing.iter().map(|parts| joined(parts)).collect();
         Ok(())
     }
 }
 
 impl Mover for Moves {
     fn settle(&mut self, stream: CUstream) -> Result<()> {
-        if !self.settled {
-            let stays = self.stays.clone();
-            self.prefetch(&stays, true, stream)?;
-            self.settled = true;
-        }
+        let mut missing = std::mem::take(&mut self.staying);
+        missing.retain(|part| !self.stays[&part.start].1);
+        self.prefetch(&joined(&missing), true, stream)?;
+        self.stays.extend(missing.into_iter().map(|part| (part.start, (part.end, true))));
         Ok(())
     }
 
@@ -220,7 +255,8 @@ impl Mover for Moves {
         self.prefetch(&ranges, true, stream)
     }
 
-    fn take(&mut self, stream: CUstream, window: usize, _slot: usize) -> Result<()> {
+    /// Sends it home, written or not: a page is in one place.
+    fn take(&mut self, stream: CUstream, window: usize, _slot: usize, _written: bool) -> Result<()> {
         let ranges = self.passing[window - 1].clone();
         self.prefetch(&ranges, false, stream)
     }

@@ -25,8 +25,8 @@ pub trait Mover {
     fn settle(&mut self, stream: CUstream) -> Result<()>;
     /// Enqueues what makes a window ready in a slot.
     fn bring(&mut self, stream: CUstream, window: usize, slot: usize) -> Result<()>;
-    /// Enqueues what frees the slot.
-    fn take(&mut self, stream: CUstream, window: usize, slot: usize) -> Result<()>;
+    /// Enqueues what frees the slot of a window that may have been written.
+    fn take(&mut self, stream: CUstream, window: usize, slot: usize, written: bool) -> Result<()>;
     /// Where what lies at this address is while its window is in a slot.
     fn address(&self, window: usize, slot: usize, address: u64) -> u64;
 }
@@ -220,13 +220,10 @@ impl<M: Mover> Pages for Run<'_, M> {
         let Pipeline { out, used, freed, .. } = self.pipeline;
         let slot = self.done % ON_THE_WAY;
         record(used[slot], self.stream)?;
-        self.free_by[slot] = Some(used[slot]);
-        if written {
-            wait(*out, used[slot])?;
-            self.mover.take(*out, window, slot)?;
-            record(freed[slot], *out)?;
-            self.free_by[slot] = Some(freed[slot]);
-        }
+        wait(*out, used[slot])?;
+        self.mover.take(*out, window, slot, written)?;
+        record(freed[slot], *out)?;
+        self.free_by[slot] = Some(freed[slot]);
         self.done += 1;
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::pipeline::{Mover, Pipeline, Run};
 use crate::error::{Error, Result, Status};
 use crate::view::window::{ALIGN, ON_THE_WAY, window_bytes};
 use cudarc::driver::sys::{self, CUresult, CUstream};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,26 +23,36 @@ pub struct Streamed {
 
 /// What is moved where.
 struct Moves {
-    /// As many bytes of the device's memory as the budget has.
+    /// As many bytes of the device's memory as the budget has; slots at its start, where there are any.
     arena: u64,
+    budget: u64,
     window: u64,
-    /// What stays: where it is, and whether it is there.
-    stays: Layout,
-    there: Vec<bool>,
-    /// What passes, in a slot at address 0.
+    slots: bool,
+    /// What stays, of whatever call, by its host's address; where the next one goes.
+    places: BTreeMap<u64, Place>,
+    end: u64,
+    /// What of it the call under way uses; and what passes, in a slot at address 0.
+    staying: Vec<Range<usize>>,
     passing: Vec<Layout>,
     bytes_in: u64,
     bytes_out: u64,
 }
 
-/// Where the parts of a window are on the device.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A part that stays on the device.
+#[derive(Clone, Copy)]
+struct Place {
+    device: u64,
+    len: usize,
+    /// Whether it has been brought, and is what counts.
+    there: bool,
+}
+
+/// Where the parts of a window are in a slot.
+#[derive(Default)]
 struct Layout {
-    /// What is copied as one: what follows each other in both memories.
     copies: Vec<Copy>,
-    /// The device's address of each part, by its host's.
+    /// The slot's address of each part, by its host's.
     places: HashMap<u64, u64>,
-    end: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,32 +62,39 @@ struct Copy {
     len: usize,
 }
 
-impl Layout {
-    /// Parts of host memory one after another from `start` on, each at its host address modulo [`ALIGN`]: what is aligned there
-    /// is aligned here, and what follows each other there follows each other here.
-    fn new(parts: &[Range<usize>], start: u64) -> Self {
-        let (align, mut layout) = (ALIGN as u64, Self { end: start, ..Self::default() });
-        for part in parts {
-            let (host, len) = (part.start as u64, part.len());
-            let device = layout.end + (host.wrapping_sub(layout.end)) % align;
-            layout.places.insert(host, device);
-            match layout.copies.last_mut() {
-                Some(last)
-                    if last.host + last.len as u64 == host && last.device + last.len as u64 == device =>
-                {
-                    last.len += len;
-                }
-                _ => layout.copies.push(Copy { host, device, len }),
-            }
-            layout.end = device + len as u64;
-        }
-        layout
-    }
+/// The next address from `end` on that is equal to a host's modulo [`ALIGN`]: what is aligned there is aligned here, and what follows
+/// each other there follows each other here.
+fn alike(end: u64, host: u64) -> u64 {
+    end + host.wrapping_sub(end) % ALIGN as u64
 }
 
-impl Copy {
-    fn overlaps(&self, range: &Range<usize>) -> bool {
-        self.host < range.end as u64 && (range.start as u64) < self.host + self.len as u64
+/// Copies of parts, those that follow each other in both memories made one.
+fn joined(parts: impl Iterator<Item = Copy>) -> Vec<Copy> {
+    let mut copies: Vec<Copy> = Vec::new();
+    for part in parts {
+        match copies.last_mut() {
+            Some(last)
+                if [last.host, last.device].map(|at| at + last.len as u64) == [part.host, part.device] =>
+            {
+                last.len += part.len;
+            }
+            _ => copies.push(part),
+        }
+    }
+    copies
+}
+
+impl Layout {
+    fn new(parts: &[Range<usize>]) -> Self {
+        let (mut end, mut places) = (0, HashMap::new());
+        let copies = joined(parts.iter().map(|part| {
+            let (host, len) = (part.start as u64, part.len());
+            let device = alike(end, host);
+            end = device + len as u64;
+            places.insert(host, device);
+            Copy { host, device, len }
+        }));
+        Self { copies, places }
     }
 }
 
@@ -92,9 +109,12 @@ impl Streamed {
         allocated(result, "cuMemAlloc", "budget", budget)?;
         let moves = Moves {
             arena,
+            budget: budget as u64,
             window: window_bytes(budget) as u64,
-            stays: Layout::default(),
-            there: Vec::new(),
+            slots: false,
+            places: BTreeMap::new(),
+            end: arena,
+            staying: Vec::new(),
             passing: Vec::new(),
             bytes_in: 0,
             bytes_out: 0,
@@ -109,7 +129,8 @@ impl Streamed {
         let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
         // SAFETY: the pointer is valid, a context is current; the memory has as many bytes.
         unsafe {
-            allocated(sys::cuMemHostAlloc(&mut host, bytes, flags), "cuMemHostAlloc", "bytes", bytes)?;
+            let result = sys::cuMemHostAlloc(&mut host, bytes + BETWEEN, flags);
+            allocated(result, "cuMemHostAlloc", "bytes", bytes)?;
             host.cast::<u8>().write_bytes(0, bytes);
         }
         Ok(host.addr())
@@ -117,7 +138,9 @@ impl Streamed {
 
     /// Gives back what [`Self::alloc`] gave, when the work that uses it is done.
     pub fn free(&mut self, range: &Range<usize>) -> Result<()> {
-        self.forget(range);
+        for host in self.moves.touched(range) {
+            self.moves.places.remove(&host);
+        }
         let _queue = self.pipeline.cuda().queue(Stream::LEGACY_DEFAULT)?;
         self.pipeline.synchronize()?;
         let host = std::ptr::without_provenance_mut(range.start);
@@ -125,49 +148,44 @@ impl Streamed {
         check(unsafe { sys::cuMemFreeHost(host) }, "cuMemFreeHost")
     }
 
-    /// What was written to host memory by others is newer than what is on the device.
-    pub fn forget(&mut self, range: &Range<usize>) {
-        let Moves { stays, there, .. } = &mut self.moves;
-        for (copy, there) in stays.copies.iter().zip(there) {
-            *there &= !copy.overlaps(range);
-        }
-    }
-
-    /// Enqueues copies of what stays on the device to where it belongs; it stays there, too, unless `drop`.
-    pub fn write_back(&mut self, queue: &Queue<'_>, range: &Range<usize>, drop: bool) -> Result<()> {
+    /// Enqueues copies of what is newer on the device to where it belongs; unless `drop`, it counts there, too.
+    pub fn write_back(&mut self, queue: &Queue<'_>, ranges: &[Range<usize>], drop: bool) -> Result<()> {
         self.pipeline.ready(queue)?;
-        self.moves.write_back(queue.stream.handle(), range, drop)?;
+        let hosts: BTreeSet<u64> = ranges.iter().flat_map(|range| self.moves.touched(range)).collect();
+        let hosts: Vec<u64> = hosts.into_iter().collect();
+        self.moves.write_back(queue.stream.handle(), &hosts)?;
+        for host in hosts {
+            self.moves.place(host).there &= !drop;
+        }
         self.pipeline.mark(queue.stream.handle())
     }
 
     /// Enqueues copies to the device of what is to stay there and is not there yet.
     pub fn prefetch(&mut self, queue: &Queue<'_>, range: &Range<usize>) -> Result<()> {
         self.pipeline.ready(queue)?;
-        self.moves.fetch(queue.stream.handle(), range)?;
+        let mut hosts = self.moves.touched(range);
+        hosts.reverse();
+        self.moves.fetch(queue.stream.handle(), hosts.into_iter())?;
         self.pipeline.mark(queue.stream.handle())
     }
 
-    /// Begins a step of windows that have their states in these parts of host memory; the first window stays.
+    /// Begins a step of windows that have their states in these parts of host memory; the first window stays, and what is `gone`
+    /// stays no more.
     pub fn begin(
         &mut self,
         queue: &Queue<'_>,
         windows: &[Vec<Range<usize>>],
+        gone: &[Range<usize>],
         passes: usize,
     ) -> Result<Run<'_, impl Mover>> {
-        let (stays, passing) = windows.split_first().expect("a window that stays");
-        let slots = if passing.is_empty() { 0 } else { ON_THE_WAY as u64 * self.moves.window };
-        let stays = Layout::new(stays, self.moves.arena + slots);
-        let passing: Vec<Layout> = passing.iter().map(|parts| Layout::new(parts, 0)).collect();
         self.pipeline.ready(queue)?;
-        self.moves.replace(queue.stream.handle(), stays)?;
-        self.moves.passing = passing;
+        self.moves.settle_places(queue.stream.handle(), windows, gone)?;
         self.pipeline.begin(queue, &mut self.moves, windows.len() - 1, passes)
     }
 
-    /// Bytes copied to the device and from it, and bytes that stay there.
-    pub fn counts(&self) -> [u64; 3] {
-        let Moves { bytes_in, bytes_out, stays, .. } = &self.moves;
-        [*bytes_in, *bytes_out, stays.copies.iter().map(|copy| copy.len as u64).sum()]
+    /// Bytes copied to the device and from it.
+    pub fn counts(&self) -> [u64; 2] {
+        [self.moves.bytes_in, self.moves.bytes_out]
     }
 }
 
@@ -176,42 +194,117 @@ impl Moves {
         self.arena + slot as u64 * self.window
     }
 
-    fn write_back(&mut self, stream: CUstream, range: &Range<usize>, drop: bool) -> Result<()> {
-        for (copy, there) in self.stays.copies.iter().zip(&mut self.there) {
-            if *there && copy.overlaps(range) {
-                to_host(stream, copy, 0)?;
-                self.bytes_out += copy.len as u64;
-                *there = !drop;
-            }
+    /// The parts that stay and share a byte with a range, by their host's addresses.
+    fn touched(&self, range: &Range<usize>) -> Vec<u64> {
+        let behind = |(host, place): &(&u64, &Place)| **host + place.len as u64 > range.start as u64;
+        self.places.range(..range.end as u64).rev().take_while(behind).map(|(host, _)| *host).collect()
+    }
+
+    /// Copies what is newer on the device home. Whether it counts there still is the caller's to say.
+    fn write_back(&mut self, stream: CUstream, hosts: &[u64]) -> Result<()> {
+        let mut hosts = hosts.to_vec();
+        hosts.sort_unstable();
+        let there = hosts.iter().filter(|host| self.places[host].there);
+        for copy in joined(there.map(|host| self.places[host].copy(*host))) {
+            to_host(stream, &copy, 0)?;
+            self.bytes_out += copy.len as u64;
         }
         Ok(())
     }
 
-    fn fetch(&mut self, stream: CUstream, range: &Range<usize>) -> Result<()> {
-        for (copy, there) in self.stays.copies.iter().zip(&mut self.there) {
-            if !*there && copy.overlaps(range) {
-                to_device(stream, copy, 0)?;
-                self.bytes_in += copy.len as u64;
-                *there = true;
-            }
+    /// Brings what stays and is not there.
+    fn fetch(&mut self, stream: CUstream, hosts: impl Iterator<Item = u64>) -> Result<()> {
+        let missing: Vec<u64> = hosts.filter(|host| !self.places[host].there).collect();
+        for copy in joined(missing.iter().map(|host| self.places[host].copy(*host))) {
+            to_device(stream, &copy, 0)?;
+            self.bytes_in += copy.len as u64;
+        }
+        for host in missing {
+            self.place(host).there = true;
         }
         Ok(())
     }
 
-    /// Makes room for what stays from now on, if it is something else.
-    fn replace(&mut self, stream: CUstream, stays: Layout) -> Result<()> {
-        if self.stays != stays {
-            self.write_back(stream, &(0..usize::MAX), true)?;
-            self.there = vec![false; stays.copies.len()];
-            self.stays = stays;
+    fn place(&mut self, host: u64) -> &mut Place {
+        self.places.get_mut(&host).expect("a part that stays")
+    }
+
+    /// Sends home what touches a range; it stays no more.
+    fn leave(&mut self, stream: CUstream, range: &Range<usize>) -> Result<()> {
+        let hosts = self.touched(range);
+        self.write_back(stream, &hosts)?;
+        for host in hosts {
+            self.places.remove(&host);
         }
         Ok(())
+    }
+
+    /// Finds places for what the call under way wants to stay, and none for what passes or is gone.
+    fn settle_places(
+        &mut self,
+        stream: CUstream,
+        windows: &[Vec<Range<usize>>],
+        gone: &[Range<usize>],
+    ) -> Result<()> {
+        let (staying, passing) = windows.split_first().expect("a window that stays");
+        for range in gone.iter().chain(passing.iter().flatten()) {
+            self.leave(stream, range)?;
+        }
+        if !passing.is_empty() && !self.slots {
+            self.leave(stream, &ALL)?;
+        }
+        if self.places.is_empty() {
+            self.begin_anew(!passing.is_empty());
+        }
+        if !self.find_places(stream, staying)? {
+            // Room there is, but in pieces.
+            self.leave(stream, &ALL)?;
+            self.begin_anew(self.slots);
+            let found = self.find_places(stream, staying)?;
+            debug_assert!(found, "what stays fits the budget");
+        }
+        self.staying = staying.to_vec();
+        self.passing = passing.iter().map(|parts| Layout::new(parts)).collect();
+        Ok(())
+    }
+
+    fn begin_anew(&mut self, slots: bool) {
+        self.slots = slots;
+        self.end = if slots { self.slot(ON_THE_WAY) } else { self.arena };
+    }
+
+    /// Finds a place for each part that has none, unless there is no room.
+    fn find_places(&mut self, stream: CUstream, parts: &[Range<usize>]) -> Result<bool> {
+        for part in parts {
+            let (host, len) = (part.start as u64, part.len());
+            if self.places.get(&host).is_some_and(|place| place.len == len) {
+                continue;
+            }
+            self.leave(stream, part)?;
+            let device = alike(self.end, host);
+            if device + len as u64 > self.arena + self.budget {
+                return Ok(false);
+            }
+            self.end = device + len as u64;
+            self.places.insert(host, Place { device, len, there: false });
+        }
+        Ok(true)
+    }
+}
+
+/// Every address.
+const ALL: Range<usize> = 0..usize::MAX;
+
+impl Place {
+    fn copy(&self, host: u64) -> Copy {
+        Copy { host, device: self.device, len: self.len }
     }
 }
 
 impl Mover for Moves {
     fn settle(&mut self, stream: CUstream) -> Result<()> {
-        self.fetch(stream, &(0..usize::MAX))
+        let staying = std::mem::take(&mut self.staying);
+        self.fetch(stream, staying.iter().map(|part| part.start as u64))
     }
 
     fn bring(&mut self, stream: CUstream, window: usize, slot: usize) -> Result<()> {
@@ -222,8 +315,8 @@ impl Mover for Moves {
         Ok(())
     }
 
-    fn take(&mut self, stream: CUstream, window: usize, slot: usize) -> Result<()> {
-        for copy in &self.passing[window - 1].copies {
+    fn take(&mut self, stream: CUstream, window: usize, slot: usize, written: bool) -> Result<()> {
+        for copy in self.passing[window - 1].copies.iter().filter(|_| written) {
             to_host(stream, copy, self.slot(slot))?;
             self.bytes_out += copy.len as u64;
         }
@@ -231,10 +324,9 @@ impl Mover for Moves {
     }
 
     fn address(&self, window: usize, slot: usize, address: u64) -> u64 {
-        let place = |layout: &Layout, base| layout.places.get(&address).map(|place| base + place);
         let place = match window {
-            0 => place(&self.stays, 0),
-            _ => place(&self.passing[window - 1], self.slot(slot)),
+            0 => self.places.get(&address).map(|place| place.device),
+            _ => self.passing[window - 1].places.get(&address).map(|place| self.slot(slot) + place),
         };
         place.unwrap_or(address) // states that are not paged
     }
@@ -244,11 +336,16 @@ impl Drop for Streamed {
     fn drop(&mut self) {
         let cuda = self.pipeline.cuda().clone();
         if let Ok(_queue) = cuda.queue(Stream::LEGACY_DEFAULT) {
-            // SAFETY: allocated in `new`; the driver waits for work that uses it.
+            // The driver may wait by itself when memory is freed, but need not.
+            let _ = self.pipeline.synchronize();
+            // SAFETY: allocated in `new`, and nobody uses it any more.
             let _ = unsafe { sys::cuMemFree_v2(self.moves.arena) };
         }
     }
 }
+
+/// Bytes at the end of an allocation that are nobody's: parts of two allocations never follow each other, and are never moved as one.
+pub const BETWEEN: usize = 1;
 
 fn to_device(stream: CUstream, copy: &Copy, base: u64) -> Result<()> {
     let host = std::ptr::without_provenance(copy.host as usize);

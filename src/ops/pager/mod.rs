@@ -1,5 +1,11 @@
 //! Paged memory: for states of optimizers that may be larger than the memory that they are used in.
 
+mod book;
+mod buffer;
+mod holds;
+
+pub use buffer::PagedBuffer;
+
 use super::context::{Context, Device};
 use crate::cpu::file_memory::FileMemory;
 use crate::cuda::device::Cuda;
@@ -7,12 +13,9 @@ use crate::cuda::paging::managed::Managed;
 use crate::cuda::paging::streamed::Streamed;
 use crate::error::{Error, Result, ensure};
 use crate::format::optimizer::norms::CHUNK;
-use crate::view::window::{ALIGN, Area, LEAST_BUDGET, Paged, Piece, Plan, Wish};
-use crate::view::{BufferMut, Parameter};
-use bytemuck::Zeroable;
-use std::collections::BTreeMap;
-use std::marker::PhantomData;
-use std::ops::Range;
+use crate::view::Parameter;
+use crate::view::window::{ALIGN, Area, LEAST_BUDGET, Paged, Plan, Wish, window_bytes};
+pub(crate) use book::{Book, Memory};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -63,7 +66,7 @@ pub struct PagerStatistics {
     pub allocations: u64,
     /// As above.
     pub allocated_bytes: u64,
-    /// Bytes that stay within the budget from step to step, as of the last step.
+    /// Bytes that stay within the budget from step to step, of parameters in whatever call.
     pub staying_bytes: u64,
     /// Windows that the rest of the last step passed through.
     pub windows: u64,
@@ -95,23 +98,6 @@ struct Shared {
     state: Mutex<Book>,
 }
 
-/// What a pager knows.
-pub(crate) struct Book {
-    pub(crate) memory: Memory,
-    /// Bytes of each allocation, by address.
-    allocations: BTreeMap<usize, usize>,
-    /// Where ranges want to be: their ends, by their starts. They do not overlap.
-    wishes: BTreeMap<usize, (usize, Wish)>,
-    pub(crate) windows: u64,
-    pub(crate) steps: u64,
-}
-
-pub(crate) enum Memory {
-    Managed(Managed),
-    Streamed(Streamed),
-    File(FileMemory),
-}
-
 impl Pager {
     /// Bytes of the least budget: its windows hold a chunk of any states.
     pub const LEAST_BUDGET: u64 = LEAST_BUDGET as u64;
@@ -122,7 +108,7 @@ impl Pager {
     ///
     /// Errors: [`InvalidArgument`](crate::Status::InvalidArgument) for a budget below 256 KiB, a kind of the other device, a folder
     /// that is given and not used or where no file can be made; [`OutOfResources`](crate::Status::OutOfResources) where the memory
-    /// is not there.
+    /// is not there; [`Unsupported`](crate::Status::Unsupported) for [`PagerKind::Managed`] on a GPU without it.
     pub fn new(context: &Context, options: &PagerOptions) -> Result<Self> {
         let PagerOptions { kind, budget, folder } = options;
         let least = Self::LEAST_BUDGET;
@@ -152,9 +138,8 @@ impl Pager {
                 return Err(Error::invalid(format!("kind is {kind:?}; on a {name} it must be {valid}")));
             }
         };
-        let book =
-            Book { memory, allocations: BTreeMap::new(), wishes: BTreeMap::new(), windows: 0, steps: 0 };
-        Ok(Self(Arc::new(Shared { device: context.device.clone(), kind, budget, state: Mutex::new(book) })))
+        let state = Mutex::new(Book::new(memory));
+        Ok(Self(Arc::new(Shared { device: context.device.clone(), kind, budget, state })))
     }
 
     /// How it pages: never [`PagerKind::Auto`].
@@ -162,15 +147,9 @@ impl Pager {
         self.0.kind
     }
 
-    /// As many values, all zero, in memory of the pager's.
-    pub fn buffer<T: Zeroable>(&self, len: usize) -> Result<PagedBuffer<T>> {
-        let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| Error::too_large("len is too large"))?;
-        let address = if bytes == 0 { align_of::<T>() } else { self.alloc(bytes as u64)? };
-        Ok(PagedBuffer { pager: self.clone(), address, len, values: PhantomData })
-    }
-
     /// The address of `bytes` bytes, all zero, aligned to at least 256. Allocations take whole pages of the system's: one for all
-    /// states is better than one for each.
+    /// states is better than one for each. What follows each other there without gaps, in the order in which a step takes the
+    /// parameters, is moved as one: thousands of small states then cost what one large state does.
     ///
     /// Errors: [`OutOfResources`](crate::Status::OutOfResources) where there is no such memory, or no such room on disk; everything
     /// is as before then.
@@ -205,8 +184,7 @@ impl Pager {
             Memory::Streamed(memory) => memory.free(&range)?,
             Memory::File(memory) => memory.free(address),
         }
-        book.allocations.remove(&address);
-        book.set_wish(range, Wish::None);
+        book.forget(range);
         Ok(())
     }
 
@@ -244,14 +222,15 @@ impl Pager {
                 memory.prefetch(&cuda.queue(context.stream)?, &range, false)?;
             }
             (Memory::Streamed(memory), Some(cuda)) => {
-                memory.write_back(&cuda.queue(context.stream)?, &range, true)?;
+                memory.write_back(&cuda.queue(context.stream)?, &[range], true)?;
             }
             _ => unreachable!("the context is the pager's"),
         }
         Ok(())
     }
 
-    /// Says where a range wants to be, from the next step on.
+    /// Says where a range wants to be, from the next step on. A parameter follows the advice at the starts of its states; if they differ,
+    /// [`Advice::Pass`] counts before [`Advice::Stay`].
     pub fn advise(&self, address: usize, bytes: u64, advice: Advice) -> Result<()> {
         let mut book = self.book();
         let range = book.range(address, bytes)?;
@@ -260,14 +239,14 @@ impl Pager {
             Advice::Stay => Wish::Stay,
             Advice::Pass => Wish::Pass,
         };
-        book.set_wish(range, wish);
+        book.advise(range, wish);
         Ok(())
     }
 
     /// What it has done so far.
     pub fn statistics(&self) -> PagerStatistics {
         let book = self.book();
-        let [bytes_in, bytes_out, staying_bytes] = match &book.memory {
+        let [bytes_in, bytes_out] = match &book.memory {
             Memory::Managed(memory) => memory.counts(),
             Memory::Streamed(memory) => memory.counts(),
             Memory::File(memory) => memory.counts(),
@@ -276,7 +255,7 @@ impl Pager {
             budget: self.0.budget as u64,
             allocations: book.allocations.len() as u64,
             allocated_bytes: book.allocations.values().map(|&len| len as u64).sum(),
-            staying_bytes,
+            staying_bytes: book.held().iter().map(|range| range.len() as u64).sum(),
             windows: book.windows,
             bytes_in,
             bytes_out,
@@ -297,118 +276,24 @@ impl Pager {
         }
     }
 
-    /// How a step of these parameters is taken.
-    pub(crate) fn plan(&self, book: &Book, parameters: &[Parameter<'_>]) -> Plan {
-        // In slots of its own a part may start up to ALIGN bytes later than where the last one ends.
-        let slack = if self.0.kind == PagerKind::Streamed { ALIGN } else { size_of::<f32>() };
+    /// How the step of these parameters that comes is taken.
+    pub(crate) fn plan(&self, book: &mut Book, parameters: &[Parameter<'_>]) -> Plan {
+        // The last item of an area may be a short block's; and in slots of its own a part may start later than the last one ends.
+        let slack = size_of::<f32>() + if self.0.kind == PagerKind::Streamed { ALIGN } else { 0 };
         let paged = |parameter: &Parameter<'_>| {
             let areas = || parameter.areas().filter(|area| book.has(area));
             let bytes = |area: Area| area.bytes(&(0..CHUNK)).len();
             Paged {
+                key: areas().next().map_or(0, |area| area.extent().start),
                 elements: parameter.elements(),
                 chunk_bytes: areas().map(bytes).sum(),
                 piece_bytes: slack * areas().count(),
-                wish: areas().next().map_or(Wish::None, |area| book.wish(area.extent().start)),
+                wish: areas().map(|area| book.wish(area.extent().start)).max().unwrap_or_default(),
             }
         };
-        Plan::new(&parameters.iter().map(paged).collect::<Vec<_>>(), self.0.budget)
-    }
-}
-
-impl Book {
-    /// A range within an allocation.
-    fn range(&self, address: usize, bytes: u64) -> Result<Range<usize>> {
-        let end = usize::try_from(bytes).ok().and_then(|bytes| address.checked_add(bytes));
-        let found = end.map(|end| address..end).filter(|range| !range.is_empty() && self.holds(range));
-        found.ok_or_else(|| {
-            Error::invalid(format!(
-                "ptr is {address:#x} and bytes {bytes}; they must lie in one allocation of this pager"
-            ))
-        })
-    }
-
-    /// Whether a range lies in one allocation.
-    pub(crate) fn holds(&self, range: &Range<usize>) -> bool {
-        let before = self.allocations.range(..=range.start).next_back();
-        before.is_some_and(|(&start, &len)| range.end <= start + len)
-    }
-
-    fn has(&self, area: &Area) -> bool {
-        let extent = area.extent();
-        !extent.is_empty() && self.holds(&extent)
-    }
-
-    fn wish(&self, address: usize) -> Wish {
-        let before = self.wishes.range(..=address).next_back();
-        before.filter(|(_, (end, _))| address < *end).map_or(Wish::None, |(_, (_, wish))| *wish)
-    }
-
-    /// Sets the wish of a range; what stands out of it on either side keeps its own.
-    fn set_wish(&mut self, range: Range<usize>, wish: Wish) {
-        let touched: Vec<_> =
-            self.wishes.range(..range.end).rev().map(|(&start, &(end, wish))| (start, end, wish)).collect();
-        for (start, end, old) in touched.into_iter().take_while(|(_, end, _)| *end > range.start) {
-            self.wishes.remove(&start);
-            if start < range.start {
-                self.wishes.insert(start, (range.start, old));
-            }
-            if range.end < end {
-                self.wishes.insert(range.end, (end, old));
-            }
-        }
-        if wish != Wish::None {
-            self.wishes.insert(range.start, (range.end, wish));
-        }
-    }
-
-    /// The parts of paged memory that each window of a plan uses.
-    pub(crate) fn parts(&self, plan: &Plan, parameters: &[Parameter<'_>]) -> Vec<Vec<Range<usize>>> {
-        let parts = |piece: &Piece| {
-            let areas = parameters[piece.parameter].areas().filter(|area| self.has(area));
-            areas.map(|area| area.bytes(&piece.elements)).collect::<Vec<_>>()
-        };
-        plan.windows().map(|pieces| pieces.iter().flat_map(parts).collect()).collect()
-    }
-}
-
-/// Values in memory of a pager's.
-pub struct PagedBuffer<T> {
-    pager: Pager,
-    address: usize,
-    len: usize,
-    values: PhantomData<T>,
-}
-
-impl<T> PagedBuffer<T> {
-    /// Lends the memory to operations.
-    pub fn lend(&mut self) -> BufferMut<'_, T> {
-        let ptr = std::ptr::with_exposed_provenance_mut(self.address);
-        // SAFETY: the buffer's own memory, which is borrowed with it.
-        unsafe { BufferMut::from_raw(ptr, self.len) }
-    }
-
-    /// Where it is.
-    pub fn address(&self) -> usize {
-        self.address
-    }
-
-    /// Values.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-}
-
-impl<T> Drop for PagedBuffer<T> {
-    fn drop(&mut self) {
-        if self.len * size_of::<T>() > 0 {
-            // SAFETY: the buffer's own allocation; work on it is waited for.
-            let _ = unsafe { self.pager.free(self.address) };
-        }
+        let paged: Vec<Paged> = parameters.iter().map(paged).collect();
+        let stays = book.choose(&paged, parameters, self.0.budget);
+        Plan::new(&paged, &stays, window_bytes(self.0.budget))
     }
 }
 

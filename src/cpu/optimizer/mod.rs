@@ -5,34 +5,30 @@
 //! stepped there and written back; states in 8 bits a block at a time ([`Simd::optimizer8`]). Norms are a pass of their own,
 //! which only reads.
 
+mod job;
+
 use super::Cpu;
-use super::access::{self, Output, for_each_row_piece, read_row};
 use super::float_environment::StandardModes;
-use super::simd::codes::{Blocks, Coder};
-use super::simd::{self, Simd, Step};
+use super::simd::{Simd, Step};
 use super::threads::Shared;
-use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::norms::{CHUNK, chunk_sum, clipped_scale};
-use crate::format::optimizer::{MAX_STATES, Numbers, Optimizer};
+use crate::format::optimizer::{Numbers, Optimizer};
 use crate::format::sum;
+use crate::view::Parameter;
 use crate::view::window::{Piece, Plan};
-use crate::view::{DType, Parameter, State, Tensor};
+use job::{Job, TILE, Tile};
 use std::ops::Range;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Elements that a thread works on at a time; whole blocks.
-const TILE: usize = 1024;
-const _: () = assert!(CHUNK.is_multiple_of(TILE) && TILE.is_multiple_of(BLOCK));
 /// Fewer elements than this are not worth waking a thread for.
 const LEAST: usize = 1 << 14;
-
-static CODERS: LazyLock<[Coder; 2]> = LazyLock::new(|| [false, true].map(Coder::new));
 
 /// Who moves the states of a step that is taken part by part.
 pub trait Pages: Sync {
     /// The states of this window of the plan are about to be used.
     fn enter(&self, _window: usize) {}
+    /// This thread is about to use what lies at these addresses of the window, and maybe to write it.
+    fn bring(&self, _window: usize, _range: &Range<usize>, _written: bool) {}
     /// They are not, for now.
     fn leave(&self, _window: usize) {}
 }
@@ -81,48 +77,14 @@ struct Work<'a> {
     windows: Vec<Vec<Vec<Piece>>>,
 }
 
-/// A parameter.
-struct Job<'a> {
-    param: Output<'a>,
-    grad: Tensor<'a>,
-    cols: usize,
-    len: usize,
-    /// The number of its first chunk among those of all parameters.
-    first_chunk: usize,
-    states: Vec<Stored>,
-}
-
-/// A state where it lies.
-enum Stored {
-    F32(Shared<f32>),
-    Blocks { codes: Shared<u8>, absmax: Shared<f32>, coder: &'static Coder },
-}
-
-/// What a thread widens into; states for norms alone.
-struct Tile {
-    param: [f32; TILE],
-    grad: [f32; TILE],
-    states: [[f32; TILE]; MAX_STATES],
-}
-
 impl<'a> Work<'a> {
     fn new(cpu: &'a Cpu, optimizer: &Optimizer, parameters: &'a mut [Parameter<'_>], plan: &Plan) -> Self {
         let mut first_chunk = 0;
         let mut jobs = Vec::with_capacity(parameters.len());
         for parameter in parameters {
-            let (len, cols) = (parameter.param.rows() * parameter.param.cols(), parameter.param.cols());
-            let signs = optimizer.rule.states();
-            let states =
-                parameter.states.iter_mut().zip(signs).map(|(state, &signed)| Stored::of(state, signed));
-            jobs.push(Job {
-                param: Output::new(parameter.param.reborrow()),
-                grad: parameter.grad,
-                cols,
-                len,
-                first_chunk,
-                states: states.collect(),
-            });
-            first_chunk += len.div_ceil(CHUNK);
+            let job = Job::new(parameter, optimizer.rule, first_chunk);
+            first_chunk += job.len.div_ceil(CHUNK);
+            jobs.push(job);
         }
         // Four tasks a thread even out threads of unequal speed.
         let tasks = |window: &[Piece]| {
@@ -135,15 +97,17 @@ impl<'a> Work<'a> {
     fn for_each_task(
         &self,
         pages: &impl Pages,
+        written: bool,
         work: impl Fn(&mut Tile, usize, &Job<'a>, Range<usize>) + Sync,
     ) {
         for (window, tasks) in self.windows.iter().enumerate() {
             pages.enter(window);
             self.cpu.threads().for_each(tasks.len(), |_, task| {
-                let mut tile =
-                    Tile { param: [0.0; TILE], grad: [0.0; TILE], states: [[0.0; TILE]; MAX_STATES] };
+                let mut tile = Tile::new();
                 for Piece { parameter, elements } in &tasks[task] {
-                    work(&mut tile, *parameter, &self.jobs[*parameter], elements.clone());
+                    let job = &self.jobs[*parameter];
+                    job.areas.iter().for_each(|area| pages.bring(window, &area.bytes(elements), written));
+                    work(&mut tile, *parameter, job, elements.clone());
                 }
             });
             pages.leave(window);
@@ -155,7 +119,7 @@ impl<'a> Work<'a> {
         pages: &impl Pages,
         work: impl Fn(&mut Tile, usize, &Job<'a>, Range<usize>) + Sync,
     ) {
-        self.for_each_task(pages, |tile, number, job, range| {
+        self.for_each_task(pages, true, |tile, number, job, range| {
             for start in range.clone().step_by(TILE) {
                 work(tile, number, job, start..range.end.min(start + TILE));
             }
@@ -171,7 +135,7 @@ impl<'a> Work<'a> {
         let chunks = self.jobs.iter().map(|job| job.len.div_ceil(CHUNK)).sum();
         let mut sums: [Vec<f32>; N] = std::array::from_fn(|_| vec![0.0; chunks]);
         let shared = sums.each_mut().map(|sums| Shared::new(sums));
-        self.for_each_task(pages, |tile, _, job, range| {
+        self.for_each_task(pages, false, |tile, _, job, range| {
             let mut buffers = [[0f32; CHUNK]; N];
             for start in range.clone().step_by(CHUNK) {
                 let end = range.end.min(start + CHUNK);
@@ -237,150 +201,6 @@ fn cut(window: &[Piece], target: usize) -> Vec<Vec<Piece>> {
         tasks.push(task);
     }
     tasks
-}
-
-impl Stored {
-    fn of(state: &mut State<'_>, signed: bool) -> Self {
-        // SAFETY: a CPU context's memory is host memory.
-        unsafe {
-            match state {
-                State::F32(values) => Self::F32(Shared::new(values.reborrow().into_slice())),
-                State::Blocks { codes, absmax } => Self::Blocks {
-                    codes: Shared::new(codes.reborrow().into_slice()),
-                    absmax: Shared::new(absmax.reborrow().into_slice()),
-                    coder: &CODERS[usize::from(signed)],
-                },
-            }
-        }
-    }
-}
-
-impl Job<'_> {
-    /// The gradient of some elements, in memory or widened into `buffer`.
-    fn grad<'t>(&'t self, simd: &Simd, buffer: &'t mut [f32; TILE], range: Range<usize>) -> &'t [f32] {
-        if let Some(grad) = access::slice::<f32>(&self.grad, range.start, range.end) {
-            return grad;
-        }
-        for_each_row_piece(self.cols, range.start, range.end, |row, col, at, len| {
-            read_row(simd, &self.grad, row, col, &mut buffer[at..at + len]);
-        });
-        &buffer[..range.len()]
-    }
-
-    /// The parameter's elements, in memory or widened into `buffer`.
-    ///
-    /// # Safety
-    /// No other thread uses these elements now.
-    unsafe fn param<'t>(
-        &'t self,
-        simd: &Simd,
-        buffer: &'t mut [f32; TILE],
-        Range { start, end }: Range<usize>,
-    ) -> &'t mut [f32] {
-        // SAFETY: as promised by the caller.
-        if let Some(param) = unsafe { self.param.slice::<f32>(start, end) } {
-            return param;
-        }
-        for_each_row_piece(self.cols, start, end, |row, col, at, len| unsafe {
-            self.param.read_row(simd, row, col, &mut buffer[at..at + len]);
-        });
-        &mut buffer[..end - start]
-    }
-
-    /// The states of some elements in 8 bits, if they are; whole blocks but for the parameter's last.
-    ///
-    /// # Safety
-    /// No other thread uses these elements now.
-    unsafe fn blocks(&self, Range { start, end }: Range<usize>) -> Option<[Blocks<'_>; MAX_STATES]> {
-        let blocks = |stored: Option<&Stored>| match stored {
-            // SAFETY: as promised by the caller.
-            Some(Stored::Blocks { codes, absmax, coder }) => unsafe {
-                let absmax = absmax.slice(start / BLOCK, end.div_ceil(BLOCK));
-                Blocks { codes: codes.slice(start, end), absmax, coder }
-            },
-            _ => Blocks { codes: &mut [], absmax: &mut [], coder: &CODERS[0] },
-        };
-        let in_blocks = matches!(self.states[0], Stored::Blocks { .. });
-        in_blocks.then(|| std::array::from_fn(|s| blocks(self.states.get(s))))
-    }
-
-    /// Parameter, gradient and states of some elements, in memory where they are f32, else widened into the tile.
-    ///
-    /// # Safety
-    /// No other thread uses these elements now.
-    unsafe fn load<'t>(
-        &'t self,
-        simd: &Simd,
-        tile: &'t mut Tile,
-        range: Range<usize>,
-    ) -> (&'t mut [f32], &'t [f32], simd::States<'t>) {
-        let Range { start, end } = range;
-        let Tile { param, grad, states } = tile;
-        let grad = self.grad(simd, grad, start..end);
-        // SAFETY: as promised by the caller.
-        let param = unsafe { self.param(simd, param, start..end) };
-        let mut loaded = simd::States::default();
-        for ((loaded, stored), buffer) in loaded.iter_mut().zip(&self.states).zip(states) {
-            *loaded = match stored {
-                // SAFETY: as promised by the caller.
-                Stored::F32(values) => unsafe { values.slice(start, end) },
-                Stored::Blocks { codes, absmax, coder } => {
-                    let values = &mut buffer[..end - start];
-                    // SAFETY: as promised by the caller.
-                    let (codes, absmax) = unsafe {
-                        (codes.slice(start, end), absmax.slice(start / BLOCK, end.div_ceil(BLOCK)))
-                    };
-                    for ((values, codes), absmax) in
-                        values.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).zip(absmax)
-                    {
-                        simd.decode8(coder, codes, *absmax, values);
-                    }
-                    values
-                }
-            };
-        }
-        (param, grad, loaded)
-    }
-
-    /// Steps some elements; how many were kept.
-    ///
-    /// # Safety
-    /// No other thread uses these elements now.
-    unsafe fn step(
-        &self,
-        simd: &Simd,
-        step: &Step,
-        key: Option<crate::format::optimizer::stochastic::Key>,
-        tile: &mut Tile,
-        range: Range<usize>,
-    ) -> usize {
-        let Range { start, end } = range;
-        // SAFETY: as promised by the caller.
-        let (param, kept) = unsafe {
-            if let Some(mut blocks) = self.blocks(start..end) {
-                let param = self.param(simd, &mut tile.param, start..end);
-                let grad = self.grad(simd, &mut tile.grad, start..end);
-                let kept = simd.optimizer8(step, param, grad, &mut blocks[..self.states.len()]);
-                (param, kept)
-            } else {
-                let (param, grad, states) = self.load(simd, tile, start..end);
-                let kept = simd.optimizer(step, param, grad, states);
-                (param, kept)
-            }
-        };
-        if let (Some(key), DType::Bf16) = (key, self.param.dtype()) {
-            simd.round_at_random(&key, start, param);
-        }
-        // SAFETY: as promised by the caller.
-        unsafe {
-            if self.param.slice::<f32>(start, end).is_none() {
-                for_each_row_piece(self.cols, start, end, |row, col, at, len| {
-                    self.param.write_row(simd, row, col, &tile.param[at..at + len]);
-                });
-            }
-        }
-        kept
-    }
 }
 
 #[cfg(test)]
