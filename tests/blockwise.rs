@@ -55,10 +55,11 @@ proptest! {
     fn wild_numbers_have_the_reference_bits(
         codebook in any_codebook(),
         constants in any_constants(),
+        out_dtype in any_dtype(),
         values in prop::collection::vec(any_number(), 1..500),
     ) {
         let x = Matrix::new(DType::F32, &values, 1, values.len(), 0);
-        check(&x, &QuantSpec::new(codebook, 32).with_constants(constants), DType::F32, 0)?;
+        check(&x, &QuantSpec::new(codebook, 32).with_constants(constants), out_dtype, 0)?;
     }
 
     #[test]
@@ -121,7 +122,26 @@ fn large_matrices_have_the_reference_bits() {
     for (rows, cols) in [(1023, 1025), (1, 1_000_003)] {
         let x = Matrix::new(DType::Bf16, &numbers(rows * cols, 7, &[0.0, 3.0]), rows, cols, 0);
         for constants in constants() {
-            check(&x, &QuantSpec::new(Codebook::Nf4, 64).with_constants(constants), DType::F32, 0).unwrap();
+            for out_dtype in [DType::F32, DType::F16, DType::Bf16] {
+                let spec = QuantSpec::new(Codebook::Nf4, 64).with_constants(constants.clone());
+                check(&x, &spec, out_dtype, 0).unwrap();
+            }
+        }
+    }
+}
+
+/// Scales of every exponent, so that products are subnormal, overflow and round up to the next power in every type.
+#[test]
+fn all_scales_have_the_reference_bits() {
+    let spec = QuantSpec::new(Codebook::Nf4, 32);
+    for (rows, cols) in [(255, 32), (120, 67)] {
+        // 1/absmax overflows below 2^-128.
+        let magnitude = |i: usize| f32::from_bits((((i / 32) as u32 % 255) << 23) | 0x2a_aaaa);
+        let values: Vec<f32> =
+            (0..rows * cols).map(|i| magnitude(i) * ((i * 37 % 64) as f32 / 32.0 - 1.0)).collect();
+        let x = Matrix::new(DType::F32, &values, rows, cols, 0);
+        for (out_dtype, gap) in [DType::F32, DType::F16, DType::Bf16].map(|t| [(t, 0), (t, 3)]).concat() {
+            check(&x, &spec, out_dtype, gap).unwrap();
         }
     }
 }

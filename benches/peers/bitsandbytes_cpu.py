@@ -36,15 +36,17 @@ def bitsandbytes():
     return c.CDLL(str(library))
 
 
-def best(run):
-    """Seconds of the fastest of the runs that fit half a second."""
-    run()
-    times, start = [], time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - start < 0.5:
-        begun = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - begun)
-    return min(times)
+def best(*runs):
+    """Seconds of the fastest call of each, in turns of a tenth of a second for three: other work on the machine slows them
+    alike, and OpenMP's threads, which spin after a call, slow only the first calls of the next turn."""
+    fastest, start = [float("inf")] * len(runs), time.perf_counter()
+    while time.perf_counter() - start < 3:
+        for i, run in enumerate(runs):
+            turn = time.perf_counter()
+            while (begun := time.perf_counter()) - turn < 0.1:
+                run()
+                fastest[i] = min(fastest[i], time.perf_counter() - begun)
+    return fastest
 
 
 def row(name, ours, theirs, equal):
@@ -70,26 +72,26 @@ def main():
         for dtype, suffix in ((np.float32, "fp32"), (np.float16, "fp16")):
             ours, theirs = np.zeros_like(x, dtype), np.zeros_like(x, dtype)
             function = getattr(peer, f"cdequantize_blockwise_cpu_{name}_{suffix}")
-            a = best(lambda: call("qlk_dequantize", context, c.byref(q), c.byref(tensor(ours)), None))
-            b = best(lambda: function(pointer(codes), pointer(absmax), pointer(theirs), longlong(BLOCK), longlong(rows),
-                                      longlong(cols)))
-            row(f"dequantize {name} to {suffix}", a, b, bool(np.array_equal(ours, theirs)))
+            times = best(lambda: call("qlk_dequantize", context, c.byref(q), c.byref(tensor(ours)), None),
+                         lambda: function(pointer(codes), pointer(absmax), pointer(theirs), longlong(BLOCK),
+                                          longlong(rows), longlong(cols)))
+            row(f"dequantize {name} to {suffix}", *times, bool(np.array_equal(ours, theirs)))
     # 8 bits: dequantization has the same bits; bitsandbytes' CPU quantization is an approximation by a table of bins.
     table = np.zeros(256, np.float32)
     call("qlk_dynamic_map", 1, pointer(table))
     codes, absmax = np.zeros((2, x.size), np.uint8), np.zeros((2, x.size // 256), np.float32)
-    a = best(lambda: call("qlk_quantize_8bit", context, c.byref(tensor(x)), pointer(table), 256, pointer(codes[0]),
-                          pointer(absmax[0]), None))
-    b = best(lambda: peer.cquantize_blockwise_cpu_fp32(pointer(table), pointer(x), pointer(absmax[1]), pointer(codes[1]),
-                                                       longlong(256), longlong(x.size)))
+    times = best(lambda: call("qlk_quantize_8bit", context, c.byref(tensor(x)), pointer(table), 256, pointer(codes[0]),
+                              pointer(absmax[0]), None),
+                 lambda: peer.cquantize_blockwise_cpu_fp32(pointer(table), pointer(x), pointer(absmax[1]),
+                                                           pointer(codes[1]), longlong(256), longlong(x.size)))
     same = f"{np.mean(codes[0] == codes[1]) * 100:.2f} % of codes"
-    row("quantize 8 bits from fp32", a, b, same)
+    row("quantize 8 bits from fp32", *times, same)
     ours, theirs = np.zeros_like(x), np.zeros_like(x)
-    a = best(lambda: call("qlk_dequantize_8bit", context, pointer(codes[0]), pointer(absmax[0]), pointer(table), 256,
-                          c.byref(tensor(ours)), None))
-    b = best(lambda: peer.cdequantize_blockwise_cpu_fp32(pointer(table), pointer(codes[0]), pointer(absmax[0]),
-                                                         pointer(theirs), longlong(256), longlong(x.size)))
-    row("dequantize 8 bits to fp32", a, b, bool(np.array_equal(ours, theirs)))
+    times = best(lambda: call("qlk_dequantize_8bit", context, pointer(codes[0]), pointer(absmax[0]), pointer(table), 256,
+                              c.byref(tensor(ours)), None),
+                 lambda: peer.cdequantize_blockwise_cpu_fp32(pointer(table), pointer(codes[0]), pointer(absmax[0]),
+                                                           pointer(theirs), longlong(256), longlong(x.size)))
+    row("dequantize 8 bits to fp32", *times, bool(np.array_equal(ours, theirs)))
 
 
 main()

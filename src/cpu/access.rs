@@ -1,7 +1,7 @@
 //! Reading tensors as f32 and writing f32 into tensors, whatever their element type and row stride.
 
 use super::simd::Simd;
-use crate::view::{DType, Tensor, TensorMut};
+use crate::view::{DType, Element, Tensor, TensorMut};
 use half::{bf16, f16};
 
 /// `out` = the elements of row `row` from column `col` on.
@@ -18,17 +18,17 @@ pub fn read_row(simd: &Simd, tensor: &Tensor<'_>, row: usize, col: usize, out: &
     }
 }
 
-/// Elements `start..end` of a matrix, flattened, where they are consecutive f32 in memory.
-pub fn f32_slice<'a>(tensor: &Tensor<'a>, start: usize, end: usize) -> Option<&'a [f32]> {
+/// Elements `start..end` of a matrix, flattened, where they are consecutive `T` in memory.
+pub fn slice<'a, T: Element>(tensor: &Tensor<'a>, start: usize, end: usize) -> Option<&'a [T]> {
     assert!(start <= end && end <= tensor.rows() * tensor.cols());
     // SAFETY: the elements lie inside the tensor, which the view's maker vouched for.
-    is_consecutive_f32(tensor)
-        .then(|| unsafe { std::slice::from_raw_parts(tensor.at(0, 0).cast::<f32>().add(start), end - start) })
+    are_consecutive::<T>(tensor)
+        .then(|| unsafe { std::slice::from_raw_parts(tensor.at(0, 0).cast::<T>().add(start), end - start) })
 }
 
-fn is_consecutive_f32(tensor: &Tensor<'_>) -> bool {
+fn are_consecutive<T: Element>(tensor: &Tensor<'_>) -> bool {
     let consecutive = tensor.row_stride() == tensor.cols() || tensor.rows() == 1;
-    tensor.dtype() == DType::F32 && consecutive && !tensor.is_empty()
+    tensor.dtype() == T::DTYPE && consecutive && !tensor.is_empty()
 }
 
 /// A writable tensor that threads share, each writing its own elements.
@@ -44,34 +44,38 @@ impl<'a> Output<'a> {
     /// # Safety
     /// No other thread uses these elements now.
     pub unsafe fn write_row(&self, simd: &Simd, row: usize, col: usize, values: &[f32]) {
-        assert!(row < self.0.rows() && values.len() <= self.0.cols() - col);
-        let to = self.0.at(row, col);
-        // SAFETY: the elements lie inside the tensor, which the view's maker vouched for, aligned for their type.
+        let len = values.len();
+        // SAFETY: as promised.
         unsafe {
             match self.0.dtype() {
-                DType::F32 => {
-                    std::slice::from_raw_parts_mut(to.cast::<f32>(), values.len()).copy_from_slice(values)
-                }
-                DType::F16 => {
-                    simd.narrow_f16(values, std::slice::from_raw_parts_mut(to.cast::<f16>(), values.len()))
-                }
-                DType::Bf16 => {
-                    simd.narrow_bf16(values, std::slice::from_raw_parts_mut(to.cast::<bf16>(), values.len()))
-                }
+                DType::F32 => self.row(row, col, len).copy_from_slice(values),
+                DType::F16 => simd.narrow_f16(values, self.row(row, col, len)),
+                DType::Bf16 => simd.narrow_bf16(values, self.row(row, col, len)),
             }
         }
     }
 
-    /// Elements `start..end`, flattened, where they are consecutive f32 in memory.
+    /// `len` elements of row `row` from column `col` on, which are `T`.
     ///
     /// # Safety
     /// No other thread uses these elements now.
     #[allow(clippy::mut_from_ref)] // as the promise allows
-    pub unsafe fn f32_slice(&self, start: usize, end: usize) -> Option<&mut [f32]> {
+    pub unsafe fn row<T: Element>(&self, row: usize, col: usize, len: usize) -> &mut [T] {
+        assert!(self.0.dtype() == T::DTYPE && row < self.0.rows() && len <= self.0.cols() - col);
+        // SAFETY: the elements lie inside the tensor, which the view's maker vouched for, aligned for their type.
+        unsafe { std::slice::from_raw_parts_mut(self.0.at(row, col).cast(), len) }
+    }
+
+    /// Elements `start..end`, flattened, where they are consecutive `T` in memory.
+    ///
+    /// # Safety
+    /// No other thread uses these elements now.
+    #[allow(clippy::mut_from_ref)] // as the promise allows
+    pub unsafe fn slice<T: Element>(&self, start: usize, end: usize) -> Option<&mut [T]> {
         assert!(start <= end && end <= self.0.rows() * self.0.cols());
         // SAFETY: the elements lie inside the tensor, which the view's maker vouched for.
-        is_consecutive_f32(&self.0.as_tensor()).then(|| unsafe {
-            std::slice::from_raw_parts_mut(self.0.at(0, 0).cast::<f32>().add(start), end - start)
+        are_consecutive::<T>(&self.0.as_tensor()).then(|| unsafe {
+            std::slice::from_raw_parts_mut(self.0.at(0, 0).cast::<T>().add(start), end - start)
         })
     }
 

@@ -3,12 +3,16 @@
 use super::Cpu;
 use super::access::{Output, for_each_row_piece};
 use super::double_quantize::NestedReader;
-use super::simd::Simd;
-use crate::format::{CodebookTable, spec::BLOCK_SIZES};
-use crate::view::{ConstantsView, DType, Quantized, TensorMut};
+use super::simd::{Decoded, Simd};
+use crate::format::CodebookTable;
+use crate::view::{ConstantsView, DType, Element, Quantized, TensorMut};
+use half::{bf16, f16};
 
 /// Fewer elements than this are not worth waking a thread for.
 const LEAST: usize = 1 << 15;
+
+/// Nested constants are read for so many blocks at a time.
+const GROUP: usize = 64;
 
 /// A quantized matrix, ready to be read.
 pub struct Reader<'a> {
@@ -53,63 +57,77 @@ impl<'a> Reader<'a> {
         self.read(simd, row * self.cols + col, out);
     }
 
-    /// `out` = the elements of the flattened matrix from `start` on.
-    pub fn read(&self, simd: &Simd, start: usize, out: &mut [f32]) {
-        let mut at = start;
-        let end = start + out.len();
-        let mut out = out;
-        while at < end {
-            let block = at / self.block_size;
-            let len = ((block + 1) * self.block_size).min(end) - at;
-            let (piece, rest) = out.split_at_mut(len);
-            self.read_in_block(simd, at, self.absmax(block), piece);
-            (at, out) = (at + len, rest);
+    /// `out` = the elements of the flattened matrix from `start` on, rounded once.
+    pub fn read<T: Decoded>(&self, simd: &Simd, start: usize, out: &mut [T]) {
+        let (block, within) = (start / self.block_size, start % self.block_size);
+        if within == 0 {
+            return self.read_blocks(simd, block, out);
+        }
+        let (first, rest) = out.split_at_mut(out.len().min(self.block_size - within));
+        self.read_in_block(simd, start, first);
+        if !rest.is_empty() {
+            self.read_blocks(simd, block + 1, rest);
         }
     }
 
-    /// Blocks start on whole bytes, but a piece of one may start at a low nibble.
-    fn read_in_block(&self, simd: &Simd, at: usize, scale: f32, out: &mut [f32]) {
-        let codes = &self.codes[at / 2..];
-        if at.is_multiple_of(2) {
-            simd.decode4(&self.values, codes, scale, out);
-        } else if let Some((first, rest)) = out.split_first_mut() {
-            *first = self.values[usize::from(codes[0] & 15)] * scale;
-            simd.decode4(&self.values, &codes[1..], scale, rest);
-        }
-    }
-
-    fn absmax(&self, block: usize) -> f32 {
+    /// From the start of block `block` on.
+    fn read_blocks<T: Decoded>(&self, simd: &Simd, block: usize, out: &mut [T]) {
+        let (block_size, codes) = (self.block_size, &self.codes[block * self.block_size / 2..]);
         match &self.absmax {
-            Absmax::Plain(absmax) => absmax[block],
-            Absmax::Nested(nested) => nested.get(block),
+            Absmax::Plain(absmax) => simd.decode4(&self.values, codes, &absmax[block..], block_size, out),
+            Absmax::Nested(nested) => {
+                let mut group = [0f32; GROUP];
+                let groups = out.chunks_mut(GROUP * block_size).zip(codes.chunks(GROUP * block_size / 2));
+                for (i, (out, codes)) in groups.enumerate() {
+                    let group = &mut group[..out.len().div_ceil(block_size)];
+                    nested.read(block + i * GROUP, group);
+                    simd.decode4(&self.values, codes, group, block_size, out);
+                }
+            }
+        }
+    }
+
+    /// A piece of one block. Blocks start on whole bytes, but the piece may start at a low nibble.
+    fn read_in_block<T: Decoded>(&self, simd: &Simd, start: usize, out: &mut [T]) {
+        let (block, codes) = (start / self.block_size, &self.codes[start / 2..]);
+        let mut absmax = [0f32];
+        match &self.absmax {
+            Absmax::Plain(plain) => absmax[0] = plain[block],
+            Absmax::Nested(nested) => nested.read(block, &mut absmax),
+        }
+        let decode = |codes, out: &mut [T]| simd.decode4(&self.values, codes, &absmax, self.block_size, out);
+        if start.is_multiple_of(2) {
+            decode(codes, out);
+        } else if let Some((first, rest)) = out.split_first_mut() {
+            let mut pair = [T::default(); 2];
+            decode(codes, &mut pair);
+            *first = pair[1];
+            decode(&codes[1..], rest);
         }
     }
 }
 
 /// Dequantizes the whole matrix.
 pub fn dequantize(cpu: &Cpu, matrix: &Quantized<'_>, table: &CodebookTable, out: TensorMut<'_>) {
-    let simd = cpu.simd();
     let reader = Reader::new(matrix, table);
-    let (len, cols) = (matrix.rows * matrix.cols, matrix.cols);
-    let block_size = reader.block_size;
-    let contiguous = out.dtype() == DType::F32 && (out.row_stride() == cols || out.rows() <= 1);
-    let data = out.at(0, 0).cast::<f32>();
-    let data = super::threads::Shared::from_ptr(data);
+    match out.dtype() {
+        DType::F32 => read_all::<f32>(cpu, &reader, out),
+        DType::F16 => read_all::<f16>(cpu, &reader, out),
+        DType::Bf16 => read_all::<bf16>(cpu, &reader, out),
+    }
+}
+
+fn read_all<T: Decoded + Element>(cpu: &Cpu, reader: &Reader<'_>, out: TensorMut<'_>) {
+    let (simd, len, cols) = (cpu.simd(), out.rows() * out.cols(), out.cols());
     let out = Output::new(out);
-    cpu.threads().for_each_part(len, block_size, LEAST, |start, end| {
-        if contiguous {
-            // SAFETY: parts are disjoint.
-            return reader.read(simd, start, unsafe { data.slice(start, end) });
+    cpu.threads().for_each_part(len, reader.block_size, LEAST, |start, end| {
+        // SAFETY: parts are disjoint.
+        if let Some(out) = unsafe { out.slice::<T>(start, end) } {
+            return reader.read(simd, start, out);
         }
-        let mut buffer = [0f32; *BLOCK_SIZES.end() as usize];
-        for start in (start..end).step_by(block_size) {
-            let end = end.min(start + block_size);
-            let block = &mut buffer[..end - start];
-            reader.read(simd, start, block);
-            for_each_row_piece(cols, start, end, |row, col, at, len| {
-                // SAFETY: blocks are disjoint.
-                unsafe { out.write_row(simd, row, col, &block[at..at + len]) };
-            });
-        }
+        for_each_row_piece(cols, start, end, |row, col, at, len| {
+            // SAFETY: parts are disjoint, and pieces of them.
+            reader.read(simd, start + at, unsafe { out.row::<T>(row, col, len) });
+        });
     });
 }

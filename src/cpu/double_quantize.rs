@@ -100,9 +100,13 @@ impl<'a> NestedReader<'a> {
         Self { values, codes, scales, offset }
     }
 
-    /// The absmax of a block.
-    pub fn get(&self, block: usize) -> f32 {
-        double_quant::dequantize_one(self.codes[block], self.scales[block / BLOCK], self.offset, self.values)
+    /// The absmax of blocks from `first` on.
+    pub fn read(&self, first: usize, absmax: &mut [f32]) {
+        let codes = &self.codes[first..first + absmax.len()];
+        for (i, (absmax, &code)) in absmax.iter_mut().zip(codes).enumerate() {
+            let scale = self.scales[(first + i) / BLOCK];
+            *absmax = double_quant::dequantize_one(code, scale, self.offset, self.values);
+        }
     }
 }
 
@@ -112,8 +116,6 @@ pub fn dequantize(cpu: &Cpu, reader: &NestedReader<'_>, absmax: &mut [f32]) {
     let absmax = Shared::new(absmax);
     cpu.threads().for_each_part(len, BLOCK, LEAST, |start, end| {
         // SAFETY: parts are disjoint.
-        for (i, absmax) in unsafe { absmax.slice(start, end) }.iter_mut().enumerate() {
-            *absmax = reader.get(start + i);
-        }
+        reader.read(start, unsafe { absmax.slice(start, end) });
     });
 }

@@ -80,10 +80,6 @@ impl<T> Shared<T> {
         Self(slice.as_mut_ptr())
     }
 
-    pub fn from_ptr(ptr: *mut T) -> Self {
-        Self(ptr)
-    }
-
     /// Elements `start..end`.
     ///
     /// # Safety

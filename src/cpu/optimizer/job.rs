@@ -1,6 +1,6 @@
 //! A parameter as the threads see it: where its elements and states lie, and steps of some of them.
 
-use super::super::access::{Output, f32_slice, for_each_row_piece, read_row};
+use super::super::access::{self, Output, for_each_row_piece, read_row};
 use super::super::simd::codes::{Blocks, Coder};
 use super::super::simd::{self, Simd, Step};
 use super::super::threads::Shared;
@@ -105,7 +105,7 @@ impl Job<'_> {
 
     /// The gradient of some elements, in memory or widened into `buffer`.
     pub fn grad<'t>(&'t self, simd: &Simd, buffer: &'t mut [f32; TILE], range: Range<usize>) -> &'t [f32] {
-        if let Some(grad) = f32_slice(&self.grad, range.start, range.end) {
+        if let Some(grad) = access::slice::<f32>(&self.grad, range.start, range.end) {
             return grad;
         }
         for_each_row_piece(self.cols, range.start, range.end, |row, col, at, len| {
@@ -125,7 +125,7 @@ impl Job<'_> {
         Range { start, end }: Range<usize>,
     ) -> &'t mut [f32] {
         // SAFETY: as promised by the caller.
-        if let Some(param) = unsafe { self.param.f32_slice(start, end) } {
+        if let Some(param) = unsafe { self.param.slice::<f32>(start, end) } {
             return param;
         }
         for_each_row_piece(self.cols, start, end, |row, col, at, len| unsafe {
@@ -220,7 +220,7 @@ impl Job<'_> {
         }
         // SAFETY: as promised by the caller.
         unsafe {
-            if self.param.f32_slice(start, end).is_none() {
+            if self.param.slice::<f32>(start, end).is_none() {
                 for_each_row_piece(self.cols, start, end, |row, col, at, len| {
                     self.param.write_row(simd, row, col, &tile.param[at..at + len]);
                 });

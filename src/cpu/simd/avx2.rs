@@ -2,7 +2,7 @@
 
 use super::codes::{self, Coder};
 use super::lanes::{self, Lanes};
-use super::{Simd, States, Step, Tile, portable};
+use super::{Simd, States, Step, Tile, decode4, portable};
 use crate::format::CodebookTable;
 use crate::format::dynamic_rank::Lines;
 use crate::format::optimizer::stochastic::{self, Key};
@@ -20,7 +20,7 @@ pub static SIMD: Simd = Simd {
     narrow_bf16,
     max_abs_bits,
     encode4,
-    decode4,
+    decode4: decode4::AVX2,
     transpose,
     decode8,
     encode8,
@@ -134,40 +134,6 @@ pub fn encode4(table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8])
 pub fn pack_nibbles(codes: __m128i) -> __m128i {
     let pairs = _mm_maddubs_epi16(codes, _mm_set1_epi16(0x0110));
     _mm_packus_epi16(pairs, pairs)
-}
-
-/// 8 bytes to their 16 codes in order, one a byte.
-#[target_feature(enable = "avx2")]
-pub fn unpack_nibbles(bytes: __m128i) -> __m128i {
-    let nibble = _mm_set1_epi8(15);
-    _mm_unpacklo_epi8(_mm_and_si128(_mm_srli_epi16::<4>(bytes), nibble), _mm_and_si128(bytes, nibble))
-}
-
-#[target_feature(enable = "avx2")]
-fn decode4(values: &[f32; 16], codes: &[u8], scale: f32, out: &mut [f32]) {
-    // SAFETY: the table has 16 values.
-    let (low, high) = unsafe { (_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) };
-    let scale8 = _mm256_set1_ps(scale);
-    let look_up = |codes: __m256i| {
-        let upper_half = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(codes)); // bit 3 into the sign
-        let value = _mm256_blendv_ps(
-            _mm256_permutevar8x32_ps(low, codes),
-            _mm256_permutevar8x32_ps(high, codes),
-            upper_half,
-        );
-        _mm256_mul_ps(value, scale8)
-    };
-    let whole = out.len() / 16 * 16;
-    for i in (0..whole).step_by(16) {
-        // SAFETY: 16 elements from i on are inside out, and their 8 bytes inside codes.
-        unsafe {
-            let codes = unpack_nibbles(_mm_loadl_epi64(codes.as_ptr().add(i / 2).cast()));
-            _mm256_storeu_ps(out.as_mut_ptr().add(i), look_up(_mm256_cvtepu8_epi32(codes)));
-            let codes = _mm_unpackhi_epi64(codes, codes);
-            _mm256_storeu_ps(out.as_mut_ptr().add(i + 8), look_up(_mm256_cvtepu8_epi32(codes)));
-        }
-    }
-    portable::decode4(values, &codes[whole / 2..], scale, &mut out[whole..]);
 }
 
 /// By 8 x 8 squares in registers.

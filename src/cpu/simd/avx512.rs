@@ -2,7 +2,7 @@
 
 use super::codes::{self, Blocks, Coder};
 use super::lanes::{self, Lanes};
-use super::{Simd, States, Step, Tile, avx2, portable, vbmi};
+use super::{Simd, States, Step, Tile, avx2, decode4, portable, vbmi};
 use crate::format::CodebookTable;
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::stochastic::{self, Key};
@@ -33,7 +33,7 @@ pub static SIMD: Simd = Simd {
     narrow_bf16,
     max_abs_bits,
     encode4,
-    decode4,
+    decode4: decode4::AVX512,
     transpose: avx2::transpose,
     decode8,
     encode8,
@@ -83,23 +83,6 @@ fn encode4(table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8]) {
         }
     }
     portable::encode4(table, &x[whole..], inverse, &mut codes[whole / 2..]);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn decode4(values: &[f32; 16], codes: &[u8], scale: f32, out: &mut [f32]) {
-    // SAFETY: the table has 16 values.
-    let table = unsafe { _mm512_loadu_ps(values.as_ptr()) };
-    let scale16 = _mm512_set1_ps(scale);
-    let whole = out.len() / 16 * 16;
-    for i in (0..whole).step_by(16) {
-        // SAFETY: 16 elements from i on are inside out, and their 8 bytes inside codes.
-        unsafe {
-            let codes = avx2::unpack_nibbles(_mm_loadl_epi64(codes.as_ptr().add(i / 2).cast()));
-            let value = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table);
-            _mm512_storeu_ps(out.as_mut_ptr().add(i), _mm512_mul_ps(value, scale16));
-        }
-    }
-    portable::decode4(values, &codes[whole / 2..], scale, &mut out[whole..]);
 }
 
 /// 12 x 32: 24 sums, 2 registers of B and a broadcast of A fill the register file.

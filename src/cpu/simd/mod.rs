@@ -10,6 +10,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod codes;
+mod decode4;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod octaves;
@@ -23,6 +24,8 @@ use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::stochastic::Key;
 use crate::format::optimizer::{MAX_STATES, Rule, Scalars};
 use codes::{Blocks, Coder};
+pub use decode4::Decoded;
+use decode4::Decoders;
 use half::{bf16, f16};
 
 /// `C[rows, tile_cols] (+)= A[rows, k] · B[k, tile_cols]`, all row-major f32 with strides in elements.
@@ -64,7 +67,7 @@ pub struct Simd {
     narrow_bf16: unsafe fn(&[f32], &mut [bf16]),
     max_abs_bits: unsafe fn(&[f32]) -> u32,
     encode4: unsafe fn(&CodebookTable, &[f32], f32, &mut [u8]),
-    decode4: unsafe fn(&[f32; 16], &[u8], f32, &mut [f32]),
+    decode4: Decoders,
     transpose: unsafe fn(usize, usize, *const f32, usize, *mut f32, usize),
     decode8: unsafe fn(&Coder, &[u8], f32, &mut [f32]),
     encode8: unsafe fn(&Coder, &[f32], f32, &mut [u8]),
@@ -132,10 +135,19 @@ impl Simd {
         unsafe { (self.encode4)(table, x, inverse, codes) }
     }
 
-    /// `out[i] = values[code i] · scale`, the first code in the high nibble of the first byte.
-    pub fn decode4(&self, values: &[f32; 16], codes: &[u8], scale: f32, out: &mut [f32]) {
-        assert!(codes.len() >= out.len().div_ceil(2));
-        unsafe { (self.decode4)(values, codes, scale, out) }
+    /// `out[i] = values[code i] · absmax[i / block_size]`, rounded once, the first code in the high nibble of the first byte.
+    /// The block size is even; the last block may be a piece of any length.
+    pub fn decode4<T: Decoded>(
+        &self,
+        values: &[f32; 16],
+        codes: &[u8],
+        absmax: &[f32],
+        block_size: usize,
+        out: &mut [T],
+    ) {
+        assert!(codes.len() >= out.len().div_ceil(2) && absmax.len() >= out.len().div_ceil(block_size));
+        assert!(block_size.is_multiple_of(2));
+        unsafe { T::of(&self.decode4)(values, codes, absmax, block_size, out) }
     }
 
     /// `to[c, r] = from[r, c]` for a `[rows, cols]` matrix `from`; strides in elements.

@@ -2,7 +2,7 @@
 //! compiler vectorizes them for those targets: Rust never fuses or reorders floating point, so the bits stay.
 
 use super::codes::{self, Coder};
-use super::{Simd, States, Step, Tile, lanes};
+use super::{Simd, States, Step, Tile, decode4, lanes};
 use crate::format::CodebookTable;
 use crate::format::optimizer::Numbers;
 use crate::format::optimizer::blocks::BLOCK;
@@ -19,7 +19,7 @@ pub static SIMD: Simd = Simd {
     narrow_bf16,
     max_abs_bits,
     encode4,
-    decode4,
+    decode4: decode4::PORTABLE,
     transpose,
     decode8,
     encode8,
@@ -75,15 +75,6 @@ fn rank(table: &CodebookTable, t: f32) -> u8 {
         rank += usize::from(t > table.midpoints[rank + step - 1]) * step;
     }
     table.code_of_rank[rank]
-}
-
-pub fn decode4(values: &[f32; 16], codes: &[u8], scale: f32, out: &mut [f32]) {
-    for (pair, code) in out.chunks_mut(2).zip(codes) {
-        pair[0] = values[usize::from(code >> 4)] * scale;
-        if let Some(second) = pair.get_mut(1) {
-            *second = values[usize::from(code & 15)] * scale;
-        }
-    }
 }
 
 /// # Safety
