@@ -6,7 +6,6 @@ use common::device::*;
 use common::device_paged::*;
 use common::optimizers::*;
 use common::paged::*;
-use common::*;
 use proptest::prelude::*;
 use ptx_sim::StreamOrder;
 use qlora_kernels::ops::{self, Advice};

@@ -176,6 +176,7 @@ impl Known {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // a list of ranges
 mod tests {
     use super::*;
     use crate::format::optimizer::norms::CHUNK;
