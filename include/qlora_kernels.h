@@ -695,7 +695,8 @@ qlk_status qlk_optimizer_step(const qlk_context *context,
 //
 // What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
 // Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
-// they have. On a GPU all of it is ordered with the stream, which waits for the last call's work on another one; it cannot be captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
+// they have. On a GPU all of it is ordered with the stream, which waits for the last call's work on another one; it cannot be
+// captured (QLK_STATUS_UNSUPPORTED). LAMB and LARS go through all windows twice.
 //
 // Nothing is allocated, so nothing can run out half-way: a status other than QLK_STATUS_DEVICE and QLK_STATUS_INTERNAL has left
 // everything as it was.
