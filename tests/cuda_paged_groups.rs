@@ -6,10 +6,11 @@ use common::device::*;
 use common::device_paged::*;
 use common::optimizers::*;
 use common::paged::*;
+use cudarc::driver::sys;
 use proptest::prelude::*;
 use ptx_sim::StreamOrder;
 use qlora_kernels::ops::{self, Advice};
-use qlora_kernels::{DType, Optimizer, Pager, PagerKind, Rule};
+use qlora_kernels::{DType, Optimizer, Pager, PagerKind, Rule, Status};
 
 const LEAST: u64 = 256 << 10;
 
@@ -133,4 +134,41 @@ fn what_stays_is_copied_once_when_it_is_read() {
     step_some(&gpu, &pager, &paged, &optimizer, &start, &all);
     assert_eq!(pager.statistics().bytes_in - before.bytes_in, 8000);
     gpu.stream.synchronize().unwrap();
+}
+
+/// A step on a captured stream is refused, and forgets nothing: who was to leave before it leaves with the next one.
+#[test]
+fn a_captured_step_is_refused() {
+    let (gpu, _one) = gpu(StreamOrder::Lazy);
+    for kind in [PagerKind::Streamed, PagerKind::Managed] {
+        let (pager, optimizer) = (pager(&gpu, kind, LEAST), Optimizer::new(Rule::AdamW));
+        let start = training(&optimizer, &shapes(&[5000; 2], false), 1, &[]);
+        let mut expected = start.clone();
+        let paged = OnDevice::new(&gpu, &pager, &start, 0, 0);
+        step_some(&gpu, &pager, &paged, &optimizer, &start, &[0, 1]);
+        step_some_on_cpu(&optimizer, &mut expected, &[0, 1]);
+        pager.advise(paged.states.address(), paged.states.bytes(), Advice::Normal).unwrap();
+
+        // Views and workspace before the capture: asking cudarc for a pointer makes the stream wait for events.
+        let mut views = paged.views(&gpu, &start).split_off(1);
+        let size = ops::optimizer_workspace_size(&gpu.context, &optimizer, &views).unwrap();
+        let workspace = gpu.workspace(size);
+        let buffer = workspace.buffer_mut::<u8>(&gpu);
+        gpu.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+        let refused = ops::optimizer_step_paged(&gpu.context, &pager, &optimizer, &mut views, None, buffer)
+            .unwrap_err();
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let _ = gpu.stream.end_capture(flags);
+        drop(views);
+        assert_eq!(refused.status(), Status::Unsupported);
+        assert!(refused.message().starts_with("stream is being captured"), "{refused}");
+
+        let before = pager.statistics();
+        assert_eq!(before.steps, 1);
+        step_some(&gpu, &pager, &paged, &optimizer, &start, &[1]);
+        step_some_on_cpu(&optimizer, &mut expected, &[1]);
+        assert_eq!(pager.statistics().bytes_out - before.bytes_out, 8 * 5000, "{kind:?}");
+        let found = paged.read(&gpu, &pager, &start);
+        found.iter().zip(&expected).for_each(|(found, expected)| found.same(expected).unwrap());
+    }
 }

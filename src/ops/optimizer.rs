@@ -59,8 +59,8 @@ pub fn optimizer_step<'a>(
 ///
 /// What fits the budget stays where it is used from step to step; the rest comes and goes window by window, while others are used.
 /// Parameters may be stepped in several calls, by groups or by layers: they share the budget, first come, first served, and keep what
-/// they have. On a GPU all of it is ordered with the context's stream, which waits for
-/// the last call's work on another one; it cannot be captured. Rules with norms, LAMB and LARS, go through all windows twice.
+/// they have. On a GPU all of it is ordered with the context's stream, which waits for the last call's work on another one; it cannot
+/// be captured. Rules with norms, LAMB and LARS, go through all windows twice.
 ///
 /// Nothing is allocated, so nothing can run out half-way: an error that is not of the device's driver has left everything as it was.
 pub fn optimizer_step_paged<'a>(
@@ -86,7 +86,14 @@ pub fn optimizer_step_paged<'a>(
     /// On the pages of a kind of memory.
     macro_rules! step {
         ($memory:expr, $queue:expr) => {{
-            let mut pages = $memory.begin($queue, &parts, &gone, cuda::optimizer::passes(optimizer))?;
+            let begun = $memory.begin($queue, &parts, &gone, cuda::optimizer::passes(optimizer));
+            let mut pages = match begun {
+                Ok(pages) => pages,
+                Err(error) => {
+                    book.put_back(gone);
+                    return Err(error);
+                }
+            };
             let step = cuda::optimizer::step(
                 $queue,
                 optimizer,

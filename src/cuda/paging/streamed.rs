@@ -163,8 +163,7 @@ impl Streamed {
     /// Enqueues copies to the device of what is to stay there and is not there yet.
     pub fn prefetch(&mut self, queue: &Queue<'_>, range: &Range<usize>) -> Result<()> {
         self.pipeline.ready(queue)?;
-        let mut hosts = self.moves.touched(range);
-        hosts.reverse();
+        let hosts = self.moves.touched(range);
         self.moves.fetch(queue.stream.handle(), hosts.into_iter())?;
         self.pipeline.mark(queue.stream.handle())
     }
@@ -194,16 +193,17 @@ impl Moves {
         self.arena + slot as u64 * self.window
     }
 
-    /// The parts that stay and share a byte with a range, by their host's addresses.
+    /// The parts that stay and share a byte with a range, by their host's addresses, in order.
     fn touched(&self, range: &Range<usize>) -> Vec<u64> {
         let behind = |(host, place): &(&u64, &Place)| **host + place.len as u64 > range.start as u64;
-        self.places.range(..range.end as u64).rev().take_while(behind).map(|(host, _)| *host).collect()
+        let back = self.places.range(..range.end as u64).rev().take_while(behind);
+        let mut hosts: Vec<u64> = back.map(|(host, _)| *host).collect();
+        hosts.reverse();
+        hosts
     }
 
-    /// Copies what is newer on the device home. Whether it counts there still is the caller's to say.
+    /// Copies what is newer on the device home, parts in order. Whether it counts there still is the caller's to say.
     fn write_back(&mut self, stream: CUstream, hosts: &[u64]) -> Result<()> {
-        let mut hosts = hosts.to_vec();
-        hosts.sort_unstable();
         let there = hosts.iter().filter(|host| self.places[host].there);
         for copy in joined(there.map(|host| self.places[host].copy(*host))) {
             to_host(stream, &copy, 0)?;

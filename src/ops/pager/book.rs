@@ -123,6 +123,11 @@ impl Book {
         self.holds.take_gone()
     }
 
+    /// It has not been sent away.
+    pub(crate) fn put_back(&mut self, gone: Vec<Range<usize>>) {
+        self.holds.put_back(gone);
+    }
+
     /// All that stays, of whatever call.
     pub(crate) fn held(&self) -> Vec<Range<usize>> {
         self.holds.held().cloned().collect()

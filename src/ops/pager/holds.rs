@@ -162,6 +162,11 @@ impl Holds {
         gone
     }
 
+    /// It has not been sent away.
+    pub fn put_back(&mut self, gone: Vec<Range<usize>>) {
+        self.gone.extend(gone);
+    }
+
     /// All that stays, of whatever call.
     pub fn held(&self) -> impl Iterator<Item = &Range<usize>> {
         self.known.values().flat_map(|known| &known.parts)
