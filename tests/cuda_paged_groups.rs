@@ -112,6 +112,28 @@ fn groups_share_the_budget() {
     }
 }
 
+/// The slots' memory is what stays' again when nothing passes any more, though some of what stayed beside them stays where it is.
+#[test]
+fn slots_make_way_for_what_stays() {
+    let (gpu, _one) = gpu(StreamOrder::Lazy);
+    let (pager, optimizer) = (pager(&gpu, PagerKind::Streamed, LEAST), Optimizer::new(Rule::AdamW));
+    let start = training(&optimizer, &shapes(&[1000, 40_000, 28_000], false), 1, &[]);
+    let mut expected = start.clone();
+    let paged = OnDevice::new(&gpu, &pager, &start, 0, 0);
+    let mut step = |some: &[usize], windows: bool| {
+        step_some(&gpu, &pager, &paged, &optimizer, &start, some);
+        step_some_on_cpu(&optimizer, &mut expected, some);
+        assert_eq!(pager.statistics().windows > 0, windows);
+    };
+    step(&[0, 1], true);
+    pager.advise(paged.states.address(), paged.states.bytes(), Advice::Normal).unwrap();
+    step(&[0, 2], false);
+    assert_eq!(pager.statistics().staying_bytes, 8 * 29_000);
+    step(&[0, 1], true);
+    let found = paged.read(&gpu, &pager, &start);
+    found.iter().zip(&expected).for_each(|(found, expected)| found.same(expected).unwrap());
+}
+
 /// Saving brings home what stays, once, and leaves it where it is; evicting a parameter evicts no other.
 #[test]
 fn what_stays_is_copied_once_when_it_is_read() {

@@ -257,11 +257,11 @@ impl Moves {
             self.begin_anew(!passing.is_empty());
         }
         if !self.find_places(stream, staying)? {
-            // Room there is, but in pieces.
+            // Room there is, but in pieces, or in slots that nothing passes through any more.
             self.leave(stream, &ALL)?;
-            self.begin_anew(self.slots);
+            self.begin_anew(!passing.is_empty());
             let found = self.find_places(stream, staying)?;
-            debug_assert!(found, "what stays fits the budget");
+            assert!(found, "what stays fits the budget");
         }
         self.staying = staying.to_vec();
         self.passing = passing.iter().map(|parts| Layout::new(parts)).collect();
