@@ -32,7 +32,7 @@ fn check(x: &Matrix, spec: &QuantSpec, out_dtype: DType, gap: usize) -> Result<(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn every_path_has_the_reference_bits(

@@ -3,12 +3,13 @@
 
 mod common;
 
+use common::cases;
 use common::device::*;
 use common::products::*;
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn small_shapes(case in any_case(70)) {
@@ -17,7 +18,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(6))]
+    #![proptest_config(cases(6))]
 
     /// Several tiles in every direction.
     #[test]

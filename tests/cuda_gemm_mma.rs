@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::cases;
 use common::device::*;
 use common::device_products::check_kernel;
 use common::products::*;
@@ -30,7 +31,7 @@ fn many(case: Case) -> Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(cases(32))]
 
     #[test]
     fn small_backward_shapes(case in any_backward_case([40, 3, 3], HALVES), sm_count in 2u32..12) {
@@ -53,7 +54,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+    #![proptest_config(cases(8))]
 
     /// Several tiles in both directions, of each number of rows.
     #[test]
@@ -64,7 +65,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+    #![proptest_config(cases(8))]
 
     #[test]
     fn larger_backward_shapes(case in any_backward_case([90, 9, 5], HALVES)) {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::cases;
 use common::device::*;
 use common::device_products::check_kernel;
 use common::products::*;
@@ -31,7 +32,7 @@ fn was_split(kernel: &str) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(cases(24))]
 
     #[test]
     fn forward(case in any_mma_case([64, 200, 9], HALVES)) {
@@ -41,7 +42,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4))]
+    #![proptest_config(cases(4))]
 
     /// So few tiles that K is split over blocks.
     #[test]
@@ -54,7 +55,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(cases(24))]
 
     #[test]
     fn backward(case in any_vectors_case([64, 4, 6], &[DType::Bf16])) {
@@ -64,7 +65,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4))]
+    #![proptest_config(cases(4))]
 
     /// So few tiles that N is split over blocks.
     #[test]

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::cases;
 use common::device::*;
 use common::device_products::check_kernel;
 use common::products::*;
@@ -17,7 +18,7 @@ fn turing() -> Option<Gpu> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(cases(24))]
 
     #[test]
     fn forward(case in any_mma_case([140, 140, 4], &[DType::F16])) {

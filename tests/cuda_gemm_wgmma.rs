@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::cases;
 use common::device::*;
 use common::device_products::{check_kernel, check_kernels};
 use common::products::*;
@@ -25,7 +26,7 @@ fn many(case: Case) -> Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(cases(12))]
 
     #[test]
     fn forward(case in any_mma_case([240, 300, 5], HALVES)) {

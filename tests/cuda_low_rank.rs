@@ -46,9 +46,9 @@ fn any_adapter_case(most: usize) -> impl Strategy<Value = Case> {
     })
 }
 
-fn check_many(cases: u32, processors: u32, most: usize) {
+fn check_many(count: u32, processors: u32, most: usize) {
     on(processors, |gpu| {
-        let mut runner = TestRunner::new(ProptestConfig::with_cases(cases));
+        let mut runner = TestRunner::new(cases(count));
         let result = runner.run(&any_adapter_case(most), |case| {
             reset_counters();
             case.check_gradients(gpu, &case.inputs(1.0))?;
@@ -82,7 +82,7 @@ fn larger_gradients() {
 fn terms_of_fused_products() {
     for processors in [1, 132] {
         on(processors, |gpu| {
-            let mut runner = TestRunner::new(ProptestConfig::with_cases(8));
+            let mut runner = TestRunner::new(cases(8));
             let result = runner.run(&any_adapter_case(200), |case| {
                 let [n, k] = [case.n, case.k].map(|size| size.next_multiple_of(64));
                 reset_counters();

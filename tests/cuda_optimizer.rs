@@ -50,7 +50,7 @@ fn check(gpu: &Gpu, optimizer: &Optimizer, start: &[Owned], offset: usize) -> Re
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(cases(96))]
 
     #[test]
     fn a_step_has_the_cpus_bits(

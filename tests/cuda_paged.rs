@@ -15,7 +15,7 @@ use qlora_kernels::{Context, DType, Optimizer, Pager, PagerKind, PagerOptions, R
 const LEAST: u64 = 256 << 10;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn paged_steps_have_the_cpus_bits(

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::cases;
 use common::device::*;
 use common::device_paged::*;
 use common::optimizers::*;
@@ -42,7 +43,7 @@ fn step_some_on_cpu(optimizer: &Optimizer, parameters: &mut [Owned], some: &[usi
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(cases(24))]
 
     /// Whatever is stepped when, and freed, advised and evicted in between.
     #[test]

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use qlora_kernels::{Constants, Context, DType, Lora, QuantSpec, QuantizedMatrix, ops};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(160))]
+    #![proptest_config(cases(160))]
 
     #[test]
     fn small_shapes(case in any_case(70)) {
@@ -20,7 +20,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(cases(12))]
 
     /// Long enough for several blocks of the engine in every direction.
     #[test]

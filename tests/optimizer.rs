@@ -17,7 +17,7 @@ fn step(context: &Context, optimizer: &Optimizer, parameters: &mut [Owned]) -> u
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(120))]
+    #![proptest_config(cases(120))]
 
     #[test]
     fn every_code_path_has_the_formats_bits(
@@ -47,7 +47,7 @@ proptest! {
 const OTHER_ORDER: f64 = 2.0;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(cases(200))]
 
     #[test]
     fn a_step_is_within_its_bound(

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::cases;
 use common::device::*;
 use common::device_optimizers::Uploaded;
 use common::device_paged::*;
@@ -150,7 +151,7 @@ fn with_other_states(optimizer: &Optimizer, shapes: &[Shape], parameters: &[Owne
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(cases(60))]
 
     #[test]
     fn saved_states_continue_anywhere(

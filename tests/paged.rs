@@ -17,7 +17,7 @@ fn pager(budget: u64) -> Pager {
 const LEAST: u64 = 256 << 10;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn paged_steps_have_the_same_bits(

@@ -18,6 +18,12 @@ use qlora_kernels::format::double_quant::{self, Encoding};
 use qlora_kernels::format::{Map256, blockwise4};
 use qlora_kernels::{Codebook, Constants, DType, QuantSpec, Tensor, TensorMut};
 
+/// So many cases of a property; more, in proportion, where `PROPTEST_CASES` asks for more than its default of 256.
+pub fn cases(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig { cases: (cases * config.cases).div_ceil(256), ..config }
+}
+
 /// Every codebook, with a user table among them.
 pub fn codebooks() -> Vec<Codebook> {
     let user = std::array::from_fn(|i| (i as f32 - 6.5).powi(3) / 300.0);
