@@ -213,25 +213,32 @@ pub struct Inputs {
 }
 
 impl Case {
-    /// Whether the forward product is one for tensor cores: 16-bit X, whole chunks of K, blocks that do not end inside one.
+    /// Whether the forward product is one for tensor cores: whole chunks of K, blocks that do not end inside one, and X's
+    /// rows aligned.
     pub fn tensor_cores(&self) -> bool {
-        self.dtypes[0] != DType::F32 && self.k.is_multiple_of(64) && self.spec.block_size >= 64
+        self.is_aligned(0) && self.k.is_multiple_of(64) && self.spec.block_size >= 64
     }
 
-    /// Whether the backward product is one: 16-bit dY, whole chunks of N, or whole vectors by `wgmma` and in bf16 of few rows, rows
-    /// of W in whole spans, blocks no shorter.
+    /// Whether the backward product is one: rows of W in whole spans, blocks no shorter, dY's rows aligned, and
+    /// of N whole chunks, in bf16 of few rows whole vectors, by `wgmma` anything.
     pub fn tensor_cores_backward(&self, wgmma: bool) -> bool {
-        let vectors = wgmma || self.m <= 64 && self.dtypes[1] == DType::Bf16;
-        self.dtypes[1] != DType::F32
-            && self.n.is_multiple_of(if vectors { 8 } else { 64 })
+        let few = self.dtypes[1] == DType::Bf16 && self.m <= 64;
+        let whole = if few { 8 } else { 64 };
+        self.is_aligned(1)
+            && (wgmma || self.n.is_multiple_of(whole))
             && self.k.is_multiple_of(64)
             && self.spec.block_size >= 64
     }
 
-    /// Whether X (0) or dY (1) is one for tensor cores in the adapter's own products: 16 bits, rows of whole 16-byte pieces.
+    /// Whether X (0) or dY (1) is one for tensor cores in the adapter's own products: aligned rows of whole 16-byte pieces.
     pub fn is_long(&self, which: usize) -> bool {
+        self.is_aligned(which) && self.gap.is_multiple_of(8)
+    }
+
+    /// Whether X (0) or dY (1) has 16 bits and rows that start at multiples of 16 bytes.
+    fn is_aligned(&self, which: usize) -> bool {
         let cols = [self.k, self.n][which];
-        self.dtypes[which] != DType::F32 && [cols, self.gap].iter().all(|size| size.is_multiple_of(8))
+        self.dtypes[which] != DType::F32 && (cols + self.gap).is_multiple_of(8)
     }
 
     /// X, dY, bias, A or B.

@@ -8,7 +8,7 @@
 //! | kernel | device | activations | M | weight |
 //! |---|---|---|---|---|
 //! | [`skinny`] | sm_80 and up | 16 bits; backward bf16 | to 64 | K a multiple of 64, blocks of 64 or more; backward N of 8 |
-//! | [`wgmma`] | sm_90 | 16 bits | from 65 | the same K and blocks; backward N of 8, by dY's rows of whole 16 bytes |
+//! | [`wgmma`] | sm_90 | 16 bits | from 65 | the same K and blocks; rows of X or dY at steps of 16 bytes |
 //! | [`mma`] | sm_80 and up; f16 sm_75 | 16 bits | any | the same K and blocks; backward N of 64 |
 //! | [`simt`] | any | any | any | any |
 //!
