@@ -26,7 +26,8 @@ pub fn slice<'a, T: Element>(tensor: &Tensor<'a>, start: usize, end: usize) -> O
         .then(|| unsafe { std::slice::from_raw_parts(tensor.at(0, 0).cast::<T>().add(start), end - start) })
 }
 
-fn are_consecutive<T: Element>(tensor: &Tensor<'_>) -> bool {
+/// Whether a matrix, flattened, is a run of `T` in memory.
+pub fn are_consecutive<T: Element>(tensor: &Tensor<'_>) -> bool {
     let consecutive = tensor.row_stride() == tensor.cols() || tensor.rows() == 1;
     tensor.dtype() == T::DTYPE && consecutive && !tensor.is_empty()
 }
@@ -82,6 +83,11 @@ impl<'a> Output<'a> {
     /// The type of the elements.
     pub fn dtype(&self) -> DType {
         self.0.dtype()
+    }
+
+    /// Whether elements, flattened, are a run of `T` in memory.
+    pub fn are_consecutive<T: Element>(&self) -> bool {
+        are_consecutive::<T>(&self.0.as_tensor())
     }
 
     /// Reads back what [`Self::write_row`] writes.

@@ -103,6 +103,11 @@ impl Job<'_> {
         }
     }
 
+    /// Whether a step needs no [`Tile`], so that it may be of any number of elements.
+    pub fn is_in_place(&self) -> bool {
+        access::are_consecutive::<f32>(&self.grad) && self.param.are_consecutive::<f32>()
+    }
+
     /// The gradient of some elements, in memory or widened into `buffer`.
     pub fn grad<'t>(&'t self, simd: &Simd, buffer: &'t mut [f32; TILE], range: Range<usize>) -> &'t [f32] {
         if let Some(grad) = access::slice::<f32>(&self.grad, range.start, range.end) {

@@ -2,7 +2,7 @@
 //! small ones leave a thread idle.
 //!
 //! A thread takes [`TILE`] elements at a time: what is not f32 in memory is widened into a buffer in the first-level cache,
-//! stepped there and written back; states in 8 bits a block at a time ([`Simd::optimizer8`]). Norms are a pass of their own,
+//! stepped there and written back; states in 8 bits a few blocks at a time ([`Simd::optimizer8`]). Norms are a pass of their own,
 //! which only reads.
 
 mod job;
@@ -124,8 +124,10 @@ impl<'a> Work<'a> {
             if aligned > range.start {
                 work(tile, number, job, range.start..aligned);
             }
-            for start in (aligned..range.end).step_by(TILE) {
-                work(tile, number, job, start..range.end.min(start + TILE));
+            // What is not widened needs no buffer, and a call costs as much as stepping 50 elements.
+            let at_once = if job.is_in_place() { range.len().max(1) } else { TILE };
+            for start in (aligned..range.end).step_by(at_once) {
+                work(tile, number, job, start..range.end.min(start + at_once));
             }
         });
     }
