@@ -8,18 +8,18 @@
 //! | [`step`] | steps of blocks, from codes to codes |
 //!
 //! **Cost** of 64 elements on Zen 4, in cycles. It begins at most two instructions of 512 bits a cycle: look-ups on one pair of
-//! its four 256-bit units, multiplications and comparisons on another that shares one of them, logic on all.
+//! its four 256-bit units, multiplications and comparisons on another pair, which shares one with that; logic on all.
 //!
 //! | | instructions | at least | measured |
 //! |---|---|---|---|
 //! | decode a state | 26: look-ups 9, blends and their mask 5, interleaving 8, scaling 4 | 13 | 17 |
-//! | AdamW, and the largest magnitudes | 80, with 4 divisions of 6 cycles and 4 roots of 10 | 64 | 73 |
+//! | AdamW, and the largest magnitudes | 80, with 4 divisions of 6 cycles and 4 roots of 10 | 64 | 70 |
 //! | encode a state with a sign | 62: scaling 8, estimates 30, look-ups 6, interleaving 8, comparisons 7, signs and the rest 3 | 31 | 34 |
-//! | encode one without | 62: 4 look-ups and 5 blends more, no signs | 31 | 37 |
+//! | encode one without | 64: 4 look-ups and 5 blends more, no signs | 32 | 37 |
 //!
-//! What feeds that: tables stay in registers over many blocks, and four groups of 64 are encoded in step, since one alone is a
-//! chain of 60 cycles of which the scheduler's 64 entries hold only part. The divider's 64 cycles leave other units idle; filling
-//! them with the decoding of the next block was no faster, whichever way it was interleaved, nor with encoding the last one.
+//! What feeds the units: tables stay in registers over many blocks, and four groups of 64 are encoded side by side, since one
+//! alone is a chain of some 60 cycles. The divider leaves other units idle; filling them with the decoding of the next block,
+//! before, after or between the step's instructions, was no faster.
 
 mod encode;
 mod step;
