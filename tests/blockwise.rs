@@ -31,6 +31,19 @@ fn check(x: &Matrix, spec: &QuantSpec, out_dtype: DType, gap: usize) -> Result<(
     Ok(())
 }
 
+/// A dynamic map, all but one, or another.
+fn any_map() -> impl Strategy<Value = Map256> {
+    let dynamic = prop::bool::ANY.prop_map(|signed| match signed {
+        true => Map256::dynamic_signed(),
+        false => Map256::dynamic_unsigned(),
+    });
+    let negative_zero = Map256::dynamic_signed().values.map(|v| if v == 0.0 { -0.0 } else { v });
+    let lower_end = Map256::dynamic_unsigned().values.map(|v| if v == 1.0 { 0.9999 } else { v });
+    let linear = std::array::from_fn(|code| code as f32 / 127.5 - 1.0);
+    let others = prop::sample::select(vec![negative_zero, lower_end, linear]);
+    prop_oneof![dynamic, others.prop_map(|values| Map256::new(&values).unwrap())]
+}
+
 proptest! {
     #![proptest_config(cases(256))]
 
@@ -64,15 +77,15 @@ proptest! {
 
     #[test]
     fn eight_bits_have_the_reference_bits(
-        signed: bool,
-        dtype in any_dtype(),
+        map in any_map(),
+        (dtype, out_dtype) in (any_dtype(), any_dtype()),
+        (gap, out_gap) in (0usize..2, 0usize..3),
         block_size in any_block_size(),
         (rows, cols) in (0usize..20, 0usize..300),
         seed: u64,
         special in prop::collection::vec(any_number(), 0..6),
     ) {
-        let map = if signed { Map256::dynamic_signed() } else { Map256::dynamic_unsigned() };
-        let x = Matrix::new(dtype, &numbers(rows * cols, seed, &special), rows, cols, 1);
+        let x = Matrix::new(dtype, &numbers(rows * cols, seed, &special), rows, cols, gap);
         let (codes, absmax) = blockwise8::quantize(&x.values(), &map, block_size as usize);
         let values = blockwise8::dequantize(&codes, &absmax, &map, block_size as usize);
         for context in Context::cpu_variants() {
@@ -80,9 +93,10 @@ proptest! {
             ops::quantize_8bit(&context, x.view(), &map, block_size, c.as_mut_slice().into(), a.as_mut_slice().into()).unwrap();
             prop_assert_eq!(&c, &codes);
             prop_assert_eq!(same_bits(&a, &absmax), Ok(()));
-            let mut out = Matrix::zeros(DType::F32, rows, cols, 2);
+            let mut out = Matrix::zeros(out_dtype, rows, cols, out_gap);
             ops::dequantize_8bit(&context, c.as_slice().into(), a.as_slice().into(), &map, block_size, out.view_mut()).unwrap();
-            prop_assert_eq!(same_bits(&out.values(), &values), Ok(()));
+            let expected = Matrix::new(out_dtype, &values, rows, cols, out_gap);
+            prop_assert_eq!(same_bits(&out.values(), &expected.values()), Ok(()));
         }
     }
 

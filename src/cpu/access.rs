@@ -26,6 +26,23 @@ pub fn slice<'a, T: Element>(tensor: &Tensor<'a>, start: usize, end: usize) -> O
         .then(|| unsafe { std::slice::from_raw_parts(tensor.at(0, 0).cast::<T>().add(start), end - start) })
 }
 
+/// Elements `start..end` of a matrix, flattened, as f32: where they lie, or widened into the start of `buffer`.
+pub fn read<'t>(
+    simd: &Simd,
+    tensor: &Tensor<'t>,
+    start: usize,
+    end: usize,
+    buffer: &'t mut [f32],
+) -> &'t [f32] {
+    if let Some(values) = slice(tensor, start, end) {
+        return values;
+    }
+    for_each_row_piece(tensor.cols(), start, end, |row, col, at, len| {
+        read_row(simd, tensor, row, col, &mut buffer[at..at + len]);
+    });
+    &buffer[..end - start]
+}
+
 /// Whether a matrix, flattened, is a run of `T` in memory.
 pub fn are_consecutive<T: Element>(tensor: &Tensor<'_>) -> bool {
     let consecutive = tensor.row_stride() == tensor.cols() || tensor.rows() == 1;

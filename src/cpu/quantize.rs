@@ -1,6 +1,6 @@
 //! 4-bit quantization of a matrix: `format::blockwise4` by blocks.
 
-use super::access::{for_each_row_piece, read_row};
+use super::access;
 use super::threads::Shared;
 use super::{Cpu, double_quantize};
 use crate::format::{CodebookTable, spec::BLOCK_SIZES};
@@ -8,6 +8,9 @@ use crate::view::{ConstantsMut, QuantizedMut, Tensor};
 
 /// Fewer elements than this are not worth waking a thread for.
 const LEAST: usize = 1 << 15;
+/// Elements that a thread works on at a time: whole blocks, and what is widened stays in the first-level cache.
+const TILE: usize = 4096;
+const _: () = assert!(TILE.is_multiple_of(*BLOCK_SIZES.end() as usize));
 
 /// Quantizes `x`. `absmax` is scratch of one f32 a block for double quantization, else unused.
 pub fn quantize(cpu: &Cpu, x: &Tensor<'_>, table: &CodebookTable, out: QuantizedMut<'_>, absmax: &mut [f32]) {
@@ -38,27 +41,18 @@ fn quantize_blocks(
     let (simd, len) = (cpu.simd(), x.rows() * x.cols());
     let (codes, absmax) = (Shared::new(codes), Shared::new(absmax));
     cpu.threads().for_each_part(len, block_size, LEAST, |start, end| {
-        let mut buffer = [0f32; *BLOCK_SIZES.end() as usize];
-        for start in (start..end).step_by(block_size) {
-            let end = len.min(start + block_size);
-            let block = &mut buffer[..end - start];
-            for_each_row_piece(x.cols(), start, end, |row, col, at, len| {
-                read_row(simd, x, row, col, &mut block[at..at + len]);
-            });
-            // SAFETY: blocks are disjoint and even-sized, so their bytes are too.
+        let mut buffer = [0f32; TILE];
+        for start in (start..len.min(end)).step_by(TILE) {
+            let end = len.min(end).min(start + TILE);
+            let x = access::read(simd, x, start, end, &mut buffer);
+            // SAFETY: tiles are disjoint, of whole blocks, and even-sized, so their bytes are disjoint, too.
             let (codes, absmax) = unsafe {
                 (
                     codes.slice(start / 2, end.div_ceil(2)),
-                    absmax.slice(start / block_size, start / block_size + 1),
+                    absmax.slice(start / block_size, end.div_ceil(block_size)),
                 )
             };
-            let (scale, inverse) = simd.block_scale(block);
-            absmax[0] = scale;
-            if scale == 0.0 {
-                codes.fill(table.zero_code << 4 | table.zero_code);
-            } else {
-                simd.encode4(table, block, inverse, codes);
-            }
+            simd.quantize4(table, x, block_size, absmax, codes);
         }
     });
 }

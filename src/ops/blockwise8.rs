@@ -52,7 +52,7 @@ pub fn dequantize_8bit(
         Device::Cpu(cpu) => {
             // SAFETY: a CPU context's memory is host memory.
             let (codes, absmax) = unsafe { (codes.as_slice(), absmax.as_slice()) };
-            cpu::blockwise8::dequantize(cpu, codes, absmax, &map.values, block_size as usize, out);
+            cpu::blockwise8::dequantize(cpu, codes, absmax, map, block_size as usize, out);
             Ok(())
         }
         Device::Cuda(cuda) => {

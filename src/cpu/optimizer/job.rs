@@ -1,6 +1,6 @@
 //! A parameter as the threads see it: where its elements and states lie, and steps of some of them.
 
-use super::super::access::{self, Output, for_each_row_piece, read_row};
+use super::super::access::{self, Output, for_each_row_piece};
 use super::super::simd::codes::{Blocks, Coder};
 use super::super::simd::{self, Simd, Step};
 use super::super::threads::Shared;
@@ -10,15 +10,12 @@ use crate::format::optimizer::{MAX_STATES, Rule};
 use crate::view::window::Area;
 use crate::view::{DType, Parameter, State, Tensor};
 use std::ops::Range;
-use std::sync::LazyLock;
 
 /// Bytes of a line of the cache.
 const LINE: usize = 64;
 /// Elements that a thread works on at a time; whole blocks.
 pub const TILE: usize = 1024;
 const _: () = assert!(CHUNK.is_multiple_of(TILE) && TILE.is_multiple_of(BLOCK));
-
-static CODERS: LazyLock<[Coder; 2]> = LazyLock::new(|| [false, true].map(Coder::new));
 
 /// A parameter.
 pub struct Job<'a> {
@@ -62,7 +59,7 @@ impl Stored {
                 State::Blocks { codes, absmax } => Self::Blocks {
                     codes: Shared::new(codes.reborrow().into_slice()),
                     absmax: Shared::new(absmax.reborrow().into_slice()),
-                    coder: &CODERS[usize::from(signed)],
+                    coder: Coder::of_states(signed),
                 },
             }
         }
@@ -110,13 +107,7 @@ impl Job<'_> {
 
     /// The gradient of some elements, in memory or widened into `buffer`.
     pub fn grad<'t>(&'t self, simd: &Simd, buffer: &'t mut [f32; TILE], range: Range<usize>) -> &'t [f32] {
-        if let Some(grad) = access::slice::<f32>(&self.grad, range.start, range.end) {
-            return grad;
-        }
-        for_each_row_piece(self.cols, range.start, range.end, |row, col, at, len| {
-            read_row(simd, &self.grad, row, col, &mut buffer[at..at + len]);
-        });
-        &buffer[..range.len()]
+        access::read(simd, &self.grad, range.start, range.end, buffer)
     }
 
     /// The parameter's elements, in memory or widened into `buffer`.
@@ -150,7 +141,7 @@ impl Job<'_> {
                 let absmax = absmax.slice(start / BLOCK, end.div_ceil(BLOCK));
                 Blocks { codes: codes.slice(start, end), absmax, coder }
             },
-            _ => Blocks { codes: &mut [], absmax: &mut [], coder: &CODERS[0] },
+            _ => Blocks { codes: &mut [], absmax: &mut [], coder: Coder::of_states(false) },
         };
         let in_blocks = matches!(self.states[0], Stored::Blocks { .. });
         in_blocks.then(|| std::array::from_fn(|s| blocks(self.states.get(s))))

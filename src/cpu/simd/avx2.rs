@@ -2,8 +2,7 @@
 
 use super::codes::{self, Coder};
 use super::lanes::{self, Lanes};
-use super::{Simd, States, Step, Tile, decode4, portable};
-use crate::format::CodebookTable;
+use super::{Simd, States, Step, Tile, decode4, portable, quantize4};
 use crate::format::dynamic_rank::Lines;
 use crate::format::optimizer::stochastic::{self, Key};
 use crate::format::optimizer::{Arithmetic, Numbers};
@@ -19,7 +18,7 @@ pub static SIMD: Simd = Simd {
     narrow_f16,
     narrow_bf16,
     max_abs_bits,
-    encode4,
+    quantize4: quantize4::avx2,
     decode4: decode4::AVX2,
     transpose,
     decode8,
@@ -71,69 +70,6 @@ fn narrow_bf16(from: &[f32], to: &mut [bf16]) {
 #[target_feature(enable = "avx2")]
 fn max_abs_bits(x: &[f32]) -> u32 {
     portable::max_abs_bits(x)
-}
-
-/// Ranks of eight scaled values by bisection over the midpoints. A comparison with NaN is false, as in the reference.
-#[target_feature(enable = "avx2")]
-fn ranks(t: __m256, m: &Bisection) -> __m256i {
-    let above = |m: __m256| _mm256_cmp_ps::<_CMP_GT_OQ>(t, m);
-    // A mask is -1: subtracting it appends a 1 to the rank's bits.
-    let append =
-        |rank, mask: __m256| _mm256_sub_epi32(_mm256_add_epi32(rank, rank), _mm256_castps_si256(mask));
-    let first = above(m.eighth);
-    let rank = append(_mm256_setzero_si256(), first);
-    let rank = append(rank, above(_mm256_blendv_ps(m.fourth, m.twelfth, first)));
-    let rank = append(rank, above(_mm256_permutevar8x32_ps(m.twos, rank)));
-    append(rank, above(_mm256_permutevar8x32_ps(m.ones, rank)))
-}
-
-/// The midpoints in the order in which a bisection of 16 ranks meets them.
-struct Bisection {
-    eighth: __m256,
-    fourth: __m256,
-    twelfth: __m256,
-    /// Midpoints 1, 5, 9, 13, by the upper two bits of the rank.
-    twos: __m256,
-    /// Midpoints 0, 2, … 14, by the upper three bits.
-    ones: __m256,
-}
-
-#[target_feature(enable = "avx2")]
-pub fn encode4(table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8]) {
-    let m = &table.midpoints;
-    let bisection = Bisection {
-        eighth: _mm256_set1_ps(m[7]),
-        fourth: _mm256_set1_ps(m[3]),
-        twelfth: _mm256_set1_ps(m[11]),
-        twos: _mm256_setr_ps(m[1], m[5], m[9], m[13], 0.0, 0.0, 0.0, 0.0),
-        ones: _mm256_setr_ps(m[0], m[2], m[4], m[6], m[8], m[10], m[12], m[14]),
-    };
-    let scale = _mm256_set1_ps(inverse);
-    // SAFETY: the table has 16 bytes.
-    let code_of_rank = unsafe { _mm_loadu_si128(table.code_of_rank.as_ptr().cast()) };
-    let whole = x.len() / 16 * 16;
-    for i in (0..whole).step_by(16) {
-        // SAFETY: 16 elements from i on are inside x, and their 8 bytes inside codes.
-        unsafe {
-            let low = ranks(_mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(i)), scale), &bisection);
-            let high = ranks(_mm256_mul_ps(_mm256_loadu_ps(x.as_ptr().add(i + 8)), scale), &bisection);
-            // 16 ranks as 16-bit numbers in order: packing interleaves the 128-bit lanes, the permutation undoes it.
-            let ranks = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
-            let ranks = _mm_packus_epi16(_mm256_castsi256_si128(ranks), _mm256_extracti128_si256::<1>(ranks));
-            _mm_storel_epi64(
-                codes.as_mut_ptr().add(i / 2).cast(),
-                pack_nibbles(_mm_shuffle_epi8(code_of_rank, ranks)),
-            );
-        }
-    }
-    portable::encode4(table, &x[whole..], inverse, &mut codes[whole / 2..]);
-}
-
-/// 16 codes, one a byte, to 8 bytes in the low half: earlier code · 16 + later code.
-#[target_feature(enable = "avx2")]
-pub fn pack_nibbles(codes: __m128i) -> __m128i {
-    let pairs = _mm_maddubs_epi16(codes, _mm_set1_epi16(0x0110));
-    _mm_packus_epi16(pairs, pairs)
 }
 
 /// By 8 x 8 squares in registers.

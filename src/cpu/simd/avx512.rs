@@ -2,8 +2,7 @@
 
 use super::codes::{self, Blocks, Coder};
 use super::lanes::{self, Lanes};
-use super::{Simd, States, Step, Tile, avx2, decode4, portable, vbmi};
-use crate::format::CodebookTable;
+use super::{Simd, States, Step, Tile, avx2, decode4, portable, quantize4, vbmi};
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::stochastic::{self, Key};
 use crate::format::optimizer::{Arithmetic, Numbers};
@@ -32,7 +31,7 @@ pub static SIMD: Simd = Simd {
     narrow_f16: avx2::narrow_f16,
     narrow_bf16,
     max_abs_bits,
-    encode4,
+    quantize4: quantize4::avx512,
     decode4: decode4::AVX512,
     transpose: avx2::transpose,
     decode8,
@@ -57,32 +56,6 @@ fn narrow_bf16(from: &[f32], to: &mut [bf16]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn max_abs_bits(x: &[f32]) -> u32 {
     portable::max_abs_bits(x)
-}
-
-/// Ranks by bisection: the rank so far picks the next midpoint from the register that holds all of them.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn encode4(table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8]) {
-    // SAFETY: the tables have 16 entries.
-    let (midpoints, code_of_rank) = unsafe {
-        (_mm512_loadu_ps(table.midpoints.as_ptr()), _mm_loadu_si128(table.code_of_rank.as_ptr().cast()))
-    };
-    let scale = _mm512_set1_ps(inverse);
-    let whole = x.len() / 16 * 16;
-    for i in (0..whole).step_by(16) {
-        // SAFETY: 16 elements from i on are inside x, and their 8 bytes inside codes.
-        unsafe {
-            let t = _mm512_mul_ps(_mm512_loadu_ps(x.as_ptr().add(i)), scale);
-            let mut rank = _mm512_setzero_si512();
-            for step in [8, 4, 2, 1] {
-                let next = _mm512_add_epi32(rank, _mm512_set1_epi32(step - 1));
-                let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(t, _mm512_permutexvar_ps(next, midpoints));
-                rank = _mm512_mask_add_epi32(rank, above, rank, _mm512_set1_epi32(step));
-            }
-            let codes16 = _mm_shuffle_epi8(code_of_rank, _mm512_cvtepi32_epi8(rank));
-            _mm_storel_epi64(codes.as_mut_ptr().add(i / 2).cast(), avx2::pack_nibbles(codes16));
-        }
-    }
-    portable::encode4(table, &x[whole..], inverse, &mut codes[whole / 2..]);
 }
 
 /// 12 x 32: 24 sums, 2 registers of B and a broadcast of A fill the register file.

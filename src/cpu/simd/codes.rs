@@ -7,6 +7,7 @@ use crate::format::Map256;
 use crate::format::dynamic_rank::Lines;
 use crate::format::optimizer::MAX_STATES;
 use crate::format::optimizer::blocks::{self, BLOCK};
+use std::sync::LazyLock;
 
 /// A dynamic map: values, thresholds, and the lines that estimate codes.
 pub struct Coder {
@@ -16,7 +17,21 @@ pub struct Coder {
     pub look_ups: LookUps,
 }
 
+/// Of the unsigned map, and of the signed one.
+static CODERS: LazyLock<[Coder; 2]> = LazyLock::new(|| [false, true].map(Coder::new));
+
 impl Coder {
+    /// That of states with a sign, or without.
+    pub fn of_states(signed: bool) -> &'static Self {
+        &CODERS[usize::from(signed)]
+    }
+
+    /// That of a map, if it is a dynamic one.
+    pub fn of(map: &Map256) -> Option<&'static Self> {
+        let bits = |map: &Map256| [map.values, map.midpoints].map(|table| table.map(f32::to_bits));
+        CODERS.iter().find(|coder| bits(&coder.map) == bits(map))
+    }
+
     /// The map of states with a sign, or without.
     pub fn new(signed: bool) -> Self {
         let map = blocks::map(signed);

@@ -15,6 +15,7 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod octaves;
 mod portable;
+mod quantize4;
 #[cfg(target_arch = "x86_64")]
 mod vbmi;
 
@@ -27,6 +28,7 @@ use codes::{Blocks, Coder};
 pub use decode4::Decoded;
 use decode4::Decoders;
 use half::{bf16, f16};
+use quantize4::Quantize;
 
 /// `C[rows, tile_cols] (+)= A[rows, k] · B[k, tile_cols]`, all row-major f32 with strides in elements.
 type Tile = unsafe fn(
@@ -66,7 +68,7 @@ pub struct Simd {
     narrow_f16: unsafe fn(&[f32], &mut [f16]),
     narrow_bf16: unsafe fn(&[f32], &mut [bf16]),
     max_abs_bits: unsafe fn(&[f32]) -> u32,
-    encode4: unsafe fn(&CodebookTable, &[f32], f32, &mut [u8]),
+    quantize4: Quantize,
     decode4: Decoders,
     transpose: unsafe fn(usize, usize, *const f32, usize, *mut f32, usize),
     decode8: unsafe fn(&Coder, &[u8], f32, &mut [f32]),
@@ -129,10 +131,19 @@ impl Simd {
         scale_of(unsafe { (self.max_abs_bits)(block) })
     }
 
-    /// Codes of `x[i] · inverse`, packed; an odd end pads with the code of zero.
-    pub fn encode4(&self, table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8]) {
-        assert_eq!(codes.len(), x.len().div_ceil(2));
-        unsafe { (self.encode4)(table, x, inverse, codes) }
+    /// Scales of blocks, whose size is even, and packed codes; an odd end pads with the code of zero. The last block may be a piece
+    /// of any length.
+    pub fn quantize4(
+        &self,
+        table: &CodebookTable,
+        x: &[f32],
+        block_size: usize,
+        absmax: &mut [f32],
+        codes: &mut [u8],
+    ) {
+        assert!(codes.len() == x.len().div_ceil(2) && absmax.len() == x.len().div_ceil(block_size));
+        assert!(block_size.is_multiple_of(2));
+        unsafe { (self.quantize4)(table, x, block_size, absmax, codes) }
     }
 
     /// `out[i] = values[code i] · absmax[i / block_size]`, rounded once, the first code in the high nibble of the first byte.

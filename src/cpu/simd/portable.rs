@@ -2,8 +2,7 @@
 //! compiler vectorizes them for those targets: Rust never fuses or reorders floating point, so the bits stay.
 
 use super::codes::{self, Coder};
-use super::{Simd, States, Step, Tile, decode4, lanes};
-use crate::format::CodebookTable;
+use super::{Simd, States, Step, Tile, decode4, lanes, quantize4};
 use crate::format::optimizer::Numbers;
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::stochastic;
@@ -18,7 +17,7 @@ pub static SIMD: Simd = Simd {
     narrow_f16,
     narrow_bf16,
     max_abs_bits,
-    encode4,
+    quantize4: quantize4::any,
     decode4: decode4::PORTABLE,
     transpose,
     decode8,
@@ -58,23 +57,6 @@ pub fn narrow_bf16(from: &[f32], to: &mut [bf16]) {
 #[inline(always)]
 pub fn max_abs_bits(x: &[f32]) -> u32 {
     x.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff))
-}
-
-pub fn encode4(table: &CodebookTable, x: &[f32], inverse: f32, codes: &mut [u8]) {
-    for (code, pair) in codes.iter_mut().zip(x.chunks(2)) {
-        let low = if pair.len() == 2 { rank(table, pair[1] * inverse) } else { table.zero_code };
-        *code = rank(table, pair[0] * inverse) << 4 | low;
-    }
-}
-
-/// [`CodebookTable::encode`] by bisection: the midpoints ascend, so counting those exceeded is a search.
-fn rank(table: &CodebookTable, t: f32) -> u8 {
-    let mut rank = 0;
-    for step in [8, 4, 2, 1] {
-        // Arithmetic and no branch: the outcome is a coin toss.
-        rank += usize::from(t > table.midpoints[rank + step - 1]) * step;
-    }
-    table.code_of_rank[rank]
 }
 
 /// # Safety
