@@ -11,7 +11,7 @@
 //! | `interop` | other crates' device memory and streams as views and contexts: features `cudarc` and `cust` |
 //! | [`capi`] | the C ABI of `include/qlora_kernels.h`: converts, calls `ops`, returns a status |
 //!
-//! Imports run one way: `{capi, interop} → ops → {cpu, cuda} → kernels → ptx-asm`; all may use `format`, `view` and `error`.
+//! Imports run one way: `{capi, interop} → ops → {cpu, cuda} → kernels → ptx-asm`; all may use `format`, `view`, `error` and `float_environment`.
 //!
 //! ```
 //! use qlora_kernels::{Context, QuantSpec, QuantizedMatrix, Tensor, TensorMut, ops};
@@ -36,6 +36,7 @@ pub mod capi;
 mod cpu;
 mod cuda;
 mod error;
+mod float_environment;
 pub mod format;
 #[cfg(any(feature = "cudarc", feature = "cust"))]
 pub mod interop;

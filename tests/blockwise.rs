@@ -31,7 +31,7 @@ fn check(x: &Matrix, spec: &QuantSpec, out_dtype: DType, gap: usize) -> Result<(
     Ok(())
 }
 
-/// A dynamic map, all but one, or another.
+/// A dynamic map, one that differs from it in a single number, or another.
 fn any_map() -> impl Strategy<Value = Map256> {
     let dynamic = prop::bool::ANY.prop_map(|signed| match signed {
         true => Map256::dynamic_signed(),

@@ -262,6 +262,37 @@ fn a_norm_that_is_not_finite_keeps_everything() {
     }
 }
 
+/// Blocks that vanish, or whose scale is negative, infinite or no number, and gradients whose squares are not finite: in whole
+/// tiles and blocks, and in the pieces at the end.
+#[test]
+fn states_and_gradients_that_are_not_ordinary() {
+    let (len, absmax) = (2900, [1.0, 0.0, -0.0, -0.5, 1e-39, f32::INFINITY, f32::NAN, 0.25]);
+    let odd = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -0.0, 1e-30];
+    for (rule, first) in Rule::ALL.into_iter().flat_map(|rule| (0..absmax.len()).map(move |i| (rule, i))) {
+        let mut start = Owned::new(rule, &Shape::row(len, DType::F32, true), 3, &[]);
+        let Values::Blocks(states) = &mut start.states else { unreachable!("eight bits") };
+        for (s, state) in states.iter_mut().enumerate() {
+            let scales = absmax.iter().cycle().skip(first + 3 * s);
+            state.absmax.iter_mut().zip(scales).for_each(|(absmax, &scale)| *absmax = scale);
+        }
+        let mut grad = start.grad.values();
+        for (i, &odd) in (0..).zip(odd.iter().cycle().take(12)) {
+            grad[17 + 240 * i] = odd;
+        }
+        start.grad.set(&grad);
+        let optimizer = Optimizer::new(rule);
+        let mut expected = [start.clone()];
+        let expected_kept = reference_step(&optimizer, &mut expected);
+        assert!(expected_kept > 0);
+        for context in Context::cpu_variants() {
+            let mut parameters = [start.clone()];
+            let kept = step(&context, &optimizer, &mut parameters);
+            let same = parameters[0].same(&expected[0]);
+            assert_eq!((same, kept), (Ok(()), expected_kept), "{rule:?}, {}", context.instruction_set());
+        }
+    }
+}
+
 /// Steps of a hundredth of half a unit of the parameter: rounded to nearest nothing moves; at random the mean does.
 #[test]
 fn small_steps_move_the_mean_of_numbers_rounded_at_random() {

@@ -2,6 +2,7 @@
 
 use super::types::*;
 use crate::error::{Error, Result, Status};
+use crate::float_environment::StandardModes;
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,9 +13,10 @@ thread_local! {
     static IN_CALL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs the body of an ABI function: an error or a panic becomes a status, with the message kept for this thread.
+/// Runs the body of an ABI function, under the standard floating-point modes: an error or a panic becomes a status, with the message kept for this thread.
 pub fn guard(body: impl FnOnce() -> Result<()>) -> qlk_status {
     silence_panics();
+    let _modes = StandardModes::set();
     let outer = IN_CALL.replace(true);
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<&str>().copied();

@@ -1,7 +1,6 @@
 //! Double quantization of block constants: `format::double_quant` by blocks of 256.
 
 use super::Cpu;
-use super::float_environment::StandardModes;
 use super::threads::Shared;
 use crate::format::double_quant::{self, Encoding};
 use crate::format::spec::CONSTANT_BLOCK;
@@ -38,7 +37,6 @@ pub fn quantize(
     codes: &mut [u8],
     scales: &mut [f32],
 ) -> f32 {
-    let _modes = StandardModes::set();
     let encoding = encoding(constants);
     let offset = offset(cpu, absmax);
     let (codes, scales) = (Shared::new(codes), Shared::new(scales));

@@ -10,7 +10,6 @@ pub mod dequantize;
 pub mod double_quantize;
 pub mod file_blocks;
 pub mod file_memory;
-pub mod float_environment;
 pub mod gemm;
 pub mod lora_gradients;
 pub mod optimizer;

@@ -42,8 +42,8 @@ fn quantize_blocks(
     let (codes, absmax) = (Shared::new(codes), Shared::new(absmax));
     cpu.threads().for_each_part(len, block_size, LEAST, |start, end| {
         let mut buffer = [0f32; TILE];
-        for start in (start..len.min(end)).step_by(TILE) {
-            let end = len.min(end).min(start + TILE);
+        for start in (start..end).step_by(TILE) {
+            let end = end.min(start + TILE);
             let x = access::read(simd, x, start, end, &mut buffer);
             // SAFETY: tiles are disjoint, of whole blocks, and even-sized, so their bytes are disjoint, too.
             let (codes, absmax) = unsafe {

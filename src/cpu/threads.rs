@@ -1,6 +1,6 @@
 //! One pool of threads a context.
 
-use super::float_environment::StandardModes;
+use crate::float_environment::StandardModes;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -3,6 +3,7 @@
 use super::check_disjoint;
 use super::context::{Context, Device};
 use crate::error::{Error, Result, ensure};
+use crate::float_environment::StandardModes;
 use crate::format::{Map256, spec::BLOCK_SIZES};
 use crate::view::{Buffer, BufferMut, Tensor, TensorMut};
 use crate::{cpu, cuda};
@@ -17,6 +18,7 @@ pub fn quantize_8bit(
     codes: BufferMut<'_, u8>,
     absmax: BufferMut<'_, f32>,
 ) -> Result<()> {
+    let _modes = StandardModes::set();
     check(x.rows() * x.cols(), block_size, codes.len(), absmax.len())?;
     let (outputs, inputs) = ([("codes", codes.extent()), ("absmax", absmax.extent())], [("x", x.extent())]);
     check_disjoint(&outputs, &inputs)?;
@@ -44,6 +46,7 @@ pub fn dequantize_8bit(
     block_size: u32,
     out: TensorMut<'_>,
 ) -> Result<()> {
+    let _modes = StandardModes::set();
     check(out.rows() * out.cols(), block_size, codes.len(), absmax.len())?;
     let (outputs, inputs) =
         ([("out", out.extent())], [("codes", codes.extent()), ("absmax", absmax.extent())]);

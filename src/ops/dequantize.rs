@@ -4,11 +4,13 @@ use super::context::{Context, Device};
 use super::quantize::check_constants;
 use super::{check_disjoint, check_shape};
 use crate::error::{Error, Result};
+use crate::float_environment::StandardModes;
 use crate::view::{Quantized, TensorMut};
 use crate::{cpu, cuda};
 
 /// Writes `value[code] · absmax`, rounded once to `out`'s type (f32, f16 or bf16); `out` has the matrix's shape.
 pub fn dequantize(context: &Context, matrix: Quantized<'_>, out: TensorMut<'_>) -> Result<()> {
+    let _modes = StandardModes::set();
     check_shape(
         "out",
         [out.rows(), out.cols()],

@@ -5,6 +5,7 @@ use super::quantize::check_constants;
 use super::{check_disjoint, check_workspace, workspace_extent};
 use crate::cuda::memory::Address;
 use crate::error::{Error, Result, ensure};
+use crate::float_environment::StandardModes;
 use crate::format::Constants;
 use crate::format::spec::CONSTANT_BLOCK;
 use crate::view::{Buffer, BufferMut, ConstantsMut, ConstantsView};
@@ -31,6 +32,7 @@ pub fn double_quantize<'w>(
     out: ConstantsMut<'_>,
     workspace: impl Into<BufferMut<'w, u8>>,
 ) -> Result<()> {
+    let _modes = StandardModes::set();
     let workspace = workspace.into();
     check_constants(constants)?;
     let (mut outputs, inputs) = (out.as_view().extents(), [("absmax", absmax.extent())]);
@@ -66,6 +68,7 @@ pub fn double_dequantize(
     constants: &Constants,
     absmax: BufferMut<'_, f32>,
 ) -> Result<()> {
+    let _modes = StandardModes::set();
     check_constants(constants)?;
     let (outputs, inputs) = ([("absmax", absmax.extent())], nested.extents());
     check_disjoint(&outputs, &inputs)?;

@@ -9,6 +9,7 @@ use crate::cpu::gemm::{self, engine::Scratch};
 use crate::cuda::gemm::Weight;
 use crate::cuda::{self, Cuda, device::Queue};
 use crate::error::{Error, Result, ensure};
+use crate::float_environment::StandardModes;
 use crate::format::CodebookTable;
 use crate::view::{BufferMut, Extent, Lora, Quantized, Tensor, TensorMut};
 
@@ -54,6 +55,7 @@ pub fn gemm_forward<'w>(
     y: TensorMut<'_>,
     workspace: impl Into<BufferMut<'w, u8>>,
 ) -> Result<()> {
+    let _modes = StandardModes::set();
     let (m, n, k) = (x.rows(), w.rows, w.cols);
     check_shape("x", shape(&x), "M x K", [m, k])?;
     check_shape("y", [y.rows(), y.cols()], "M x N", [m, n])?;
@@ -96,6 +98,7 @@ pub fn gemm_backward<'w>(
     accumulate: bool,
     workspace: impl Into<BufferMut<'w, u8>>,
 ) -> Result<()> {
+    let _modes = StandardModes::set();
     let (m, n, k) = (dy.rows(), w.rows, w.cols);
     check_shape("dy", shape(&dy), "M x N", [m, n])?;
     check_shape("dx", [dx.rows(), dx.cols()], "M x K", [m, k])?;

@@ -4,6 +4,7 @@ use super::context::{Context, Device};
 use super::gemm::{check_cuda_workspace, check_lora, scratch};
 use super::{check_disjoint, check_shape, shape, workspace_extent};
 use crate::error::Result;
+use crate::float_environment::StandardModes;
 use crate::view::{BufferMut, Lora, Tensor, TensorMut};
 use crate::{cpu, cuda};
 
@@ -23,6 +24,7 @@ pub fn lora_gradients<'w>(
     accumulate: bool,
     workspace: impl Into<BufferMut<'w, u8>>,
 ) -> Result<()> {
+    let _modes = StandardModes::set();
     let workspace = workspace.into();
     let (m, k, n, rank) = (x.rows(), x.cols(), dy.cols(), lora.rank());
     check_shape("dy", shape(&dy), "M x N", [m, n])?;

@@ -5,6 +5,7 @@ use super::pager::{Memory, Pager};
 use super::{check_shape, check_workspace, shape, workspace_extent};
 use crate::cpu::file_memory::FileWindows;
 use crate::error::{Error, Result, ensure};
+use crate::float_environment::StandardModes;
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::{Optimizer, Rule};
 use crate::view::window::Plan;
@@ -38,6 +39,7 @@ pub fn optimizer_step<'a>(
     kept: Option<BufferMut<'_, u64>>,
     workspace: impl Into<BufferMut<'a, u8>>,
 ) -> Result<()> {
+    let _modes = StandardModes::set();
     let workspace = workspace.into();
     check_parameters(optimizer, parameters)?;
     let areas = check_call(context, optimizer, parameters, kept.as_ref(), &workspace)?;
@@ -71,6 +73,7 @@ pub fn optimizer_step_paged<'a>(
     kept: Option<BufferMut<'_, u64>>,
     workspace: impl Into<BufferMut<'a, u8>>,
 ) -> Result<()> {
+    let _modes = StandardModes::set();
     let workspace = workspace.into();
     let cuda = pager.device_of(context)?;
     check_parameters(optimizer, parameters)?;

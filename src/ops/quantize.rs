@@ -3,6 +3,7 @@
 use super::context::{Context, Device};
 use super::{check_disjoint, check_shape, check_workspace, shape, workspace_extent};
 use crate::error::{Error, Result};
+use crate::float_environment::StandardModes;
 use crate::format::{Constants, Map256, QuantSpec};
 use crate::view::{self, BufferMut, QuantizedMut, Tensor};
 use crate::{cpu, cuda};
@@ -39,6 +40,7 @@ pub fn quantize<'w>(
     out: QuantizedMut<'_>,
     workspace: impl Into<BufferMut<'w, u8>>,
 ) -> Result<()> {
+    let _modes = StandardModes::set();
     let workspace = workspace.into();
     check_shape("x", shape(&x), "the quantized matrix's rows x cols", [out.rows, out.cols])?;
     let table = out.spec.codebook.table().map_err(Error::invalid)?;

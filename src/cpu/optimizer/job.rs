@@ -13,7 +13,7 @@ use std::ops::Range;
 
 /// Bytes of a line of the cache.
 const LINE: usize = 64;
-/// Elements that a thread works on at a time; whole blocks.
+/// Elements that a thread widens at a time; whole blocks.
 pub const TILE: usize = 1024;
 const _: () = assert!(CHUNK.is_multiple_of(TILE) && TILE.is_multiple_of(BLOCK));
 

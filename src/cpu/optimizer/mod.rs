@@ -1,14 +1,13 @@
 //! Optimizer steps: one set of tasks over all parameters, cut at whole chunks, so that neither a large parameter nor many
 //! small ones leave a thread idle.
 //!
-//! A thread takes [`TILE`] elements at a time: what is not f32 in memory is widened into a buffer in the first-level cache,
-//! stepped there and written back; states in 8 bits a few blocks at a time ([`Simd::optimizer8`]). Norms are a pass of their own,
-//! which only reads.
+//! A thread steps a task's elements of a parameter at once where they are f32 in memory, else [`TILE`] at a time: widened into a
+//! buffer in the first-level cache, stepped there and written back. States in 8 bits are numbers for a few blocks at a time
+//! ([`Simd::optimizer8`]). Norms are a pass of their own, which only reads.
 
 mod job;
 
 use super::Cpu;
-use super::float_environment::StandardModes;
 use super::simd::{Simd, Step};
 use super::threads::Shared;
 use crate::format::optimizer::norms::{CHUNK, chunk_sum, clipped_scale};
@@ -44,7 +43,6 @@ pub fn step(
     plan: &Plan,
     pages: &impl Pages,
 ) -> u64 {
-    let _modes = StandardModes::set();
     let work = Work::new(cpu, optimizer, parameters, plan);
     let mut step = Step { rule: optimizer.rule, scalars: optimizer.scalars(), trust: 1.0 };
     if let Some(max_norm) = optimizer.max_norm {

@@ -28,7 +28,7 @@ impl Coder {
 
     /// That of a map, if it is a dynamic one.
     pub fn of(map: &Map256) -> Option<&'static Self> {
-        let bits = |map: &Map256| [map.values, map.midpoints].map(|table| table.map(f32::to_bits));
+        let bits = |map: &Map256| map.values.map(f32::to_bits);
         CODERS.iter().find(|coder| bits(&coder.map) == bits(map))
     }
 

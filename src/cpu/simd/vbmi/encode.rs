@@ -41,8 +41,8 @@ pub fn encode8(coder: &Coder, x: &[f32], inverse: f32, codes: &mut [u8]) {
     portable::encode8(coder, &x[whole..], inverse, &mut codes[whole..]);
 }
 
-/// Whether scaled numbers of the block are finite: one that vanishes or has something infinite in it has an inverse of 0, one
-/// with a NaN a NaN.
+/// Whether all scaled numbers of the block are finite and some are not 0. A block that vanishes or has something infinite in it has
+/// an inverse of 0, one with a NaN has a NaN.
 pub fn is_plain(inverse: f32) -> bool {
     !inverse.is_nan() && inverse != 0.0
 }

@@ -17,7 +17,7 @@ const TILE: usize = BLOCKS * BLOCK;
 
 /// How many elements ahead lines are asked for, from memory into the second-level cache: two tiles, that is some 6,000 cycles. Each
 /// phase asks for its share. All at once, those 160 lines of a tile would fill the 24 places for lines on their way several times
-/// over, and the core would wait.
+/// over, and the core would wait. What was widened lies in the cache already: asking for what follows it does nothing.
 const AHEAD: usize = 2 * TILE;
 
 /// The states of a tile, in numbers.

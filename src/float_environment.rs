@@ -1,6 +1,7 @@
 //! The processor's floating-point modes. A program built with `-ffast-math`, or one that asked its framework to flush
-//! denormals, runs with subnormal numbers taken for zero; the formats' bits do not allow that, so work is done under
-//! the standard modes and the caller's are put back.
+//! denormals, runs with subnormal numbers taken for zero; interval arithmetic rounds up or down. The formats' bits do not allow
+//! that, nor do tables that are computed once for the whole process, so work is done under the standard modes and the caller's are
+//! put back.
 
 /// Standard modes for as long as it lives: round to nearest, subnormals kept, exceptions masked.
 pub struct StandardModes {

@@ -1,0 +1,71 @@
+//! A program that has the processor round upwards gets the same bits: alone in its process, since tables that the library
+//! computes once must not be those of the first caller's modes.
+#![cfg(target_arch = "x86_64")]
+
+mod common;
+
+use common::optimizers::*;
+use common::*;
+use qlora_kernels::format::{Map256, blockwise8};
+use qlora_kernels::{Context, DType, Optimizer, QuantSpec, QuantizedMatrix, Rule, TensorMut, ops};
+use std::arch::asm;
+use std::hint::black_box;
+
+/// What `body` makes of it while the processor rounds towards infinity (Intel SDM, volume 1, section 10.2.3.1).
+fn rounding_up<T>(body: impl FnOnce() -> T) -> T {
+    let set = |modes: u32| {
+        // SAFETY: valid modes, exceptions masked.
+        unsafe { asm!("ldmxcsr [{}]", in(reg) &modes, options(nostack, preserves_flags)) }
+    };
+    set(0x1f80 | 0x4000);
+    let rounds_up = black_box(1f32) + black_box(1e-30) > 1.0;
+    let result = body();
+    let still = black_box(1f32) + black_box(1e-30) > 1.0;
+    set(0x1f80);
+    assert!(rounds_up && still, "the caller's modes come back");
+    result
+}
+
+#[test]
+fn a_program_that_rounds_up_gets_the_same_bits() {
+    let map = Map256::dynamic_signed();
+    let x = Matrix::new(DType::F32, &numbers(5000, 1, &[]), 1, 5000, 0);
+    let specs: Vec<_> = codebooks()
+        .into_iter()
+        .flat_map(|codebook| {
+            constants().into_iter().map(move |kind| QuantSpec::new(codebook, 64).with_constants(kind))
+        })
+        .collect();
+    let optimizer = Optimizer { max_norm: Some(1.0), ..Optimizer::new(Rule::AdamW) };
+    let start = Owned::new(Rule::AdamW, &Shape::row(5000, DType::F32, true), 2, &[]);
+
+    let context = Context::cpu();
+    let (mut codes, mut absmax) = (vec![0u8; 5000], vec![0f32; 20]);
+    let (mut eight_bits, mut matrix, mut parameter) = (vec![0f32; 5000], vec![], start.clone());
+    rounding_up(|| {
+        let (codes, absmax) = (&mut codes[..], &mut absmax[..]);
+        ops::quantize_8bit(&context, x.view(), &map, 256, (&mut *codes).into(), (&mut *absmax).into())
+            .unwrap();
+        let out = TensorMut::new(&mut eight_bits, 1, 5000).unwrap();
+        ops::dequantize_8bit(&context, (&*codes).into(), (&*absmax).into(), &map, 256, out).unwrap();
+        for spec in &specs {
+            let q = QuantizedMatrix::quantize(&context, x.view(), spec).unwrap();
+            let mut values = vec![0f32; 5000];
+            q.dequantize(&context, TensorMut::new(&mut values, 1, 5000).unwrap()).unwrap();
+            matrix.push((q.codes().to_vec(), values));
+        }
+        ops::optimizer_step(&context, &optimizer, &mut [parameter.view()], None, &mut [][..]).unwrap();
+    });
+
+    let expected = blockwise8::quantize(&x.values(), &map, 256);
+    assert!(codes == expected.0 && absmax == expected.1);
+    assert_eq!(same_bits(&eight_bits, &blockwise8::dequantize(&codes, &absmax, &map, 256)), Ok(()));
+    for (spec, (codes, values)) in specs.iter().zip(matrix) {
+        let expected = reference(&x.values(), spec);
+        assert!(codes == expected.codes, "{spec:?}");
+        assert_eq!(same_bits(&values, &expected.values), Ok(()), "{spec:?}");
+    }
+    let mut expected = [start];
+    reference_step(&optimizer, &mut expected);
+    assert_eq!(parameter.same(&expected[0]), Ok(()));
+}
