@@ -8,7 +8,8 @@
  * qlk_last_error_message() says which argument was wrong, its value and what would have been valid. On an argument
  * error nothing has been written. Structs start with struct_size: set it to sizeof. All functions may be called from
  * several threads at once, with one context; the results do not depend on it, nor on the number of threads. A pointer
- * that is not null must be valid for what the function does with it. The caller owns all memory.
+ * that is not null must be valid for what the function does with it. The caller owns all memory. The caller's
+ * floating-point modes (rounding, flushing of subnormals) change no result, and are as they were afterwards.
  */
 
 #ifndef QLORA_KERNELS_H

@@ -13,7 +13,8 @@ thread_local! {
     static IN_CALL: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs the body of an ABI function, under the standard floating-point modes: an error or a panic becomes a status, with the message kept for this thread.
+/// Runs the body of an ABI function, under the standard floating-point modes: an error or a panic becomes a status, with the
+/// message kept for this thread.
 pub fn guard(body: impl FnOnce() -> Result<()>) -> qlk_status {
     silence_panics();
     let _modes = StandardModes::set();
