@@ -6,8 +6,11 @@ mod common;
 
 use common::optimizers::*;
 use common::*;
-use qlora_kernels::format::{Map256, blockwise8};
-use qlora_kernels::{Context, DType, Optimizer, QuantSpec, QuantizedMatrix, Rule, TensorMut, ops};
+use qlora_kernels::format::{Map256, blockwise8, double_quant};
+use qlora_kernels::view::ConstantsMut;
+use qlora_kernels::{
+    Codebook, Context, DType, Optimizer, QuantSpec, QuantizedMatrix, Rule, Tensor, TensorMut, ops,
+};
 use std::arch::asm;
 use std::hint::black_box;
 
@@ -38,11 +41,32 @@ fn a_program_that_rounds_up_gets_the_same_bits() {
         .collect();
     let optimizer = Optimizer { max_norm: Some(1.0), ..Optimizer::new(Rule::AdamW) };
     let start = Owned::new(Rule::AdamW, &Shape::row(5000, DType::F32, true), 2, &[]);
+    let dynamic = &constants()[2];
+    // The values of this type are sevenths, which no rounding leaves alone.
+    let int4 = QuantizedMatrix::quantize(
+        &Context::cpu(),
+        Tensor::new(&x.values(), 50, 100).unwrap(),
+        &QuantSpec::new(Codebook::Int4, 32),
+    )
+    .unwrap();
+    let rows = numbers(300, 3, &[]);
+    let products = |context: &Context| {
+        let (mut y, mut dx) = (vec![0f32; 150], vec![0f32; 600]);
+        let mut workspace = vec![0; ops::gemm_workspace_size(context, 6, 50, 100, 0).unwrap()];
+        let x = Tensor::new(&rows, 3, 100).unwrap();
+        let out = TensorMut::new(&mut y, 3, 50).unwrap();
+        ops::gemm_forward(context, x, int4.view(), None, None, out, &mut workspace).unwrap();
+        let dy = Tensor::new(&rows, 6, 50).unwrap();
+        let out = TensorMut::new(&mut dx, 6, 100).unwrap();
+        ops::gemm_backward(context, dy, int4.view(), None, out, false, &mut workspace).unwrap();
+        (y, dx)
+    };
 
     let context = Context::cpu();
     let (mut codes, mut absmax) = (vec![0u8; 5000], vec![0f32; 20]);
     let (mut eight_bits, mut matrix, mut parameter) = (vec![0f32; 5000], vec![], start.clone());
-    rounding_up(|| {
+    let (mut nested, mut scales, mut offset) = (vec![0u8; 5000], vec![0f32; 20], [0f32]);
+    let upwards = rounding_up(|| {
         let (codes, absmax) = (&mut codes[..], &mut absmax[..]);
         ops::quantize_8bit(&context, x.view(), &map, 256, (&mut *codes).into(), (&mut *absmax).into())
             .unwrap();
@@ -55,6 +79,10 @@ fn a_program_that_rounds_up_gets_the_same_bits() {
             matrix.push((q.codes().to_vec(), values));
         }
         ops::optimizer_step(&context, &optimizer, &mut [parameter.view()], None, &mut [][..]).unwrap();
+        let (codes, scales) = (nested.as_mut_slice().into(), scales.as_mut_slice().into());
+        let out = ConstantsMut::Nested { codes, scales, offset: offset.as_mut_slice().into() };
+        ops::double_quantize(&context, x.values().as_slice().into(), dynamic, out, &mut [][..]).unwrap();
+        products(&context)
     });
 
     let expected = blockwise8::quantize(&x.values(), &map, 256);
@@ -65,6 +93,9 @@ fn a_program_that_rounds_up_gets_the_same_bits() {
         assert!(codes == expected.codes, "{spec:?}");
         assert_eq!(same_bits(&values, &expected.values), Ok(()), "{spec:?}");
     }
+    let expected = double_quant::quantize(&x.values(), &encoding(dynamic).unwrap());
+    assert!(nested == expected.codes && scales == expected.scales && offset == [expected.offset]);
+    assert!(upwards == products(&context));
     let mut expected = [start];
     reference_step(&optimizer, &mut expected);
     assert_eq!(parameter.same(&expected[0]), Ok(()));

@@ -145,20 +145,35 @@ impl Rule {
         gradient: A::Value,
         states: [A::Value; MAX_STATES],
     ) -> (A::Value, [A::Value; MAX_STATES], A::Truth) {
+        let (moved, next) = self.attempt(a, s, trust, p, gradient, states);
+        let taken = self.taken(a, &next);
+        let mut after = states;
+        for i in 0..self.states().len() {
+            after[i] = a.select(taken, next[i], states[i]);
+        }
+        (a.select(taken, moved, p), after, taken)
+    }
+
+    /// What a step would make of the parameter and its states, finite or not.
+    #[inline(always)]
+    pub fn attempt<A: Arithmetic>(
+        self,
+        a: &A,
+        s: &Scalars<A::Value>,
+        trust: A::Value,
+        p: A::Value,
+        gradient: A::Value,
+        states: [A::Value; MAX_STATES],
+    ) -> (A::Value, [A::Value; MAX_STATES]) {
         let g = a.mul(gradient, s.grad_scale);
         let (direction, next) = self.direction(a, s, trust, p, g, states);
-        let taken = self.taken(a, &next);
         let rate = if self == Self::Lamb { a.mul(s.rate, trust) } else { s.rate };
         let kept = if self.decays() { a.mul(p, s.keep) } else { p };
         let moved = match self {
             Self::Lars => a.sub(kept, direction),
             _ => a.sub(kept, a.mul(rate, direction)),
         };
-        let mut after = states;
-        for i in 0..self.states().len() {
-            after[i] = a.select(taken, next[i], states[i]);
-        }
-        (a.select(taken, moved, p), after, taken)
+        (moved, next)
     }
 
     /// Whether a step is taken: its states must be finite. Whatever is wrong with a gradient shows in them.

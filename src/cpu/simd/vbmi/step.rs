@@ -121,8 +121,8 @@ unsafe fn step_block(
                 prefetch(grad.wrapping_add(AHEAD + 16 * j));
                 let (p, g) = (Vectors.load(param.add(16 * j)), Vectors.load(grad.add(16 * j)));
                 let before = load_states(states, values, 16 * j);
-                let (p, after, _) = rule.step(&Hopeful, &scalars, trust, p, g, before);
-                moved[j] = p;
+                let after;
+                (moved[j], after) = rule.attempt(&Vectors, &scalars, trust, p, g, before);
                 for s in 0..states {
                     next[s][j] = after[s];
                     most[s] = larger(most[s], after[s], rule.states()[s]);
@@ -241,55 +241,6 @@ unsafe fn encode_block(state: &mut Blocks<'_>, signed: bool, block: usize, inver
         } else {
             portable::encode8(state.coder, std::slice::from_raw_parts(values, BLOCK), inverse, codes);
         }
-    }
-}
-
-/// [`Vectors`] that takes every number for finite: all that a step computes, without a choice.
-struct Hopeful;
-
-impl Arithmetic for Hopeful {
-    type Value = __m512;
-    type Truth = __mmask16;
-
-    #[inline(always)]
-    fn add(&self, a: __m512, b: __m512) -> __m512 {
-        Vectors.add(a, b)
-    }
-    #[inline(always)]
-    fn sub(&self, a: __m512, b: __m512) -> __m512 {
-        Vectors.sub(a, b)
-    }
-    #[inline(always)]
-    fn mul(&self, a: __m512, b: __m512) -> __m512 {
-        Vectors.mul(a, b)
-    }
-    #[inline(always)]
-    fn div(&self, a: __m512, b: __m512) -> __m512 {
-        Vectors.div(a, b)
-    }
-    #[inline(always)]
-    fn number(&self, value: f32) -> __m512 {
-        Vectors.number(value)
-    }
-    #[inline(always)]
-    fn sqrt(&self, a: __m512) -> __m512 {
-        Vectors.sqrt(a)
-    }
-    #[inline(always)]
-    fn greater(&self, a: __m512, b: __m512) -> __mmask16 {
-        Vectors.greater(a, b)
-    }
-    #[inline(always)]
-    fn is_finite(&self, _: __m512) -> __mmask16 {
-        !0
-    }
-    #[inline(always)]
-    fn both(&self, a: __mmask16, b: __mmask16) -> __mmask16 {
-        a & b
-    }
-    #[inline(always)]
-    fn select(&self, which: __mmask16, a: __m512, b: __m512) -> __m512 {
-        Vectors.select(which, a, b)
     }
 }
 
