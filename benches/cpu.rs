@@ -195,92 +195,78 @@ fn paged(context: &Context) {
     }
 }
 
+/// Forward, backward and adapter gradients of activations of both types, against the dense f32 product.
 fn products(context: &Context) {
-    let (n, k, rank) = (1536, 2048, 16);
+    let (n, k, rank) = (4096, 4096, 16);
     println!(
         "{:<38} {:>9} {:>9} {:>14}",
-        format!("N {n}, K {k}, rank {rank}, f32"),
+        format!("N {n}, K {k}, rank {rank}"),
         "ms",
         "GFLOP/s",
-        "to dense"
+        "to dense in f32"
     );
     let (weight, a, b) = (noise(n * k), noise(rank * k), noise(n * rank));
     let q = QuantizedMatrix::quantize(context, Tensor::new(&weight, n, k).unwrap(), &QuantSpec::default())
         .unwrap();
     for m in [1, 4, 16, 64, 256, 1024] {
         let x = noise(m * k);
-        let (mut y, mut dx) = (vec![0f32; m * n], vec![0f32; m * k]);
-        let (mut da, mut db) = (vec![0f32; rank * k], vec![0f32; n * rank]);
+        let dense = dense(context, [m, n, k], &x, &weight);
+        let row = |name: &str, flops: f64, seconds: f64| {
+            let name = format!("M {m:<5} {name}");
+            let (milliseconds, rate) = (seconds * 1e3, flops / seconds / 1e9);
+            println!("{name:<38} {milliseconds:9.3} {rate:9.1} {:14.2}", dense / seconds);
+        };
+        let flops = 2.0 * (m * n * k) as f64;
+        row("dense f32 (gemm crate)", flops, dense);
         let lora =
             Lora { a: Tensor::new(&a, rank, k).unwrap(), b: Tensor::new(&b, n, rank).unwrap(), scale: 1.0 };
         let mut workspace = vec![0; ops::gemm_workspace_size(context, m, n, k, rank).unwrap()];
-        let flops = 2.0 * (m * n * k) as f64;
-        let parallel = match context.threads() {
-            1 => gemm::Parallelism::None,
-            count => gemm::Parallelism::Rayon(count),
-        };
-        let dense = time(|| unsafe {
-            // y[m, n] = x[m, k] · weightᵀ; strides: column, row.
-            let (ni, ki) = (n as isize, k as isize);
-            let (w, x) = (weight.as_ptr(), x.as_ptr());
-            gemm::gemm(
-                m,
-                n,
-                k,
-                y.as_mut_ptr(),
-                1,
-                ni,
-                false,
-                x,
-                1,
-                ki,
-                w,
-                ki,
-                1,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                parallel,
-            );
-        });
-        let row = |name: &str, seconds: f64| {
-            let name = format!("M {m:<5} {name}");
-            println!(
-                "{name:<38} {:9.3} {:9.1} {:14.2}",
-                seconds * 1e3,
-                flops / seconds / 1e9,
-                dense / seconds
-            );
-        };
-        let adapter_flops = 4.0 * (m * rank * (n + k)) as f64;
-        row("dense (gemm crate)", dense);
-        let x = Tensor::new(&x, m, k).unwrap();
-        let seconds = time(|| {
-            let y = TensorMut::new(&mut y, m, n).unwrap();
-            ops::gemm_forward(context, x, q.view(), None, None, y, &mut workspace).unwrap();
-        });
-        row("forward", seconds);
-        let seconds = time(|| {
-            let y = TensorMut::new(&mut y, m, n).unwrap();
-            ops::gemm_forward(context, x, q.view(), None, Some(lora), y, &mut workspace).unwrap();
-        });
-        row("forward + LoRA", seconds);
-        let dy = Tensor::new(&y, m, n).unwrap();
-        let seconds = time(|| {
-            let dx = TensorMut::new(&mut dx, m, k).unwrap();
-            ops::gemm_backward(context, dy, q.view(), Some(lora), dx, false, &mut workspace).unwrap();
-        });
-        row("backward + LoRA", seconds);
-        let seconds = time(|| {
-            let (da, db) =
-                (TensorMut::new(&mut da, rank, k).unwrap(), TensorMut::new(&mut db, n, rank).unwrap());
-            ops::lora_gradients(context, x, dy, lora, da, db, false, &mut workspace).unwrap();
-        });
-        let name = format!("M {m:<5} LoRA gradients");
-        println!("{name:<38} {:9.3} {:9.1} {:>14}", seconds * 1e3, adapter_flops / seconds / 1e9, "-");
+        let (x16, dy) = (x.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>(), noise(m * n));
+        let dy16: Vec<_> = dy.iter().map(|&v| bf16::from_f32(v)).collect();
+        let (mut y, mut dx) = (vec![0f32; m * n], vec![0f32; m * k]);
+        let (mut da, mut db) = (vec![0f32; rank * k], vec![0f32; n * rank]);
+        for (name, x, dy) in [
+            ("f32", Tensor::new(&x, m, k).unwrap(), Tensor::new(&dy, m, n).unwrap()),
+            ("bf16", Tensor::new(&x16, m, k).unwrap(), Tensor::new(&dy16, m, n).unwrap()),
+        ] {
+            for (what, lora) in [("forward", None), ("forward + LoRA", Some(lora))] {
+                let seconds = time(|| {
+                    let y = TensorMut::new(&mut y, m, n).unwrap();
+                    ops::gemm_forward(context, x, q.view(), None, lora, y, &mut workspace).unwrap();
+                });
+                row(&format!("{what}, {name}"), flops, seconds);
+            }
+            let seconds = time(|| {
+                let dx = TensorMut::new(&mut dx, m, k).unwrap();
+                ops::gemm_backward(context, dy, q.view(), Some(lora), dx, false, &mut workspace).unwrap();
+            });
+            row(&format!("backward + LoRA, {name}"), flops, seconds);
+            let seconds = time(|| {
+                let (da, db) =
+                    (TensorMut::new(&mut da, rank, k).unwrap(), TensorMut::new(&mut db, n, rank).unwrap());
+                ops::lora_gradients(context, x, dy, lora, da, db, false, &mut workspace).unwrap();
+            });
+            row(&format!("LoRA gradients, {name}"), 4.0 * (m * rank * (n + k)) as f64, seconds);
+        }
     }
+}
+
+/// Seconds of `x[m, k] · weight[n, k]ᵀ` in f32 by the `gemm` crate.
+fn dense(context: &Context, [m, n, k]: [usize; 3], x: &[f32], weight: &[f32]) -> f64 {
+    let parallel = match context.threads() {
+        1 => gemm::Parallelism::None,
+        count => gemm::Parallelism::Rayon(count),
+    };
+    let mut y = vec![0f32; m * n];
+    // Strides: column, row.
+    let (ni, ki, weight, x) = (n as isize, k as isize, weight.as_ptr(), x.as_ptr());
+    // SAFETY: the matrices are as long as these shapes and strides say.
+    time(|| unsafe {
+        let (y, zero, one) = (y.as_mut_ptr(), 0.0, 1.0);
+        gemm::gemm(
+            m, n, k, y, 1, ni, false, x, 1, ki, weight, ki, 1, zero, one, false, false, false, parallel,
+        );
+    })
 }
 
 fn main() {

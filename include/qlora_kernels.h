@@ -42,7 +42,7 @@ typedef struct {
   uint32_t threads;
   // Cores that the process may use; the streaming multiprocessors of a GPU.
   uint32_t cores;
-  // The code path in use, zero-terminated: "portable", "avx2" or "avx512"; on a GPU the kernels' target, such as "sm_80".
+  // The code path in use, zero-terminated: "portable", "avx2", "avx512" or "avx512_bf16"; on a GPU the kernels' target, such as "sm_80".
   char instruction_set[32];
   // "CPU", or the GPU's name as its driver has it, zero-terminated.
   char name[64];
@@ -540,6 +540,9 @@ qlk_status qlk_gemm_workspace_size(const qlk_context *context,
 // to x's type, as automatic mixed precision does; f16 ends at 65504. Of w it is the codebook's values that are rounded,
 // and the constants stay in f32; but on Hopper with more than 64 rows it is the dequantized weight: in f16, weights beyond
 // 65504 become infinite and those below 2^-14 lose precision.
+//
+// On a CPU with AVX512-BF16, the dequantized w is rounded to bf16 beside x in bf16, and numbers below 2^-126 are taken for
+// zero; an adapter stays as it is.
 qlk_status qlk_gemm_forward(const qlk_context *context,
                             const qlk_tensor *x,
                             const qlk_quantized *w,
@@ -557,7 +560,7 @@ qlk_status qlk_gemm_forward(const qlk_context *context,
 // On a GPU, tensor cores multiply 16-bit dy: w, dequantized, s * dy * B, and A if it is of another type, are first rounded
 // to dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants. In f16, w is kept inside the
 // type's range by powers of two, and rounded to within 2^-25 of the largest constant around; but not on Hopper with
-// more than 64 rows, where weights beyond 65504 become infinite.
+// more than 64 rows, where weights beyond 65504 become infinite. On a CPU as there, beside dy in bf16.
 qlk_status qlk_gemm_backward(const qlk_context *context,
                              const qlk_tensor *dy,
                              const qlk_quantized *w,

@@ -5,7 +5,8 @@ mod common;
 use common::products::*;
 use common::*;
 use proptest::prelude::*;
-use qlora_kernels::{Constants, Context, DType, Lora, QuantSpec, QuantizedMatrix, ops};
+use proptest::test_runner::TestCaseError;
+use qlora_kernels::{Codebook, Constants, Context, DType, Lora, QuantSpec, QuantizedMatrix, ops};
 
 proptest! {
     #![proptest_config(cases(160))]
@@ -32,10 +33,69 @@ proptest! {
     }
 }
 
+/// Rows of W that start with blocks, as those of models do: a few rows of activations have functions of their own then, and more
+/// of them decode W to columns.
+fn any_case_of_whole_rows() -> impl Strategy<Value = Case> {
+    let rows = prop_oneof![1usize..=17, 1usize..=70];
+    (any_case(300), rows, 5u32..=12, 1usize..=5).prop_map(|(case, m, log, blocks)| {
+        let spec = QuantSpec::new(case.spec.codebook, 1 << log).with_constants(case.spec.constants.clone());
+        // Several pieces of K, or several blocks in one.
+        let blocks = if log < 8 { blocks * blocks } else { blocks.min(2) };
+        Case { m, k: blocks << log, spec, ..case }
+    })
+}
+
+proptest! {
+    #![proptest_config(cases(96))]
+
+    #[test]
+    fn whole_rows(case in any_case_of_whole_rows()) {
+        for context in Context::cpu_variants() {
+            context.set_threads(case.threads).unwrap();
+            case.check(&context)?;
+        }
+    }
+}
+
+/// Values that are large, small or not finite: what depends on one that is not finite is not finite either, and nothing else.
+#[test]
+fn special_values() {
+    for (context, m, activations) in Context::cpu_variants().into_iter().flat_map(|context| {
+        [(1, DType::Bf16), (6, DType::Bf16), (6, DType::F32), (20, DType::Bf16)]
+            .map(|(m, t)| (context.clone(), m, t))
+    }) {
+        let dtypes = [activations, activations, DType::F32, DType::F32, DType::F32];
+        let spec = QuantSpec::new(Codebook::Nf4, 64);
+        let case = Case { m, n: 40, k: 192, rank: None, spec, dtypes, gap: 0, seed: 5, threads: 1 };
+        let named = |what: &str, result: Result<(), TestCaseError>| {
+            result.unwrap_or_else(|e| {
+                panic!("{}, {activations:?}, M = {m}, {what}: {e}", context.instruction_set())
+            });
+        };
+        for magnitude in [1e-30, 2f32.powi(-20), 32768.0, 1e30] {
+            named(&format!("{magnitude:e}"), case.check_products(&context, &case.inputs(magnitude)));
+        }
+        for special in [f32::NAN, f32::INFINITY] {
+            let mut inputs = case.inputs(1.0);
+            inputs.w[17 * case.k + 70] = special;
+            named("W", case.check_products(&context, &inputs));
+            let inputs = case.inputs(1.0);
+            let inputs = Inputs { x: inputs.x.with([m - 1, 71], special), ..inputs };
+            named("X", case.check_products(&context, &inputs));
+        }
+    }
+}
+
 /// The number of threads, and calls at the same time, change no bit.
 #[test]
 fn threads_change_no_bit() {
-    let (m, n, k, r) = (67, 520, 391, 5);
+    for (m, k) in [(67, 391), (67, 384), (25, 768), (5, 384)] {
+        threads_change_no_bit_of(m, k);
+    }
+}
+
+fn threads_change_no_bit_of(m: usize, k: usize) {
+    let (n, r) = (520, 5);
     for context in Context::cpu_variants() {
         let weight = numbers(n * k, 3, &[]);
         let spec = QuantSpec::default().with_constants(Constants::Dynamic);

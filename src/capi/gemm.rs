@@ -39,6 +39,9 @@ pub unsafe extern "C" fn qlk_gemm_workspace_size(
 /// to x's type, as automatic mixed precision does; f16 ends at 65504. Of w it is the codebook's values that are rounded,
 /// and the constants stay in f32; but on Hopper with more than 64 rows it is the dequantized weight: in f16, weights beyond
 /// 65504 become infinite and those below 2^-14 lose precision.
+///
+/// On a CPU with AVX512-BF16, the dequantized w is rounded to bf16 beside x in bf16, and numbers below 2^-126 are taken for
+/// zero; an adapter stays as it is.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_gemm_forward(
     context: *const qlk_context,
@@ -67,7 +70,7 @@ pub unsafe extern "C" fn qlk_gemm_forward(
 /// On a GPU, tensor cores multiply 16-bit dy: w, dequantized, s * dy * B, and A if it is of another type, are first rounded
 /// to dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants. In f16, w is kept inside the
 /// type's range by powers of two, and rounded to within 2^-25 of the largest constant around; but not on Hopper with
-/// more than 64 rows, where weights beyond 65504 become infinite.
+/// more than 64 rows, where weights beyond 65504 become infinite. On a CPU as there, beside dy in bf16.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_gemm_backward(
     context: *const qlk_context,

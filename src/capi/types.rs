@@ -345,7 +345,7 @@ pub struct qlk_device_info {
     pub threads: u32,
     /// Cores that the process may use; the streaming multiprocessors of a GPU.
     pub cores: u32,
-    /// The code path in use, zero-terminated: "portable", "avx2" or "avx512"; on a GPU the kernels' target, such as "sm_80".
+    /// The code path in use, zero-terminated: "portable", "avx2", "avx512" or "avx512_bf16"; on a GPU the kernels' target, such as "sm_80".
     pub instruction_set: [c_char; 32],
     /// "CPU", or the GPU's name as its driver has it, zero-terminated.
     pub name: [c_char; 64],

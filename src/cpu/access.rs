@@ -18,6 +18,13 @@ pub fn read_row(simd: &Simd, tensor: &Tensor<'_>, row: usize, col: usize, out: &
     }
 }
 
+/// `len` elements of row `row` from column `col` on, which are `T`.
+pub fn row<'a, T: Element>(tensor: &Tensor<'a>, row: usize, col: usize, len: usize) -> &'a [T] {
+    assert!(tensor.dtype() == T::DTYPE && row < tensor.rows() && len <= tensor.cols() - col);
+    // SAFETY: the elements lie inside the tensor, which the view's maker vouched for, aligned for their type.
+    unsafe { std::slice::from_raw_parts(tensor.at(row, col).cast(), len) }
+}
+
 /// Elements `start..end` of a matrix, flattened, where they are consecutive `T` in memory.
 pub fn slice<'a, T: Element>(tensor: &Tensor<'a>, start: usize, end: usize) -> Option<&'a [T]> {
     assert!(start <= end && end <= tensor.rows() * tensor.cols());

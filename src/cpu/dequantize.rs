@@ -3,13 +3,16 @@
 use super::Cpu;
 use super::access::{Output, for_each_row_piece};
 use super::double_quantize::NestedReader;
-use super::simd::{Decoded, Simd};
+use super::simd::{Decoded, Simd, prefetch};
 use crate::format::CodebookTable;
 use crate::view::{ConstantsView, DType, Element, Quantized, TensorMut};
 use half::{bf16, f16};
 
 /// Fewer elements than this are not worth waking a thread for.
 const LEAST: usize = 1 << 15;
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
 
 /// Nested constants are read for so many blocks at a time.
 const GROUP: usize = 64;
@@ -52,8 +55,50 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Elements of a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements of a block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// Whether each row starts with a block.
+    pub fn has_whole_rows(&self) -> bool {
+        self.cols.is_multiple_of(self.block_size)
+    }
+
+    /// The codebook's.
+    pub fn values(&self) -> &[f32; 16] {
+        &self.values
+    }
+
+    /// The codes from element `start` of the flattened matrix on, the first of a pair.
+    pub fn codes_from(&self, start: usize) -> &[u8] {
+        &self.codes[start / 2..]
+    }
+
+    /// Asks for the codes of elements that will be read soon, if they are there.
+    pub fn prefetch(&self, row: usize, col: usize, len: usize) {
+        let start = (row * self.cols + col) / 2;
+        for line in (start..start + len / 2).step_by(LINE) {
+            prefetch(self.codes.as_ptr().wrapping_add(line));
+        }
+    }
+
+    /// The absmax of blocks from that of element `start` on.
+    pub fn read_absmax(&self, start: usize, out: &mut [f32]) {
+        let block = start / self.block_size;
+        match &self.absmax {
+            Absmax::Plain(absmax) => out.copy_from_slice(&absmax[block..block + out.len()]),
+            Absmax::Nested(nested) => nested.read(block, out),
+        }
+    }
+
     /// `out` = the elements of row `row` from column `col` on.
-    pub fn read_row(&self, simd: &Simd, row: usize, col: usize, out: &mut [f32]) {
+    pub fn read_row<T: Decoded>(&self, simd: &Simd, row: usize, col: usize, out: &mut [T]) {
         self.read(simd, row * self.cols + col, out);
     }
 

@@ -105,7 +105,7 @@ impl Context {
         }
     }
 
-    /// The code path in use: `portable`, `avx2` or `avx512`, or the target of the kernels, such as `sm_80`.
+    /// The code path in use: `portable`, `avx2`, `avx512` or `avx512_bf16`, or the target of the kernels, such as `sm_80`.
     pub fn instruction_set(&self) -> &'static str {
         match &self.device {
             Device::Cpu(cpu) => cpu.simd().name,

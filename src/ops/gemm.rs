@@ -46,6 +46,9 @@ pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank
 /// type, as automatic mixed precision does; f16 ends at 65504. Of W it is the codebook's values that are rounded, and the
 /// constants stay in f32; but on Hopper with more than 64 rows it is the dequantized weight: in f16, weights beyond 65504
 /// become infinite and those below 2⁻¹⁴ lose precision.
+///
+/// On a CPU with AVX512-BF16, the dequantized W is rounded to bf16 beside X in bf16, and numbers below 2⁻¹²⁶ are taken for zero;
+/// an adapter stays as it is.
 pub fn gemm_forward<'w>(
     context: &Context,
     x: Tensor<'_>,
@@ -88,7 +91,7 @@ pub fn gemm_forward<'w>(
 /// On a GPU, tensor cores multiply 16-bit dY: W, dequantized, `s·dY·B`, and A if it is of another type, are first rounded to
 /// dY's type; with up to 64 rows of bf16 W's codebook is, and dY times W's constants. In f16, W is kept inside the type's
 /// range by powers of two, and rounded to within 2⁻²⁵ of the largest constant around; but not on Hopper with more than
-/// 64 rows, where weights beyond 65504 become infinite.
+/// 64 rows, where weights beyond 65504 become infinite. On a CPU as there, beside dY in bf16.
 pub fn gemm_backward<'w>(
     context: &Context,
     dy: Tensor<'_>,

@@ -48,6 +48,18 @@ impl Allowance {
     /// Nothing is rounded before it is multiplied.
     pub const NONE: Self =
         Self { base: 0.0, base_floor: 0.0, adapter: 0.0, adapter_floor: 0.0, additions: 1 };
+
+    /// Where a processor multiplies bf16, W is rounded to it beside a left side of it, and smaller weights are taken for zero.
+    /// Nothing else is: an adapter's matrix is multiplied so only if it is bf16 itself, and products of bf16 are exact in f32.
+    fn of_processor(context: &Context, left: DType) -> Self {
+        let pairs = context.instruction_set() == "avx512_bf16" && left == DType::Bf16;
+        let (unit_roundoff, least) = (2f64.powi(-8), 2f64.powi(-126));
+        if pairs {
+            Self { base: unit_roundoff, base_floor: least / unit_roundoff, ..Self::NONE }
+        } else {
+            Self::NONE
+        }
+    }
 }
 
 /// Something that can do what is tested. Outputs are replaced, or added to.
@@ -89,6 +101,14 @@ fn lora<'a>((a, b, scale): Adapter<'a>) -> Lora<'a> {
 
 /// On host memory, with a workspace full of garbage that would show (NaNs), at an odd address.
 impl Products for Context {
+    fn forward_allowance(&self, case: &Case) -> Allowance {
+        Allowance::of_processor(self, case.dtypes[0])
+    }
+
+    fn backward_allowance(&self, case: &Case, _magnitude: f32) -> Allowance {
+        Allowance::of_processor(self, case.dtypes[1])
+    }
+
     fn forward(
         &self,
         x: &Matrix,

@@ -5,27 +5,33 @@
 //! a quantized weight is decoded, never more than `KC x NC` of it), then tiles of registers multiply them. An element's
 //! sum is formed in one order, whatever the number of threads or the position of the element in a block:
 //! `KC`-long chains, added up in order.
+//!
+//! Where the processor multiplies pairs of bf16 and the left operand is of bf16, so is the right one in the scratch memory: a
+//! weight is rounded once more after it is decoded, as PyTorch's and a GPU's products have it, and sums are f32 all the same.
 
 use super::super::Cpu;
-use super::super::access::{Output, read_row};
+use super::super::access::{self, Output, read_row};
 use super::super::dequantize::Reader;
-use super::super::simd::Simd;
+use super::super::simd::{Simd, Words};
 use super::super::threads::{Shared, Threads};
+use super::few_rows::{self, Few};
 use super::pack;
-use crate::view::{Tensor, TensorMut};
+use crate::view::{DType, Tensor, TensorMut};
+use half::bf16;
 use std::sync::Arc;
 
 /// Rows of the output that share one decoding of the right operand: what it costs is divided by this.
 const MC: usize = 192;
 /// Columns of the output in a block.
-const NC: usize = 128;
-/// Inner elements between two visits of the output block; `KC x NC` and `MC x KC` floats fit the second-level cache.
+pub(super) const NC: usize = 128;
+/// Inner words between two visits of the output block; `KC x NC` and `MC x KC` words fit the second-level cache.
 const KC: usize = 256;
 /// Rows of the scratch blocks are longer by this, so that they do not all fall into the same cache sets.
-const PAD: usize = 16;
+pub(super) const PAD: usize = 16;
 /// Floats of scratch memory a thread.
 const PER_THREAD: usize = MC * (KC + PAD) + KC * (NC + PAD) + MC * NC + pack::STRIP * (KC + PAD);
 const ALIGN: usize = 64;
+const _: () = assert!(few_rows::OPERANDS <= MC * (KC + PAD) && few_rows::SUMS <= KC * (NC + PAD));
 
 /// A stored matrix, or its transpose, as one side of a product.
 #[derive(Clone, Copy)]
@@ -64,6 +70,26 @@ impl<'a> Operand<'a> {
             Matrix::Quantized(reader) => reader.read_row(simd, row, col, out),
         }
     }
+
+    /// The same in bf16, of a matrix that is quantized or of bf16.
+    pub(super) fn read_row_bf16(&self, simd: &Simd, row: usize, col: usize, out: &mut [bf16]) {
+        match self.matrix {
+            Matrix::Dense(tensor) => out.copy_from_slice(access::row(tensor, row, col, out.len())),
+            Matrix::Quantized(reader) => reader.read_row(simd, row, col, out),
+        }
+    }
+
+    /// The quantized matrix, if it is one.
+    pub(super) fn weight(&self) -> Option<&'a Reader<'a>> {
+        match self.matrix {
+            Matrix::Dense(_) => None,
+            Matrix::Quantized(reader) => Some(reader),
+        }
+    }
+
+    fn is_bf16(&self) -> bool {
+        matches!(self.matrix, Matrix::Dense(tensor) if tensor.dtype() == DType::Bf16)
+    }
 }
 
 /// `left[M, inner] · right[inner, N]`.
@@ -71,6 +97,24 @@ pub struct Product<'a> {
     pub left: Operand<'a>,
     pub right: Operand<'a>,
     pub inner: usize,
+}
+
+impl Product<'_> {
+    /// What is multiplied.
+    fn words(&self, simd: &Simd) -> Words {
+        let right = self.right.weight().is_some() || self.right.is_bf16();
+        if simd.has_pairs() && self.left.is_bf16() && !self.left.transposed && right {
+            Words::Pairs
+        } else {
+            Words::Numbers
+        }
+    }
+
+    /// If it has few rows, of `m`, and a transposed weight.
+    fn few_rows(&self, simd: &'static Simd, m: usize) -> Option<Few<'_>> {
+        let weight = self.right.weight().filter(|_| self.right.transposed && !self.left.transposed)?;
+        Few::new(simd, self.words(simd), m, &self.left, weight)
+    }
 }
 
 /// What happens to the sums on their way out: `out = scale · sum + bias (+ out)`.
@@ -142,7 +186,7 @@ pub fn multiply(
         let scratch = unsafe { memory.slice(worker * PER_THREAD, (worker + 1) * PER_THREAD) };
         // Neighbouring tasks share the columns, whose decoding is the dearer side to miss in the cache.
         let (i0, j0) = (task % row_blocks * mc, task / row_blocks * nc);
-        let block = Block { i0, j0, rows: mc.min(m - i0), cols: nc.min(n - j0) };
+        let block = Block { m, i0, j0, rows: mc.min(m - i0), cols: nc.min(n - j0) };
         let sums = block.compute(simd, products, scratch);
         // SAFETY: blocks are disjoint.
         unsafe { block.store(simd, sums, &epilogue, &out) };
@@ -151,6 +195,8 @@ pub fn multiply(
 
 /// A block of the output.
 struct Block {
+    /// The output's rows.
+    m: usize,
     i0: usize,
     j0: usize,
     rows: usize,
@@ -159,17 +205,30 @@ struct Block {
 
 impl Block {
     /// The block's sums, rows `NC` apart.
-    fn compute<'s>(&self, simd: &Simd, products: &[Product<'_>], scratch: &'s mut [f32]) -> &'s mut [f32] {
+    fn compute<'s>(
+        &self,
+        simd: &'static Simd,
+        products: &[Product<'_>],
+        scratch: &'s mut [f32],
+    ) -> &'s mut [f32] {
         let (a, scratch) = scratch.split_at_mut(MC * (KC + PAD));
         let (b, scratch) = scratch.split_at_mut(KC * (NC + PAD));
         let (c, strip) = scratch.split_at_mut(MC * NC);
         let mut started = false;
         for product in products {
-            for k0 in (0..product.inner).step_by(KC) {
-                let kc = KC.min(product.inner - k0);
-                pack::block(simd, &product.left, [self.i0, k0], [self.rows, kc], (a, KC + PAD), strip);
-                pack::block(simd, &product.right, [k0, self.j0], [kc, self.cols], (b, NC + PAD), strip);
-                self.multiply_add(simd, kc, a, b, c, started);
+            // By the output's rows, not the block's, which depend on the number of threads. The weight's product comes first.
+            if !started && let Some(few) = product.few_rows(simd, self.m) {
+                few.multiply(simd, [self.i0, self.j0], [self.rows, self.cols], (a, b), c);
+                started = true;
+                continue;
+            }
+            let words = product.words(simd);
+            let (left, right, step) = (&product.left, &product.right, KC * words.elements());
+            for k0 in (0..product.inner).step_by(step) {
+                let kc = step.min(product.inner - k0);
+                pack::left(simd, words, left, [self.i0, k0], [self.rows, kc], (a, KC + PAD), strip);
+                pack::right(simd, words, right, [k0, self.j0], [kc, self.cols], (b, NC + PAD), strip);
+                self.multiply_add(simd, words, kc.div_ceil(words.elements()), a, b, c, started);
                 started = true;
             }
         }
@@ -179,17 +238,28 @@ impl Block {
         c
     }
 
-    fn multiply_add(&self, simd: &Simd, kc: usize, a: &[f32], b: &mut [f32], c: &mut [f32], add: bool) {
+    fn multiply_add(
+        &self,
+        simd: &Simd,
+        words: Words,
+        kc: usize,
+        a: &[f32],
+        b: &mut [f32],
+        c: &mut [f32],
+        add: bool,
+    ) {
         let width = simd.tile_cols;
         let whole = self.cols.next_multiple_of(width);
         if whole != self.cols {
             (0..kc).for_each(|k| b[k * (NC + PAD)..][self.cols..whole].fill(0.0));
         }
+        // Tiles of one height: a low one at the end would have too few sums to hide how long each takes.
+        let height = self.rows.div_ceil(self.rows.div_ceil(simd.tile_rows()));
         for j in (0..whole).step_by(width) {
-            for i in (0..self.rows).step_by(simd.tile_rows()) {
-                let rows = simd.tile_rows().min(self.rows - i);
+            for i in (0..self.rows).step_by(height) {
+                let rows = height.min(self.rows - i);
                 let (a, b) = ((&a[i * (KC + PAD)..], KC + PAD), (&b[j..], NC + PAD));
-                simd.tile([rows, kc], a, b, (&mut c[i * NC + j..], NC), add);
+                simd.tile(words, [rows, kc], a, b, (&mut c[i * NC + j..], NC), add);
             }
         }
     }

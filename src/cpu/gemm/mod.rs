@@ -8,6 +8,7 @@
 //! So an adapter only makes the inner dimension `r` longer, and one engine ([`engine`]) sums a list of products.
 
 pub mod engine;
+mod few_rows;
 mod pack;
 
 use super::Cpu;

@@ -2,7 +2,7 @@
 
 use super::codes::{self, Coder};
 use super::lanes::{self, Lanes};
-use super::{Simd, States, Step, Tile, decode4, portable, quantize4};
+use super::{Simd, States, Step, Tile, decode4, few_rows, portable, quantize4};
 use crate::format::dynamic_rank::Lines;
 use crate::format::optimizer::stochastic::{self, Key};
 use crate::format::optimizer::{Arithmetic, Numbers};
@@ -13,6 +13,9 @@ pub static SIMD: Simd = Simd {
     name: "avx2",
     tile_cols: 16,
     tiles: &[tile::<1> as Tile, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>],
+    few_rows: few_rows::AVX2,
+    decode_columns: None,
+    pairs: None,
     widen_f16,
     widen_bf16,
     narrow_f16,

@@ -2,14 +2,17 @@
 
 use super::codes::{self, Blocks, Coder};
 use super::lanes::{self, Lanes};
-use super::{Simd, States, Step, Tile, avx2, decode4, portable, quantize4, vbmi};
+use super::{Simd, States, Step, Tile, avx2, decode_columns, decode4, few_rows, portable, quantize4, vbmi};
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::stochastic::{self, Key};
 use crate::format::optimizer::{Arithmetic, Numbers};
 use half::bf16;
 use std::arch::x86_64::*;
 
-pub static SIMD: Simd = Simd {
+pub static SIMD: Simd = TABLE;
+
+/// The functions, for tables that have more.
+pub const TABLE: Simd = Simd {
     name: "avx512",
     tile_cols: 32,
     tiles: &[
@@ -26,6 +29,9 @@ pub static SIMD: Simd = Simd {
         tile::<11>,
         tile::<12>,
     ],
+    few_rows: few_rows::AVX512,
+    decode_columns: Some(decode_columns::numbers),
+    pairs: None,
     widen_f16: avx2::widen_f16,
     widen_bf16,
     narrow_f16: avx2::narrow_f16,

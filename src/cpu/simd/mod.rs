@@ -9,8 +9,12 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 pub mod codes;
 mod decode4;
+pub mod decode_columns;
+pub mod few_rows;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod octaves;
@@ -25,8 +29,10 @@ use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::stochastic::Key;
 use crate::format::optimizer::{MAX_STATES, Rule, Scalars};
 use codes::{Blocks, Coder};
+use decode_columns::DecodeColumns;
 pub use decode4::Decoded;
 use decode4::Decoders;
+use few_rows::FewRows;
 use half::{bf16, f16};
 use quantize4::Quantize;
 
@@ -41,6 +47,41 @@ type Tile = unsafe fn(
     ldc: usize,
     add: bool,
 );
+
+/// What the words of 32 bits are that tiles multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Words {
+    /// f32.
+    Numbers,
+    /// Two bf16, neighbours along the inner dimension, the first in the low half.
+    Pairs,
+}
+
+impl Words {
+    /// Elements a word.
+    pub fn elements(self) -> usize {
+        match self {
+            Self::Numbers => 1,
+            Self::Pairs => 2,
+        }
+    }
+}
+
+/// Where processors multiply pairs of bf16.
+pub struct Pairs {
+    tiles: &'static [Tile],
+    few_rows: FewRows,
+    decode_columns: DecodeColumns,
+    interleave: unsafe fn(&[bf16], &[bf16], &mut [f32]),
+    interleave4: unsafe fn(&[f32; 16], [PieceOfRow<'_>; 2], usize, usize, &mut [f32]),
+}
+
+/// A piece of a row of a weight: its codes, and the absmax of each block that it reaches into.
+#[derive(Clone, Copy)]
+pub struct PieceOfRow<'a> {
+    pub codes: &'a [u8],
+    pub absmax: &'a [f32],
+}
 
 /// One optimizer's arithmetic on f32 values: the rule, the scalars of the step, and the trust ratio.
 #[derive(Clone, Copy)]
@@ -58,11 +99,14 @@ type NormTerms = unsafe fn(&Step, &[f32], &[f32], States<'_>, [&mut [f32]; 2]);
 
 /// The inner loops of one instruction set.
 pub struct Simd {
-    /// Its name: `portable`, `avx2`, `avx512`.
+    /// Its name: `portable`, `avx2`, `avx512`, `avx512_bf16`.
     pub name: &'static str,
     /// Columns of a matrix tile; [`Self::tiles`] has one function per number of rows, from 1 on.
     pub tile_cols: usize,
     tiles: &'static [Tile],
+    few_rows: FewRows,
+    decode_columns: Option<DecodeColumns>,
+    pairs: Option<Pairs>,
     widen_f16: unsafe fn(&[f16], &mut [f32]),
     widen_bf16: unsafe fn(&[bf16], &mut [f32]),
     narrow_f16: unsafe fn(&[f32], &mut [f16]),
@@ -83,6 +127,8 @@ impl Simd {
     /// Every table that this machine can run, the widest first.
     pub fn available() -> Vec<&'static Simd> {
         let tables = [
+            #[cfg(target_arch = "x86_64")]
+            (has_avx512() && is_x86_feature_detected!("avx512bf16")).then_some(&avx512_bf16::SIMD),
             #[cfg(target_arch = "x86_64")]
             has_avx512().then_some(&avx512::SIMD),
             #[cfg(target_arch = "x86_64")]
@@ -177,9 +223,74 @@ impl Simd {
         unsafe { (self.transpose)(rows, cols, from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride) }
     }
 
-    /// A matrix tile: `C[rows, tile_cols] = A[rows, k] · B[k, tile_cols]`, added to C if `add`.
+    /// Whether there are tiles of pairs.
+    pub fn has_pairs(&self) -> bool {
+        self.pairs.is_some()
+    }
+
+    /// `out[i]` = the pair of `first[i]` and `second[i]`.
+    pub fn interleave(&self, first: &[bf16], second: &[bf16], out: &mut [f32]) {
+        assert!(first.len() == out.len() && second.len() == out.len());
+        unsafe { (self.pairs().interleave)(first, second, out) }
+    }
+
+    /// The same of two rows of a weight, decoded and rounded. The first element is `start` into its block, a multiple of 16 like the
+    /// length and the block's size.
+    pub fn interleave4(
+        &self,
+        values: &[f32; 16],
+        rows: [PieceOfRow<'_>; 2],
+        block_size: usize,
+        start: usize,
+        out: &mut [f32],
+    ) {
+        assert!([start, block_size, out.len()].iter().all(|n| n.is_multiple_of(16)));
+        assert!(rows.iter().all(|row| row.codes.len() >= out.len() / 2));
+        assert!(rows.iter().all(|row| row.absmax.len() >= (start + out.len()).div_ceil(block_size)));
+        unsafe { (self.pairs().interleave4)(values, rows, block_size, start, out) }
+    }
+
+    fn pairs(&self) -> &Pairs {
+        self.pairs.as_ref().expect("asked by has_pairs")
+    }
+
+    /// For products with few rows.
+    pub fn few_rows(&self, words: Words) -> &FewRows {
+        match words {
+            Words::Numbers => &self.few_rows,
+            Words::Pairs => &self.pairs().few_rows,
+        }
+    }
+
+    /// Whether rows of a weight can be decoded to columns of these words.
+    pub fn has_decode_columns(&self, words: Words) -> bool {
+        words == Words::Pairs || self.decode_columns.is_some()
+    }
+
+    /// `out[k, row]`, in rows `stride` apart, = words of the rows' elements.
+    pub fn decode_columns(
+        &self,
+        words: Words,
+        rows: &decode_columns::Rows<'_>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let (len, count) = (rows.len, decode_columns::ROWS);
+        assert!([rows.start, len, rows.block_size].iter().all(|n| n.is_multiple_of(8)) && len > 0);
+        assert!(rows.codes.len() >= (count - 1) * rows.row_bytes + len / 2);
+        assert!(rows.absmax.len() >= (rows.start + len).div_ceil(rows.block_size));
+        assert!(out.len() >= (len / words.elements() - 1) * stride + count);
+        let decode = match words {
+            Words::Numbers => self.decode_columns.expect("asked by has_decode_columns"),
+            Words::Pairs => self.pairs().decode_columns,
+        };
+        unsafe { decode(rows, out.as_mut_ptr(), stride) }
+    }
+
+    /// A matrix tile: `C[rows, tile_cols] = A[rows, k] · B[k, tile_cols]` of words, added to C if `add`.
     pub fn tile(
         &self,
+        words: Words,
         [rows, k]: [usize; 2],
         a: (&[f32], usize),
         b: (&[f32], usize),
@@ -190,7 +301,11 @@ impl Simd {
         assert!(a.len() >= (rows - 1) * lda + k);
         assert!(k == 0 || b.len() >= (k - 1) * ldb + self.tile_cols);
         assert!(c.len() >= (rows - 1) * ldc + self.tile_cols);
-        unsafe { (self.tiles[rows - 1])(k, a.as_ptr(), lda, b.as_ptr(), ldb, c.as_mut_ptr(), ldc, add) }
+        let tiles = match words {
+            Words::Numbers => self.tiles,
+            Words::Pairs => self.pairs().tiles,
+        };
+        unsafe { (tiles[rows - 1])(k, a.as_ptr(), lda, b.as_ptr(), ldb, c.as_mut_ptr(), ldc, add) }
     }
 
     /// `out[i] = value[codes[i]] · scale`.
@@ -244,6 +359,18 @@ impl Simd {
     pub fn round_at_random(&self, key: &Key, first: usize, values: &mut [f32]) {
         unsafe { (self.round_at_random)(key, first, values) }
     }
+}
+
+/// Asks for a line of memory that will be read soon; no matter where it is.
+#[inline(always)]
+pub fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it is a hint, which touches nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast())
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// The scale of a block and its reciprocal from the bits of the largest magnitude. Magnitudes order like their bits, infinity

@@ -2,7 +2,7 @@
 //! compiler vectorizes them for those targets: Rust never fuses or reorders floating point, so the bits stay.
 
 use super::codes::{self, Coder};
-use super::{Simd, States, Step, Tile, decode4, lanes, quantize4};
+use super::{Simd, States, Step, Tile, decode4, few_rows, lanes, quantize4};
 use crate::format::optimizer::Numbers;
 use crate::format::optimizer::blocks::BLOCK;
 use crate::format::optimizer::stochastic;
@@ -12,6 +12,9 @@ pub static SIMD: Simd = Simd {
     name: "portable",
     tile_cols: 8,
     tiles: &[tile::<1> as Tile, tile::<2>, tile::<3>, tile::<4>],
+    few_rows: few_rows::PORTABLE,
+    decode_columns: None,
+    pairs: None,
     widen_f16,
     widen_bf16,
     narrow_f16,
