@@ -100,10 +100,20 @@ impl<'a> NestedReader<'a> {
 
     /// The absmax of blocks from `first` on.
     pub fn read(&self, first: usize, absmax: &mut [f32]) {
-        let codes = &self.codes[first..first + absmax.len()];
-        for (i, (absmax, &code)) in absmax.iter_mut().zip(codes).enumerate() {
-            let scale = self.scales[(first + i) / BLOCK];
-            *absmax = double_quant::dequantize_one(code, scale, self.offset, self.values);
+        let mut codes = &self.codes[first..first + absmax.len()];
+        let mut absmax = absmax;
+        let mut at = first;
+        // Runs with one scale.
+        while !absmax.is_empty() {
+            let run = absmax.len().min(BLOCK - at % BLOCK);
+            let (run_absmax, run_codes);
+            (run_absmax, absmax) = absmax.split_at_mut(run);
+            (run_codes, codes) = codes.split_at(run);
+            let scale = self.scales[at / BLOCK];
+            for (absmax, &code) in run_absmax.iter_mut().zip(run_codes) {
+                *absmax = double_quant::dequantize_one(code, scale, self.offset, self.values);
+            }
+            at += run;
         }
     }
 }

@@ -10,8 +10,9 @@ use half::bf16;
 /// Stored rows that are read before they are transposed together.
 pub const STRIP: usize = 16;
 
-/// How many rows of a weight are asked for ahead where only some of their columns are read: nobody else foresees where they lie.
+/// How many rows of a weight are asked for ahead, where only some of their columns are read: nobody else foresees where they lie.
 const AHEAD: usize = 16;
+const _: () = assert!(AHEAD >= STRIP && AHEAD >= ROWS);
 
 /// `out[r, k]` = element `(row0 + r, k0 + k)` of the left operand, for a `[rows, inner]` block. `strip` holds [`STRIP`] rows as
 /// long as the block's longer side, in words.
@@ -48,9 +49,7 @@ pub fn right(
     let (per_word, weight) = (words.elements(), operand.weight());
     for (k, out) in out.chunks_mut(stride).take(inner.div_ceil(per_word)).enumerate() {
         let (row, out) = (k0 + per_word * k, &mut out[..cols]);
-        if let Some(weight) = weight {
-            (row..row + per_word).for_each(|row| weight.prefetch(row + AHEAD, col0, cols));
-        }
+        (row..row + per_word).for_each(|row| prefetch(operand, row, col0, cols));
         match (words, weight) {
             (Words::Numbers, _) => operand.read_row(simd, row, col0, out),
             (Words::Pairs, Some(weight)) if weight.has_whole_rows() && is_of(16, col0, cols) => {
@@ -68,6 +67,13 @@ pub fn right(
                 simd.interleave(first, second, out);
             }
         }
+    }
+}
+
+/// Asks for what will be read after this piece of a row of a weight.
+fn prefetch(operand: &Operand<'_>, row: usize, col: usize, len: usize) {
+    if let Some(weight) = operand.weight() {
+        weight.prefetch(row + AHEAD, col, len);
     }
 }
 
@@ -123,6 +129,7 @@ fn transposed(
     for c in (whole..count).step_by(STRIP) {
         let rows = STRIP.min(count - c);
         for (i, stored) in strip.chunks_mut(strip_stride).take(rows).enumerate() {
+            prefetch(operand, row0 + c + i, col0, len);
             read_row(simd, words, operand, row0 + c + i, col0, len, stored);
         }
         simd.transpose([rows, len.div_ceil(words.elements())], strip, strip_stride, &mut out[c..], stride);
@@ -149,6 +156,7 @@ fn decode_columns(
     let (absmax, strip) = strip.split_at_mut(blocks * ROWS);
     let absmax: &mut [[f32; ROWS]] = bytemuck::cast_slice_mut(absmax);
     for row in 0..ROWS {
+        weight.prefetch(row0 + row + AHEAD, col0, len);
         let of_row = &mut strip[..blocks];
         weight.read_absmax(first + row * weight.cols(), of_row);
         absmax.iter_mut().zip(&*of_row).for_each(|(absmax, &of_row)| absmax[row] = of_row);
