@@ -541,8 +541,8 @@ qlk_status qlk_gemm_workspace_size(const qlk_context *context,
 // and the constants stay in f32; but on Hopper with more than 64 rows it is the dequantized weight: in f16, weights beyond
 // 65504 become infinite and those below 2^-14 lose precision.
 //
-// On a CPU with AVX512-BF16, the dequantized w is rounded to bf16 beside x in bf16, and numbers below 2^-126 are taken for
-// zero; an adapter stays as it is.
+// On a CPU with AVX512-BF16, the dequantized w is rounded to bf16 beside x in bf16, an adapter is not; beside bf16, numbers and
+// sums below 2^-126 may be taken for zero.
 qlk_status qlk_gemm_forward(const qlk_context *context,
                             const qlk_tensor *x,
                             const qlk_quantized *w,

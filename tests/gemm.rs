@@ -145,19 +145,25 @@ fn threads_change_no_bit_of(m: usize, k: usize) {
 
 #[test]
 fn empty_shapes() {
-    let context = Context::cpu();
+    let types = [DType::F32, DType::Bf16];
+    for (context, dtype) in Context::cpu_variants().into_iter().flat_map(|c| types.map(|t| (c.clone(), t))) {
+        empty_shapes_of(&context, dtype);
+    }
+}
+
+fn empty_shapes_of(context: &Context, dtype: DType) {
     let spec = QuantSpec::default();
-    for (m, n, k) in [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)] {
-        let q =
-            QuantizedMatrix::quantize(&context, Matrix::zeros(DType::F32, n, k, 0).view(), &spec).unwrap();
-        let (x, dy) = (Matrix::zeros(DType::F32, m, k, 0), Matrix::zeros(DType::F32, m, n, 0));
+    for (m, n, k) in [(0, 3, 4), (3, 0, 4), (3, 4, 0), (20, 4, 0), (0, 0, 0)] {
+        let q = QuantizedMatrix::quantize(context, Matrix::zeros(DType::F32, n, k, 0).view(), &spec).unwrap();
+        let (x, dy) = (Matrix::zeros(dtype, m, k, 0), Matrix::zeros(dtype, m, n, 0));
         let bias = Matrix::new(DType::F32, &vec![1.5; n], 1, n, 0);
         let (a, b) = (Matrix::zeros(DType::F32, 2, k, 0), Matrix::zeros(DType::F32, n, 2, 0));
         let lora = Lora { a: a.view(), b: b.view(), scale: 1.0 };
-        let mut workspace = vec![0; ops::gemm_workspace_size(&context, m, n, k, 2).unwrap()];
+        // NaNs would show.
+        let mut workspace = vec![0xff; ops::gemm_workspace_size(context, m, n, k, 2).unwrap()];
         let mut y = Matrix::zeros(DType::F32, m, n, 0);
         ops::gemm_forward(
-            &context,
+            context,
             x.view(),
             q.view(),
             Some(bias.view()),
@@ -168,12 +174,12 @@ fn empty_shapes() {
         .unwrap();
         assert!(y.values().iter().all(|&v| v == 1.5));
         let mut dx = Matrix::new(DType::F32, &vec![7.0; m * k], m, k, 0);
-        ops::gemm_backward(&context, dy.view(), q.view(), Some(lora), dx.view_mut(), false, &mut workspace)
+        ops::gemm_backward(context, dy.view(), q.view(), Some(lora), dx.view_mut(), false, &mut workspace)
             .unwrap();
         assert!(dx.values().iter().all(|&v| v == 0.0));
         let (mut da, mut db) = (Matrix::zeros(DType::F32, 2, k, 0), Matrix::zeros(DType::F32, n, 2, 0));
         ops::lora_gradients(
-            &context,
+            context,
             x.view(),
             dy.view(),
             lora,

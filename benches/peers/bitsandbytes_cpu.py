@@ -140,6 +140,7 @@ def main():
                  lambda: peer.cdequantize_blockwise_cpu_fp32(pointer(table), pointer(codes[0]), pointer(absmax[0]),
                                                            pointer(theirs), longlong(256), longlong(x.size)))
     row("dequantize 8 bits to fp32", *times, bool(np.array_equal(ours, theirs)))
+    peer.has_avx512bf16_cpu.restype = c.c_bool
     if peer.has_avx512bf16_cpu():
         products(peer, context)
 

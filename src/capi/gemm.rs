@@ -40,8 +40,8 @@ pub unsafe extern "C" fn qlk_gemm_workspace_size(
 /// and the constants stay in f32; but on Hopper with more than 64 rows it is the dequantized weight: in f16, weights beyond
 /// 65504 become infinite and those below 2^-14 lose precision.
 ///
-/// On a CPU with AVX512-BF16, the dequantized w is rounded to bf16 beside x in bf16, and numbers below 2^-126 are taken for
-/// zero; an adapter stays as it is.
+/// On a CPU with AVX512-BF16, the dequantized w is rounded to bf16 beside x in bf16, an adapter is not; beside bf16, numbers and
+/// sums below 2^-126 may be taken for zero.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_gemm_forward(
     context: *const qlk_context,

@@ -47,8 +47,8 @@ pub fn gemm_workspace_size(context: &Context, m: usize, n: usize, k: usize, rank
 /// constants stay in f32; but on Hopper with more than 64 rows it is the dequantized weight: in f16, weights beyond 65504
 /// become infinite and those below 2⁻¹⁴ lose precision.
 ///
-/// On a CPU with AVX512-BF16, the dequantized W is rounded to bf16 beside X in bf16, and numbers below 2⁻¹²⁶ are taken for zero;
-/// an adapter stays as it is.
+/// On a CPU with AVX512-BF16, the dequantized W is rounded to bf16 beside X in bf16, an adapter is not; beside bf16, numbers and
+/// sums below 2⁻¹²⁶ may be taken for zero.
 pub fn gemm_forward<'w>(
     context: &Context,
     x: Tensor<'_>,

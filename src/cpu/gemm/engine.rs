@@ -4,7 +4,10 @@
 //! block of the left operand and that of the right one are brought to f32 in the thread's scratch memory (this is where
 //! a quantized weight is decoded, never more than `KC x NC` of it), then tiles of registers multiply them. An element's
 //! sum is formed in one order, whatever the number of threads or the position of the element in a block:
-//! `KC`-long chains, added up in order.
+//! chains of `KC` words, added up in order.
+//!
+//! Few rows with a transposed weight are multiplied by the weight's rows instead, which are never written down: [`few_rows`]. Then
+//! each lane of a vector is a chain as long as the inner dimension.
 //!
 //! Where the processor multiplies pairs of bf16 and the left operand is of bf16, so is the right one in the scratch memory: a
 //! weight is rounded once more after it is decoded, as PyTorch's and a GPU's products have it, and sums are f32 all the same.

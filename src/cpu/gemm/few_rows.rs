@@ -43,6 +43,8 @@ impl<'a> Few<'a> {
         let functions = simd.few_rows(words);
         let block = w.block_size();
         let fits = block.is_multiple_of(functions.group) && block / words.elements() <= LONGEST;
+        // Without elements nothing would be stored.
+        let fits = fits && w.cols() > 0;
         (m <= functions.most && fits && w.has_whole_rows()).then_some(Self { functions, words, x, w })
     }
 
@@ -82,7 +84,7 @@ impl<'a> Few<'a> {
             };
             for (count, first) in passes(m) {
                 let (x, lanes) = (&x[first * x_stride..], &mut lanes[first * cols * functions.lanes..]);
-                functions.multiply(&rows, (x, x_stride, words), count, lanes, k0 > 0);
+                functions.multiply(&rows, (x, x_stride), count, lanes, k0 > 0);
             }
         }
         for (count, first) in passes(m) {

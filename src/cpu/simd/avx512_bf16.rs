@@ -8,6 +8,9 @@ use std::arch::x86_64::*;
 
 pub static SIMD: Simd = Simd { name: "avx512_bf16", pairs: Some(PAIRS), ..avx512::TABLE };
 
+/// Both kinds of tiles are cut from the same blocks.
+const _: () = assert!(PAIRS.tiles.len() == avx512::TABLE.tiles.len() && avx512::TABLE.tile_cols == 32);
+
 const PAIRS: Pairs = Pairs {
     tiles: &[
         tile::<1> as Tile,

@@ -12,6 +12,7 @@ pub const ROWS: usize = 16;
 /// Sixteen rows of a weight, from one element of each on.
 pub struct Rows<'a> {
     /// The codebook's.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub values: &'a [f32; 16],
     /// Of the first row; those of each next one are `row_bytes` further.
     pub codes: &'a [u8],

@@ -2,8 +2,8 @@
 //!
 //! [`Simd`] is a table of functions. A table of an instruction set that the machine lacks cannot be had, so calling
 //! through one is sound: the constructors are private and [`Simd::available`] asks the processor first. Every
-//! function but the matrix tile gives the same bits in every table; tiles differ in whether they fuse multiply and
-//! add, which the bound of `gemm` allows.
+//! function but the matrix tiles and the products of few rows gives the same bits in every table; those differ in lanes and in
+//! whether they fuse multiply and add, which the bound of `gemm` allows, and those of pairs round a weight to bf16.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

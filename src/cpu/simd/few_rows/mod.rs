@@ -54,6 +54,8 @@ type Kernel = unsafe fn(w: &Rows<'_>, x: *const f32, x_stride: usize, sums: *mut
 pub struct FewRows {
     /// For more rows of X than this, a few at a time, it pays to write decoded elements down once for all; at most [`MOST`].
     pub most: usize,
+    /// Elements of a word.
+    elements: usize,
     /// How many lanes a sum has.
     pub lanes: usize,
     /// How many elements are dealt together; no block is shorter.
@@ -80,7 +82,7 @@ impl FewRows {
     pub fn multiply(
         &self,
         w: &Rows<'_>,
-        (x, x_stride, words): (&[f32], usize, usize),
+        (x, x_stride): (&[f32], usize),
         m: usize,
         sums: &mut [f32],
         add: bool,
@@ -88,13 +90,15 @@ impl FewRows {
         assert!(w.block_size.is_multiple_of(self.group) && w.len.is_multiple_of(w.block_size));
         assert!(w.count == 0 || w.codes.len() >= (w.count - 1) * w.row_bytes + w.len / 2);
         assert!(w.absmax.len() >= w.count * (w.len / w.block_size));
-        assert!(x.len() >= (m - 1) * x_stride + words && sums.len() >= w.count * m * self.lanes);
+        let words = w.len / self.elements;
+        assert!(m > 0 && x.len() >= (m - 1) * x_stride + words && sums.len() >= w.count * m * self.lanes);
         unsafe { (self.kernels[m - 1])(w, x.as_ptr(), x_stride, sums.as_mut_ptr(), add) }
     }
 }
 
 pub(super) const PORTABLE: FewRows = FewRows {
     most: 8,
+    elements: 1,
     lanes: portable::LANES,
     group: portable::GROUP,
     deal: portable::deal,
@@ -105,6 +109,7 @@ pub(super) const PORTABLE: FewRows = FewRows {
 #[cfg(target_arch = "x86_64")]
 pub(super) const AVX2: FewRows = FewRows {
     most: MOST,
+    elements: 1,
     lanes: 8,
     group: 16,
     deal: avx2::deal,
@@ -115,6 +120,7 @@ pub(super) const AVX2: FewRows = FewRows {
 #[cfg(target_arch = "x86_64")]
 pub(super) const AVX512: FewRows = FewRows {
     most: MOST,
+    elements: 1,
     lanes: 16,
     group: 32,
     deal: avx512::deal,
@@ -125,6 +131,7 @@ pub(super) const AVX512: FewRows = FewRows {
 #[cfg(target_arch = "x86_64")]
 pub(super) const AVX512_BF16: FewRows = FewRows {
     most: MOST,
+    elements: 2,
     lanes: 16,
     group: 64,
     deal: avx512_bf16::deal,
