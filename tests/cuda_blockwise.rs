@@ -1,6 +1,8 @@
 //! The blockwise kernels have the reference's bits. They run as PTX text on the simulator, through the same driver calls
 //! that a GPU would get; with `QLK_REAL_CUDA=1` on the machine's GPU.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

@@ -1,5 +1,7 @@
 //! What surrounds a call on a CUDA device: devices, contexts, streams, threads, graphs, memory.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

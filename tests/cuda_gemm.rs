@@ -1,6 +1,8 @@
 //! Products and adapter gradients on a CUDA device, against f64: the bound is that of the CPU's, because the kernel sums
 //! in f32, too.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::cases;

@@ -1,6 +1,8 @@
 //! The products on devices between Turing and Hopper and after it, whose blocks have 163 KB of shared memory or 99 KB: what
 //! does not fit is not launched.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

@@ -1,5 +1,7 @@
 //! The product on tensor cores, against f64.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::cases;

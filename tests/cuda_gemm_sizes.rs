@@ -1,5 +1,7 @@
 //! Sizes of workspaces of products on a Hopper, up to the largest there are: a number, or that they are too large.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 use ptx_sim::{Config, Installed};
 use qlora_kernels::{Context, Status, ops};
 

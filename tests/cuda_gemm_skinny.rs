@@ -1,5 +1,7 @@
 //! Products with few rows on tensor cores, against f64; their traffic, counted. Run with `--nocapture` to see the counts.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::cases;

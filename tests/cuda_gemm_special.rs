@@ -1,5 +1,7 @@
 //! Values that are large, small or not finite in the products on a Hopper, by each of its kernels.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

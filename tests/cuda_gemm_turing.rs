@@ -1,5 +1,7 @@
 //! Tensor cores before sm_80: f16 by m16n8k8, chunks brought through registers. A simulated T4.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::cases;

@@ -1,5 +1,7 @@
 //! The products by the warpgroups of Hopper, against f64.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::cases;

@@ -1,6 +1,8 @@
 //! Every way in which products by the warpgroups of Hopper are cut: tiles of 64, 128 and 256 rows, by one block or by two in
 //! a cluster, the sum whole, split, or split for the last tiles alone. One test: a simulated machine is the process's.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

@@ -1,6 +1,8 @@
 //! Calls in a CUDA graph. Captured in global mode, as PyTorch does, which no other thread of the process may disturb: so
 //! this test has a process of its own.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

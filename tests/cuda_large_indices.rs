@@ -1,6 +1,8 @@
 //! Element numbers beyond 2³¹ and 2³²: the last blocks of a grid over 2³³ elements, at addresses where a few thousand
 //! elements lie. The other blocks are not run, so it takes the simulator.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

@@ -1,6 +1,8 @@
 //! The adapter's own products on tensor cores, T, U and the gradients, against f64, on devices with one SM and with many: with
 //! whole sums and split ones.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

@@ -1,5 +1,7 @@
 //! Where states in unified memory are during steps: on the device when kernels use them, and never more of them than the budget.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

@@ -1,5 +1,7 @@
 //! Optimizer steps on a CUDA device have the CPU's bits, and move each byte once.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

@@ -1,5 +1,7 @@
 //! Optimizer steps with paged states on a CUDA device, whatever the budget and the order of streams, have the CPU's bits.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device_paged::*;

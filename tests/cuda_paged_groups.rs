@@ -1,5 +1,7 @@
 //! A pager whose parameters are stepped in several calls: by groups, by layers, or with some left out.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::cases;

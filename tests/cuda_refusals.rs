@@ -1,6 +1,8 @@
 //! Machines on which a CUDA context cannot be had: each gets its status and message. One test, because the simulated
 //! machine is one a process.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

@@ -1,6 +1,8 @@
 //! The global traffic of the streaming kernels, counted by the simulator in sectors of 32 bytes, against its floor: each
 //! byte of input and output once. Run with `--nocapture` to see the table.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::device::*;

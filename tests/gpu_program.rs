@@ -1,6 +1,8 @@
 //! The GPU program's checks pass on the simulated device, find a wrong result, and what it does on a GPU beyond them
 //! (timing, captures, the report) goes through the driver without an error. A step with paged states is as its picture shows.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 #[allow(dead_code)]
 #[path = "../benches/gpu/main.rs"]
 mod program;

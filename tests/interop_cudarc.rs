@@ -1,6 +1,8 @@
 //! Memory and streams of cudarc's: what lies in a `CudaSlice` is quantized and dequantized where it is, on the user's
 //! stream, in order with cudarc's own work on other streams.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 use cudarc::driver::{CudaContext, CudaStream, DeviceRepr, ValidAsZeroBits};
 use half::{bf16, f16};
 use ptx_sim::{Config, Installed, StreamOrder};

@@ -1,6 +1,8 @@
 //! Memory and streams of cust's: what lies in a `DeviceBuffer` is quantized and dequantized where it is, on the user's
 //! stream. The program is linked with libcuda.so.1; .ci/run gives it the simulator under that name.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 use cust::context::{Context as CustContext, legacy};
 use cust::memory::{CopyDestination, DeviceBuffer};
 use cust::stream::{Stream, StreamFlags};

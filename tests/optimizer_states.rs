@@ -1,5 +1,7 @@
 //! Saved states continue with the same bits, wherever they were and wherever they are restored.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 mod common;
 
 use common::cases;

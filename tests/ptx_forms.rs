@@ -1,6 +1,8 @@
 //! The simulator reads what the builder writes: every instruction form, with registers and with constants. What it does not
 //! run is listed here, so that a form that stops being understood shows.
 
+#![cfg(target_os = "linux")] // as the simulator is
+
 use cudarc::driver::{CudaContext, sys};
 use ptx_asm::{Module, Operands, Target, forms};
 use ptx_sim::{Config, Installed};

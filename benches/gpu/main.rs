@@ -43,6 +43,7 @@ pub mod predict;
 pub mod products;
 pub mod reference;
 pub mod report;
+#[cfg(target_os = "linux")]
 pub mod timeline;
 pub mod timing;
 
@@ -96,20 +97,31 @@ fn main() -> ExitCode {
     }
 }
 
+/// Puts the simulator in the driver's place; whether it is there, and not the machine's own driver.
+fn install_simulator() -> Result<bool> {
+    #[cfg(target_os = "linux")]
+    return Ok(ptx_sim::install() == ptx_sim::Installed::Simulator);
+    #[cfg(not(target_os = "linux"))]
+    return Err("--simulate: the simulator runs on Linux only".into());
+}
+
 /// Does what the command line says; whether all results were right.
 pub fn run(options: &Options) -> Result<bool> {
     if options.predict {
         println!("{}", predict::markdown());
         return Ok(true);
     }
-    let simulated = options.simulate && ptx_sim::install() == ptx_sim::Installed::Simulator;
+    let simulated = options.simulate && install_simulator()?;
     let gpu = Gpu::open(options.device)?;
     if let Some(file) = &options.timeline {
         if !simulated {
             return Err("--timeline draws the simulator's log, and this is not the simulator".into());
         }
-        let log = timeline::record(&gpu, paged::STREAMED_8BIT, timeline::PARAMETERS)?;
-        timeline::draw(file, &timeline::operations(&log))?;
+        #[cfg(target_os = "linux")]
+        timeline::draw(
+            file,
+            &timeline::operations(&timeline::record(&gpu, paged::STREAMED_8BIT, timeline::PARAMETERS)?),
+        )?;
         println!("{} is written", file.display());
         return Ok(true);
     }

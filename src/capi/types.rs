@@ -298,7 +298,7 @@ pub struct qlk_pager_options {
     /// QLK_PAGER_*.
     pub kind: qlk_pager_kind,
     /// Bytes that paged memory may take where it is used, at least 262144: of the GPU's memory, or of resident memory. The latter is
-    /// held on Linux; for macOS it is a hint, and Windows decides by itself.
+    /// held on Linux and asked of Windows; for macOS it is a hint.
     pub budget: u64,
     /// QLK_PAGER_FILE: the folder of the file, zero-terminated (UTF-8 on Windows), or null for the system's one for temporary files,
     /// which may be memory itself. Else null. A folder on ext4 or XFS is best: there what was allocated stays the file's. A file

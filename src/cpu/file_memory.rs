@@ -7,9 +7,10 @@
 //! machine's may want new ones for what is written again: if others fill the disk meanwhile, that signal ends the process.
 //!
 //! A page that is dropped stays in the system's file cache as long as nobody else wants the memory, and is written to disk when
-//! somebody does. Only Linux drops pages when it is told to: macOS takes it for a hint, Windows decides by itself.
+//! somebody does. Linux and Windows drop pages when they are told to, macOS takes it for a hint: [`resident`].
 
 use super::file_blocks::FileBlocks;
+use super::resident;
 use crate::error::{Error, Result, Status};
 use memmap2::{MmapMut, MmapOptions};
 use std::collections::BTreeMap;
@@ -89,38 +90,12 @@ impl FileMemory {
 
     /// Hints that these addresses will be used: what is on disk only is read. Returns at once.
     pub fn read_ahead(&self, range: &Range<usize>) {
-        #[cfg(unix)]
-        self.for_each_map(range, |memory, at| {
-            let _ = memory.advise_range(memmap2::Advice::WillNeed, at.start, at.len());
-        });
-        #[cfg(not(unix))]
-        let _ = range;
+        self.for_each_map(range, resident::read_ahead);
     }
 
-    /// Makes the pages of these addresses resident, all at once. By faults, of which a page that is read before it is written has
-    /// two, a step takes twice as long. What a system refuses (Linux before 5.14) is left to them.
-    fn map_pages(&self, range: &Range<usize>, written: bool) {
-        #[cfg(target_os = "linux")]
-        self.for_each_map(range, |memory, at| {
-            use memmap2::Advice::{PopulateRead, PopulateWrite};
-            let advice = if written { PopulateWrite } else { PopulateRead };
-            let _ = memory.advise_range(advice, at.start, at.len());
-        });
-        #[cfg(not(target_os = "linux"))]
-        let _ = (range, written);
-    }
-
-    /// Makes the pages of these addresses non-resident; their contents stay. Systems other than Unix decide by themselves.
+    /// Makes the pages of these addresses non-resident; their contents stay.
     pub fn drop_pages(&self, range: &Range<usize>) {
-        #[cfg(unix)]
-        self.for_each_map(range, |memory, at| {
-            // SAFETY: pages of a shared map of a file are read from the file again, which has what was written to them.
-            let _ = unsafe {
-                memory.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, at.start, at.len())
-            };
-        });
-        #[cfg(not(unix))]
-        let _ = range;
+        self.for_each_map(range, resident::drop_pages);
     }
 
     /// Writes the pages of these addresses to disk, and waits for it.
@@ -216,7 +191,7 @@ impl super::optimizer::Pages for FileWindows<'_> {
 
     fn bring(&self, window: usize, range: &Range<usize>, written: bool) {
         if window > 0 && range.len() >= WORTH_A_CALL {
-            self.memory.map_pages(range, written);
+            self.memory.for_each_map(range, |memory, at| resident::bring(memory, at, written));
         }
     }
 

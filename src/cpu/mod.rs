@@ -14,6 +14,7 @@ pub mod gemm;
 pub mod lora_gradients;
 pub mod optimizer;
 pub mod quantize;
+pub mod resident;
 pub mod simd;
 pub mod threads;
 

@@ -1,6 +1,6 @@
 //! The 16 values of a 4-bit data type, and how a number becomes a code.
 
-use super::nf4;
+use super::{nf4, power_of_two};
 
 /// A 4-bit data type. All but [`Codebook::User`] are scaled so that the largest magnitude is 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,7 +45,7 @@ impl Codebook {
             }
             Codebook::Fp4E3m0 => CodebookTable::sign_magnitude(std::array::from_fn(|e| match e {
                 0 => 0.0,
-                e => (e as f32 - 7.0).exp2(),
+                e => power_of_two(e as i32 - 7),
             })),
             Codebook::Fp4Bnb => CodebookTable::sign_magnitude(
                 [0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0].map(|v: f32| v / 12.0),

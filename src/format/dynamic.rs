@@ -3,7 +3,7 @@
 //! The tables have the bits of bitsandbytes' `create_dynamic_map`, so that its checkpoints decode unchanged.
 
 use super::codebook::midpoint;
-use super::linspace;
+use super::{linspace, power_of_ten};
 
 /// Any ascending table of 256 values, with the decision thresholds between neighbours.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +60,7 @@ pub fn dynamic_map(signed: bool) -> [f32; 256] {
         for pair in boundaries.windows(2) {
             let mean = (pair[0] + pair[1]) / 2.0;
             // The peer scales an f32 tensor by a double: the product is taken in f32 after rounding the scalar.
-            let value = 10f64.powi(i - 6) as f32 * mean;
+            let value = power_of_ten(i - 6) as f32 * mean;
             values.push(value);
             if signed {
                 values.push(-value);

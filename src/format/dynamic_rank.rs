@@ -5,6 +5,8 @@
 //! lines, so that no search finds the decade. The estimate is the code or one less; whether the midpoint behind it is exceeded
 //! decides.
 
+use super::power_of_ten;
+
 /// The lines of a map, and where its codes start.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lines {
@@ -28,8 +30,8 @@ pub fn line(signed: bool, decade: usize) -> (f64, f64) {
     // Decade i has codes from `first` on, as many as that: over magnitudes of 10^(i-7) to 10^(i-6). Unsigned codes have one
     // less: there is no other zero.
     let first = (if signed { 1u32 } else { 2 } << decade) as f64;
-    let slope = first / 0.9 * 10f64.powi(6 - decade as i32);
-    let offset = first - slope * 10f64.powi(decade as i32 - 7);
+    let slope = first / 0.9 * power_of_ten(6 - decade as i32);
+    let offset = first - slope * power_of_ten(decade as i32 - 7);
     (slope, if signed { offset } else { offset - 1.0 })
 }
 

@@ -1,6 +1,8 @@
 //! FP8 E4M3 (the "FN" variant of arXiv 2209.05433, OCP OFP8): sign, 4 exponent bits with bias 7, 3 mantissa bits;
 //! no infinities, 0x7f and 0xff are NaN, the largest finite value is 448.
 
+use super::power_of_two;
+
 /// The largest finite value.
 pub const MAX: f32 = 448.0;
 /// The code that stands for NaN.
@@ -13,8 +15,8 @@ pub fn decode(code: u8) -> f32 {
     let mantissa = f32::from(code & 7);
     match (exponent, code & 7) {
         (15, 7) => f32::NAN,
-        (0, _) => sign * mantissa * (-9f32).exp2(), // subnormal: mantissa/8 · 2^-6
-        _ => sign * (8.0 + mantissa) * ((exponent - 10) as f32).exp2(), // (1 + mantissa/8) · 2^(exponent-7)
+        (0, _) => sign * mantissa * power_of_two(-9), // subnormal: mantissa/8 · 2^-6
+        _ => sign * (8.0 + mantissa) * power_of_two(exponent - 10), // (1 + mantissa/8) · 2^(exponent-7)
     }
 }
 
@@ -27,7 +29,7 @@ pub fn encode(x: f32) -> u8 {
     let magnitude = x.abs().min(MAX);
     // The spacing of codes around `magnitude`: 2^(e-3), but never under the subnormals' 2^-9.
     let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-6);
-    let steps = (magnitude * ((3 - exponent) as f32).exp2()).round_ties_even() as u8; // exact scaling, one rounding
+    let steps = (magnitude * power_of_two(3 - exponent)).round_ties_even() as u8; // exact scaling, one rounding
     // 8..=16 steps: 16 carries into the next exponent, which the addition does by itself; below 8 is subnormal.
     sign | ((((exponent + 6) as u8) << 3) + steps)
 }

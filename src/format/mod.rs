@@ -33,11 +33,24 @@ pub use codebook::{Codebook, CodebookTable};
 pub use dynamic::Map256;
 pub use spec::{Constants, QuantSpec, Sizes};
 
+/// 2 to a power that a normal f32 has. `exp2` promises no such precision, and systems differ.
+pub(crate) const fn power_of_two(exponent: i32) -> f32 {
+    f32::from_bits(((exponent + 127) as u32) << 23)
+}
+
+/// 10 to a power of no more than 22 either way, rounded once. `powi` differs between systems.
+fn power_of_ten(exponent: i32) -> f64 {
+    let power = (0..exponent.unsigned_abs()).fold(1.0, |power, _| 10.0 * power); // exact: 5^22 < 2^53
+    if exponent < 0 { 1.0 / power } else { power }
+}
+
 /// `points` evenly spaced values as `torch.linspace` has them in f32: counted from the start in the lower half, from
-/// the end in the upper half, each one fused multiply-add. Published tables were made from such values.
+/// the end in the upper half, each one fused multiply-add. Published tables were made from such values. `mul_add` is not fused on
+/// every system (MinGW); in f64 product and sum are exact, of numbers this close and a few thousand points, and rounded once.
 fn linspace(start: f32, end: f32, points: usize) -> Vec<f32> {
     let step = (end - start) / (points - 1) as f32;
-    let from_start = |i: usize| step.mul_add(i as f32, start);
-    let from_end = |i: usize| (-step).mul_add((points - 1 - i) as f32, end);
+    let fused = |step: f32, i: usize, from: f32| (f64::from(step) * i as f64 + f64::from(from)) as f32;
+    let from_start = |i: usize| fused(step, i, start);
+    let from_end = |i: usize| fused(-step, points - 1 - i, end);
     (0..points).map(|i| if i < points / 2 { from_start(i) } else { from_end(i) }).collect()
 }

@@ -1,15 +1,22 @@
 //! What several tests share: number strategies and matrices of each element type.
 #![allow(dead_code)] // each test file uses its part
 
-pub mod device;
-pub mod device_optimizers;
-pub mod device_paged;
-pub mod device_products;
 pub mod exact;
 pub mod optimizer_model;
 pub mod optimizers;
 pub mod paged;
 pub mod products;
+
+// On a device, the simulator's above all.
+#[cfg(target_os = "linux")]
+pub mod device;
+#[cfg(target_os = "linux")]
+pub mod device_optimizers;
+#[cfg(target_os = "linux")]
+pub mod device_paged;
+#[cfg(target_os = "linux")]
+pub mod device_products;
+#[cfg(target_os = "linux")]
 pub mod special_values;
 
 use half::{bf16, f16};

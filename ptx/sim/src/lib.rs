@@ -121,6 +121,7 @@
 //! conflicts of shared atomics are not counted. Time is not simulated (only modelled, by [`timeline`]), and nobody checks that a
 //! module's `.target` and `.version` have the instructions that it uses: that is for ptxas.
 
+#![cfg(target_os = "linux")] // whose loader finds a library by the name in it, and which lends more address space than there is memory
 #![warn(missing_docs)]
 
 mod config;

@@ -1,5 +1,7 @@
 //! Kernels with asynchronous copies: good ones pass; each small edit that breaks one is caught with the right diagnosis.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use common::table::{ramp, table};

@@ -1,5 +1,7 @@
 //! Clusters of blocks: special registers, shared memory of other blocks, the cluster's barrier, copies to several blocks.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use common::{Gpu, shape};

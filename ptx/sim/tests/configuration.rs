@@ -1,5 +1,7 @@
 //! Other machines than the default. The configuration is the process's, so this is one test in a file of its own.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use std::ffi::CString;

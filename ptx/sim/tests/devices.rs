@@ -1,5 +1,7 @@
 //! Two devices: what belongs to one is not the other's. The configuration is the process's, so this is a file of its own.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use std::mem::MaybeUninit;

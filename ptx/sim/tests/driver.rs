@@ -1,5 +1,7 @@
 //! The stand-in driver behind cudarc's own code.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use std::ffi::{CString, c_void};

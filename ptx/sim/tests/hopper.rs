@@ -1,5 +1,7 @@
 //! Tensor maps, swizzles and wgmma.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use std::ffi::c_void;

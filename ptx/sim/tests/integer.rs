@@ -1,5 +1,7 @@
 //! Integer, logic, comparison and data movement instructions against plain Rust.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use common::vectors::{check32, check64};

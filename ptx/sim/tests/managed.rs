@@ -1,6 +1,8 @@
 //! Managed memory: what the driver checks, where pages are, and what does not fit. The machine is the process's, so tests take
 //! turns.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use std::ffi::{c_int, c_uint, c_void};

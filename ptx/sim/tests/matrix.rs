@@ -1,5 +1,7 @@
 //! `mma`, `ldmatrix`, `stmatrix` and `movmatrix` against plain products, with the fragment layouts of the manual.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use common::vectors::Random;

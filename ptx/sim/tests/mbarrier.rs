@@ -1,5 +1,7 @@
 //! `mbarrier` beyond bulk copies: `cp.async` arrivals, dropped threads, polling.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use common::table::{ramp, table};

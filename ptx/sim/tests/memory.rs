@@ -1,5 +1,7 @@
 //! Loads, stores, atomics and collectives against plain Rust; traffic counters.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use common::{Gpu, Shape, kernel, shape};

@@ -1,6 +1,8 @@
 //! Launches that may overlap the kernel ahead of them in their stream (programmatic stream serialization): what they touch of global
 //! memory before they have waited for it may not be there yet.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use common::{Gpu, check, kernel};

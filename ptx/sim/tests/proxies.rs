@@ -1,5 +1,7 @@
 //! The generic and the async proxy over the same shared memory.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use common::table::{ramp, table};

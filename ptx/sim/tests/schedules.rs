@@ -1,5 +1,7 @@
 //! Blocks on several host threads: a broken kernel is caught whatever the order in which they come.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use common::{Gpu, kernel, shape};

@@ -1,5 +1,7 @@
 //! Scopes of strong accesses, and loads that rely on memory that does not change.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 mod common;
 
 use common::table::{ramp, table};

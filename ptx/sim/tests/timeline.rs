@@ -1,5 +1,7 @@
 //! The model of time, on logs made by hand. No driver is needed.
 
+#![cfg(target_os = "linux")] // as the crate is
+
 use ptx_sim::log::{Entry, Location, StreamKind, Way, Work};
 use ptx_sim::timeline::{Engine, Rates, Span, lay_out, makespan};
 

@@ -6,6 +6,7 @@
 //! constant, modulo 2¹⁶. Results have 8 bits of fraction.
 
 use crate::format::dynamic_rank::{DECADES, line};
+use crate::format::power_of_two;
 
 /// Octaves from `2^-31` on. What is less than that has the code of zero, like the numbers of the first eight.
 pub const OCTAVES: usize = 32;
@@ -36,7 +37,7 @@ impl Octaves {
         let mut octaves = Self { slopes: [[0; OCTAVES]; 2], offsets: [[0; OCTAVES]; 2] };
         let steps = f64::from(1 << FRACTION);
         for octave in 0..OCTAVES {
-            let start = 2f64.powi(octave as i32 + 1 - OCTAVES as i32);
+            let start = f64::from(power_of_two(octave as i32 + 1 - OCTAVES as i32));
             for (which, end) in [start, 2.0 * start].into_iter().enumerate() {
                 let (slope, offset) = least_at(end);
                 // A step is a unit of the upper bits. The last octave is 1 and nothing else.

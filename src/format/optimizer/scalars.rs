@@ -87,8 +87,7 @@ impl Hyper {
     pub fn scalars(&self, rule: Rule) -> Scalars<f32> {
         let [lr, beta1, beta2, beta3, decay] =
             [self.lr, self.beta1, self.beta2, self.beta3, self.weight_decay].map(f64::from);
-        let t = self.step as f64;
-        let correction1 = 1.0 / (1.0 - beta1.powf(t));
+        let correction1 = 1.0 / (1.0 - power(beta1, self.step));
         let rate = match rule {
             Rule::Adam | Rule::AdamW => lr * correction1,
             _ => lr,
@@ -106,11 +105,25 @@ impl Hyper {
             one_minus_beta3: (1.0 - beta3) as f32,
             alpha: self.alpha,
             correction1: correction1 as f32,
-            correction2: (1.0 / (1.0 - beta2.powf(t)).sqrt()) as f32,
+            correction2: (1.0 / (1.0 - power(beta2, self.step)).sqrt()) as f32,
             eps: self.eps,
             trust: self.trust,
         }
     }
+}
+
+/// `βᵗ` for β below 1, with the same bits on every system, which `powf` does not promise. A squaring doubles the relative error and
+/// adds a rounding: it grows to `t·2⁻⁵³`. But `t·βᵗ` is at most `0.37/(1-β)`: `1-βᵗ` is off by less than 2⁻³⁰ even for the largest β.
+fn power(beta: f64, t: u64) -> f64 {
+    let (mut power, mut square, mut left) = (1.0, beta, t);
+    while left > 0 {
+        if left % 2 == 1 {
+            power *= square;
+        }
+        square *= square;
+        left /= 2;
+    }
+    power
 }
 
 macro_rules! scalars {
@@ -174,4 +187,38 @@ scalars! {
     eps,
     /// γ
     trust,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_are_within_their_bound() {
+        for beta in [0.0, 0.5, 0.9, 0.999, 0.9999, f64::from(1f32.next_down())] {
+            for t in (1..2000).chain((11..64).map(|bits| (1 << bits) - 1)) {
+                let (power, exact) = (power(beta, t), beta.powf(t as f64));
+                let bound = (t as f64 + 64.0) * f64::EPSILON * exact + f64::MIN_POSITIVE;
+                assert!((power - exact).abs() <= bound, "{beta}^{t}: {power}, not {exact}");
+            }
+        }
+    }
+
+    /// Computed with 60 digits.
+    #[test]
+    fn corrections_have_these_bits() {
+        let bits = |step| {
+            let scalars = Hyper { step, ..Hyper::of(Rule::AdamW) }.scalars(Rule::AdamW);
+            [scalars.rate, scalars.correction1, scalars.correction2].map(f32::to_bits)
+        };
+        let expected = [
+            (1, [0x3c23d708, 0x411ffffe, 0x41fcfbdd]),
+            (7, [0x3afb3d18, 0x3ff559a9, 0x413f865b]),
+            (1000, [0x3a83126f, 0x3f800000, 0x3fa0f8a7]),
+            (123456, [0x3a83126f, 0x3f800000, 0x3f800000]),
+        ];
+        for (step, expected) in expected {
+            assert_eq!(bits(step), expected, "step {step}");
+        }
+    }
 }

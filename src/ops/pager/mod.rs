@@ -40,7 +40,7 @@ pub struct PagerOptions {
     /// How.
     pub kind: PagerKind,
     /// Bytes that paged memory may take where it is used, at least 256 KiB: of the GPU's memory, or of resident memory. The latter
-    /// is held on Linux; for macOS it is a hint, and Windows decides by itself.
+    /// is held on Linux and asked of Windows; for macOS it is a hint.
     pub budget: u64,
     /// Where [`PagerKind::File`] makes its file; `None` is the system's folder of temporary files, which may be memory itself.
     ///

@@ -13,6 +13,7 @@ use crate::optimizer::{Choice, Optimizer};
 use crate::testing::random;
 use crate::tokenizer::tests::array_of;
 
+#[cfg(target_os = "linux")] // as the simulator is
 mod curves;
 
 const LAYERS: usize = 2;

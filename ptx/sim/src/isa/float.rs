@@ -8,7 +8,7 @@ use super::decoder::Decoder;
 use super::mods::Mods;
 use super::numeric::{self, Round, add_to_odd, canonical, flush, saturate};
 use super::{Decoded, Op, unknown};
-use crate::exec::lanes::{AluFn, Lane};
+use crate::exec::lanes::AluFn;
 use crate::parse::{Instruction, Type};
 
 /// Modifiers that most instructions share.
@@ -135,6 +135,7 @@ fn map2_imm<F: Fn(f32, f32, u32) -> f32 + Copy>(d: &mut Decoder, i: &Instruction
 fn fused_multiply_add() -> AluFn {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("fma") && is_x86_feature_detected!("avx2") {
+        use crate::exec::lanes::Lane;
         #[target_feature(enable = "fma,avx2")]
         fn hardware(r: &mut crate::exec::lanes::Registers, x: &crate::exec::lanes::Args, mask: u32) {
             let (a, b, c) = (f32::load(r, x.a), f32::load(r, x.b), f32::load(r, x.c));

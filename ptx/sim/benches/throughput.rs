@@ -1,7 +1,7 @@
 //! Warp instructions a second for a kernel like a 4-bit dequantization: 16-byte loads of codes, a table in shared memory,
 //! one multiplication and one rounding a value, 16-byte stores.
 //!
-//! `cargo run --release -p ptx-sim --example throughput`
+//! `cargo bench -p ptx-sim`
 
 use std::ffi::{CString, c_void};
 use std::fmt::Write as _;
