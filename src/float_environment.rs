@@ -5,64 +5,102 @@
 
 /// Standard modes for as long as it lives: round to nearest, subnormals kept, exceptions masked.
 pub struct StandardModes {
-    #[cfg(target_arch = "x86_64")]
-    callers: u32,
+    callers: control::Word,
 }
 
-#[cfg(target_arch = "x86_64")]
-mod mxcsr {
+/// x86-64: the register MXCSR (Intel SDM, volume 1, section 10.2.3).
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod control {
     use std::arch::asm;
 
-    /// The value at power-on (Intel SDM, volume 1, section 10.2.3).
-    pub const STANDARD: u32 = 0x1f80;
+    pub type Word = u32;
+    /// The value at power-on.
+    pub const STANDARD: Word = 0x1f80;
     /// The sticky exception flags, which are not modes.
-    pub const FLAGS: u32 = 0x3f;
+    const FLAGS: Word = 0x3f;
 
-    pub fn get() -> u32 {
-        let mut value = 0u32;
+    pub fn is_standard(value: Word) -> bool {
+        value & !FLAGS == STANDARD
+    }
+
+    pub fn get() -> Word {
+        let mut value = 0;
         // SAFETY: stores the 4 bytes of the control register.
         unsafe { asm!("stmxcsr [{}]", in(reg) &mut value, options(nostack, preserves_flags)) };
         value
     }
 
-    pub fn set(value: u32) {
+    pub fn set(value: Word) {
         // SAFETY: the value is the standard one, or was in the register before.
         unsafe { asm!("ldmxcsr [{}]", in(reg) &value, options(nostack, preserves_flags)) };
     }
 }
 
-impl StandardModes {
-    #[cfg(target_arch = "x86_64")]
-    pub fn set() -> Self {
-        let callers = mxcsr::get();
-        if callers & !mxcsr::FLAGS != mxcsr::STANDARD {
-            mxcsr::set(mxcsr::STANDARD);
-        }
-        Self { callers }
+/// ARM: the register FPCR (Arm Architecture Reference Manual, section C5.2.8). Exception flags have a register of their own.
+#[cfg(all(target_arch = "aarch64", not(miri)))]
+mod control {
+    use std::arch::asm;
+
+    pub type Word = u64;
+    /// All modes off.
+    pub const STANDARD: Word = 0;
+
+    pub fn is_standard(value: Word) -> bool {
+        value == STANDARD
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    pub fn get() -> Word {
+        let value;
+        // SAFETY: reads the control register.
+        unsafe { asm!("mrs {}, fpcr", out(reg) value, options(nomem, nostack, preserves_flags)) };
+        value
+    }
+
+    pub fn set(value: Word) {
+        // SAFETY: the value is the standard one, or was in the register before.
+        unsafe { asm!("msr fpcr, {}", in(reg) value, options(nostack, preserves_flags)) };
+    }
+}
+
+/// Elsewhere they are not looked at.
+#[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+mod control {
+    pub type Word = ();
+    pub const STANDARD: Word = ();
+    pub fn is_standard((): Word) -> bool {
+        true
+    }
+    pub fn get() -> Word {}
+    pub fn set((): Word) {}
+}
+
+impl StandardModes {
     pub fn set() -> Self {
-        Self {}
+        let callers = control::get();
+        if !control::is_standard(callers) {
+            control::set(control::STANDARD);
+        }
+        Self { callers }
     }
 }
 
 impl Drop for StandardModes {
     fn drop(&mut self) {
-        #[cfg(target_arch = "x86_64")]
-        if self.callers & !mxcsr::FLAGS != mxcsr::STANDARD {
-            mxcsr::set(self.callers);
+        if !control::is_standard(self.callers) {
+            control::set(self.callers);
         }
     }
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;
     use crate::{Context, QuantSpec, QuantizedMatrix, Tensor, TensorMut};
     use std::hint::black_box;
 
-    const FLUSH: u32 = mxcsr::STANDARD | 0x8040; // flush to zero, denormals are zero
+    /// Flush to zero, and denormals are zero.
+    const FLUSH: control::Word =
+        control::STANDARD | if cfg!(target_arch = "x86_64") { 0x8040 } else { 1 << 24 };
 
     #[test]
     fn a_program_that_flushes_subnormals_gets_the_same_bits() {
@@ -80,12 +118,12 @@ mod tests {
         };
         let expected = run();
         assert!(expected.1.iter().any(|y| y.is_subnormal()));
-        mxcsr::set(FLUSH);
+        control::set(FLUSH);
         let flushes = black_box(black_box(1e-38f32) * 0.5) == 0.0;
         let flushed = run();
-        let after = mxcsr::get() & !mxcsr::FLAGS;
-        mxcsr::set(mxcsr::STANDARD);
-        assert!(flushes && after == FLUSH, "the caller's modes come back");
+        let after = control::get();
+        control::set(control::STANDARD);
+        assert!(flushes && after & FLUSH == FLUSH, "the caller's modes come back");
         assert!(flushed == expected);
     }
 }

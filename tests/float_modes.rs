@@ -1,6 +1,6 @@
 //! A program that has the processor round upwards gets the same bits: alone in its process, since tables that the library
 //! computes once must not be those of the first caller's modes.
-#![cfg(target_arch = "x86_64")]
+#![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
 mod common;
 
@@ -14,18 +14,29 @@ use qlora_kernels::{
 use std::arch::asm;
 use std::hint::black_box;
 
-/// What `body` makes of it while the processor rounds towards infinity (Intel SDM, volume 1, section 10.2.3.1).
+/// What `body` makes of it while the processor rounds towards infinity: MXCSR (Intel SDM, volume 1, section 10.2.3.1) or FPCR (Arm
+/// Architecture Reference Manual, section C5.2.8).
 fn rounding_up<T>(body: impl FnOnce() -> T) -> T {
-    let set = |modes: u32| {
+    #[cfg(target_arch = "x86_64")]
+    let (standard, up) = (0x1f80, 0x1f80 | 0x4000);
+    #[cfg(target_arch = "aarch64")]
+    let (standard, up) = (0, 1 << 22);
+    let set = |modes: u64| {
         // SAFETY: valid modes, exceptions masked.
-        unsafe { asm!("ldmxcsr [{}]", in(reg) &modes, options(nostack, preserves_flags)) }
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            asm!("ldmxcsr [{}]", in(reg) &modes, options(nostack, preserves_flags));
+            #[cfg(target_arch = "aarch64")]
+            asm!("msr fpcr, {}", in(reg) modes, options(nostack, preserves_flags));
+        }
     };
-    set(0x1f80 | 0x4000);
-    let rounds_up = black_box(1f32) + black_box(1e-30) > 1.0;
+    set(up);
+    let rounds_up = || black_box(black_box(1f32) + black_box(1e-30)) > 1.0;
+    let before = rounds_up();
     let result = body();
-    let still = black_box(1f32) + black_box(1e-30) > 1.0;
-    set(0x1f80);
-    assert!(rounds_up && still, "the caller's modes come back");
+    let after = rounds_up();
+    set(standard);
+    assert!(before && after, "the caller's modes come back");
     result
 }
 
