@@ -46,7 +46,13 @@ impl Cpu {
 
     /// The threads in use. An operation asks once, so that a change of the count does not reach into it.
     pub fn threads(&self) -> Arc<Threads> {
-        self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        let mut threads = self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if threads.are_of_a_parent() {
+            let own = Arc::new(Threads::new(threads.count()));
+            // Ending threads that this process does not have is no good either.
+            std::mem::forget(std::mem::replace(&mut *threads, own));
+        }
+        threads.clone()
     }
 
     /// Uses `count` threads from the next operation on.

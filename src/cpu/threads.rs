@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// A number of threads; the pool starts with the first work that is worth sharing.
 pub struct Threads {
     count: usize,
+    process: u32,
     pool: OnceLock<Option<rayon::ThreadPool>>,
 }
 
@@ -17,7 +18,13 @@ pub fn cores() -> usize {
 
 impl Threads {
     pub fn new(count: usize) -> Self {
-        Self { count: count.max(1), pool: OnceLock::new() }
+        Self { count: count.max(1), process: std::process::id(), pool: OnceLock::new() }
+    }
+
+    /// Whether this process was forked from the one that made them: a child has none of its parent's threads, and would wait for
+    /// them forever.
+    pub fn are_of_a_parent(&self) -> bool {
+        self.process != std::process::id()
     }
 
     /// How many threads there are; workers are numbered from 0 below this.

@@ -50,7 +50,8 @@ pub(crate) enum Device {
 }
 
 impl Context {
-    /// The processor, with its widest instruction set and one thread a core.
+    /// The processor, with its widest instruction set and one thread a core. A child of `fork` may go on using it, with threads of
+    /// its own.
     pub fn cpu() -> Self {
         Self::of(Device::Cpu(Arc::new(Cpu::new())))
     }

@@ -1,6 +1,8 @@
 """A Python user: the library by ctypes, arrays by numpy. Usage: consumer.py PATH_OF_LIBRARY [cpu | cuda]"""
 
 import ctypes as c
+import os
+import signal
 import sys
 
 import numpy as np
@@ -175,6 +177,27 @@ def paged(context, rng):
     call("qlk_pager_destroy", pager)
 
 
+def forked(context, w, dense):
+    """A child process, as data loaders have them, uses the context that it was born with."""
+    if device.kind != Cpu.kind or not hasattr(os, "fork"):
+        return
+    large = np.tile(dense.ravel(), 2000)[: 1 << 20].reshape(1, -1)
+    codes, absmax = np.zeros(large.size, np.uint8), np.zeros(large.size // 256, np.float32)
+
+    def quantize():
+        call("qlk_quantize_8bit", context, c.byref(tensor(large)), None, c.c_uint64(256), pointer(codes), pointer(absmax), None)
+        return codes.copy()
+
+    ours = quantize()  # on all threads, which the child does not have
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # which ends the child if it waits for them
+        same = np.array_equal(quantize(), ours) and np.array_equal(w.dequantize(), dense)
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    np.testing.assert_array_equal(quantize(), ours)
+
+
 def fails(name, args, message):
     try:
         call(name, *args)
@@ -206,6 +229,7 @@ def main():
     strides(context, w, dense, rng, m, n, k)
     optimizer(context, rng)
     paged(context, rng)
+    forked(context, w, dense)
 
     for name, args, message in [
         ("qlk_dequantize", (context, None, None, None), "q is null"),
