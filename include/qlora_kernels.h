@@ -403,7 +403,8 @@ qlk_status qlk_device_count(qlk_device_kind kind,
                             uint32_t *count);
 
 // Makes a context for device number `ordinal` of a kind, and writes it to `*context`. A CPU context uses all cores. A child of
-// fork() may go on using its parent's CPU contexts, with threads of its own, but neither its CUDA contexts nor its pagers.
+// fork() may go on using its parent's CPU contexts, with threads of its own, if no other thread of the parent was in a call of this
+// library when it forked; but neither its CUDA contexts nor its pagers.
 //
 // A CUDA context is the device's primary one, current during calls only: pointers and streams of the CUDA runtime and of
 // other libraries are valid in it. Pointers in views, workspaces included, must then be to device, managed or pinned

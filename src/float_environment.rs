@@ -32,7 +32,7 @@ mod control {
 
     pub fn set(value: Word) {
         // SAFETY: the value is the standard one, or was in the register before.
-        unsafe { asm!("ldmxcsr [{}]", in(reg) &value, options(nostack, preserves_flags)) };
+        unsafe { asm!("ldmxcsr [{}]", in(reg) &value, options(nostack)) };
     }
 }
 
@@ -92,7 +92,7 @@ impl Drop for StandardModes {
     }
 }
 
-#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(all(test, not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;
     use crate::{Context, QuantSpec, QuantizedMatrix, Tensor, TensorMut};
@@ -123,7 +123,10 @@ mod tests {
         let flushed = run();
         let after = control::get();
         control::set(control::STANDARD);
-        assert!(flushes && after & FLUSH == FLUSH, "the caller's modes come back");
+        assert!(
+            flushes && control::is_standard(after ^ FLUSH ^ control::STANDARD),
+            "the caller's modes come back"
+        );
         assert!(flushed == expected);
     }
 }

@@ -1,5 +1,6 @@
-//! The tests of the CPU's operations once more, with every allocation between pages that may not be touched: one byte read or
-//! written beyond a buffer, the caller's or the library's own, ends the process by a signal. So does a use after free.
+//! The tests of the CPU's operations once more, with every allocation between pages that may not be touched. Half of them, the
+//! caller's buffers and the library's own, end where their pages end, half start where they start, and over many cases each buffer
+//! does: reading or writing beyond one ends the process by a signal, and so does a use after free.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::duplicate_mod)] // each of these files has `mod common`
@@ -10,6 +11,8 @@ mod blockwise;
 mod gemm;
 #[path = "optimizer.rs"]
 mod optimizer;
+#[path = "paged.rs"]
+mod paged;
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -102,7 +105,7 @@ unsafe impl GlobalAlloc for Fences {
 
 /// What the tests above rely on. Run by the test below, in a process of its own.
 #[test]
-#[ignore = "ends the process"]
+#[ignore = "the test below starts it"]
 fn beyond() {
     let beyond = std::env::var("QLK_BEYOND").map_or(0, |at| at.parse().unwrap());
     let buffers = std::hint::black_box([(); 64].map(|()| vec![1u8; 100]));

@@ -7,7 +7,8 @@
 //! machine's may want new ones for what is written again: if others fill the disk meanwhile, that signal ends the process.
 //!
 //! A page that is dropped stays in the system's file cache as long as nobody else wants the memory, and is written to disk when
-//! somebody does. Linux and Windows drop pages when they are told to, macOS takes it for a hint: [`resident`].
+//! somebody does. Linux drops pages when it is told to, Windows takes them from the working set, for macOS it is a hint:
+//! [`resident`].
 
 use super::file_blocks::FileBlocks;
 use super::resident;
@@ -88,7 +89,7 @@ impl FileMemory {
         self.blocks.give(blocks);
     }
 
-    /// Hints that these addresses will be used: what is on disk only is read. Returns at once.
+    /// Hints that these addresses will be used: what is on disk only is read.
     pub fn read_ahead(&self, range: &Range<usize>) {
         self.for_each_map(range, resident::read_ahead);
     }

@@ -48,9 +48,7 @@ impl Cpu {
     pub fn threads(&self) -> Arc<Threads> {
         let mut threads = self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if threads.are_of_a_parent() {
-            let own = Arc::new(Threads::new(threads.count()));
-            // Ending threads that this process does not have is no good either.
-            std::mem::forget(std::mem::replace(&mut *threads, own));
+            *threads = Arc::new(Threads::new(threads.count()));
         }
         threads.clone()
     }

@@ -1,4 +1,4 @@
-//! What of a mapped file is resident, as far as a system lets itself be told. Contents never change by it, so errors are no matter.
+//! What of a mapped file is resident, as far as a system lets itself be told. Contents never change by it, so errors do not matter.
 //!
 //! | | read ahead | make resident | drop |
 //! |---|---|---|---|
@@ -9,7 +9,7 @@
 use memmap2::MmapMut;
 use std::ops::Range;
 
-/// Hints that these bytes will be used: what is on disk only is read. Returns at once.
+/// Hints that these bytes will be used: what is on disk only is read, while the caller goes on (on Unix).
 pub fn read_ahead(memory: &MmapMut, at: Range<usize>) {
     #[cfg(unix)]
     let _ = memory.advise_range(memmap2::Advice::WillNeed, at.start, at.len());

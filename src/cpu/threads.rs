@@ -22,7 +22,7 @@ impl Threads {
     }
 
     /// Whether this process was forked from the one that made them: a child has none of its parent's threads, and would wait for
-    /// them forever.
+    /// them forever. (A child in a namespace of its own may have its parent's number; it is not recognized.)
     pub fn are_of_a_parent(&self) -> bool {
         self.process != std::process::id()
     }
@@ -71,6 +71,15 @@ impl Threads {
         // Four parts a thread even out threads of unequal speed.
         let part = units.div_ceil(self.count * 4).max(least.div_ceil(unit)) * unit;
         self.for_each(len.div_ceil(part), |_, task| work(task * part, len.min((task + 1) * part)));
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if self.are_of_a_parent() {
+            // To end its threads a pool locks what they had locked, maybe, when the process was forked.
+            std::mem::forget(self.pool.take());
+        }
     }
 }
 

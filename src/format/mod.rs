@@ -33,8 +33,9 @@ pub use codebook::{Codebook, CodebookTable};
 pub use dynamic::Map256;
 pub use spec::{Constants, QuantSpec, Sizes};
 
-/// 2 to a power that a normal f32 has. `exp2` promises no such precision, and systems differ.
+/// 2 to a power that a normal f32 has. `exp2` need not be exact, and systems differ.
 pub(crate) const fn power_of_two(exponent: i32) -> f32 {
+    debug_assert!(-126 <= exponent && exponent <= 127);
     f32::from_bits(((exponent + 127) as u32) << 23)
 }
 
@@ -46,7 +47,7 @@ fn power_of_ten(exponent: i32) -> f64 {
 
 /// `points` evenly spaced values as `torch.linspace` has them in f32: counted from the start in the lower half, from
 /// the end in the upper half, each one fused multiply-add. Published tables were made from such values. `mul_add` is not fused on
-/// every system (MinGW); in f64 product and sum are exact, of numbers this close and a few thousand points, and rounded once.
+/// every system (MinGW); in f64 product and sum are exact, of numbers of similar magnitude and a few thousand points, and rounded once.
 fn linspace(start: f32, end: f32, points: usize) -> Vec<f32> {
     let step = (end - start) / (points - 1) as f32;
     let fused = |step: f32, i: usize, from: f32| (f64::from(step) * i as f64 + f64::from(from)) as f32;

@@ -51,7 +51,7 @@ pub(crate) enum Device {
 
 impl Context {
     /// The processor, with its widest instruction set and one thread a core. A child of `fork` may go on using it, with threads of
-    /// its own.
+    /// its own, if no other thread of the parent was in a call of this library when it forked.
     pub fn cpu() -> Self {
         Self::of(Device::Cpu(Arc::new(Cpu::new())))
     }

@@ -4,6 +4,7 @@ import ctypes as c
 import os
 import signal
 import sys
+import warnings
 
 import numpy as np
 
@@ -188,14 +189,21 @@ def forked(context, w, dense):
         call("qlk_quantize_8bit", context, c.byref(tensor(large)), None, c.c_uint64(256), pointer(codes), pointer(absmax), None)
         return codes.copy()
 
-    ours = quantize()  # on all threads, which the child does not have
-    child = os.fork()
-    if child == 0:
-        signal.alarm(60)  # which ends the child if it waits for them
-        same = np.array_equal(quantize(), ours) and np.array_equal(w.dequantize(), dense)
-        os._exit(0 if same else 1)
-    assert os.waitpid(child, 0)[1] == 0
-    np.testing.assert_array_equal(quantize(), ours)
+    call("qlk_context_set_threads", context, 2)
+    ours = quantize()  # on threads that the child does not have
+    for count in (None, 3):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, of threads and forks in general
+            child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # which ends the child if it waits for them
+            if count:
+                call("qlk_context_set_threads", context, count)
+            same = np.array_equal(quantize(), ours) and np.array_equal(w.dequantize(), dense)
+            call("qlk_context_destroy", context)
+            os._exit(0 if same else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        np.testing.assert_array_equal(quantize(), ours)
 
 
 def fails(name, args, message):

@@ -113,7 +113,8 @@ impl Hyper {
 }
 
 /// `βᵗ` for β below 1, with the same bits on every system, which `powf` does not promise. A squaring doubles the relative error and
-/// adds a rounding: it grows to `t·2⁻⁵³`. But `t·βᵗ` is at most `0.37/(1-β)`: `1-βᵗ` is off by less than 2⁻³⁰ even for the largest β.
+/// adds a rounding: it grows to `t·2⁻⁵³`. But `t·βᵗ` is at most `(1-βᵗ)/(1-β)`, since `1-βᵗ = (1-β)·Σβⁱ`: of itself, `1-βᵗ` is off by
+/// less than 2⁻²⁹ even for the largest β, before it is rounded.
 fn power(beta: f64, t: u64) -> f64 {
     let (mut power, mut square, mut left) = (1.0, beta, t);
     while left > 0 {
