@@ -57,6 +57,27 @@ proptest! {
     }
 }
 
+/// A weight of more rows than are taken at a time, and of blocks longer than the output's: few rows of dY, in one pass and in two.
+#[test]
+fn many_rows_of_a_weight() {
+    for (m, block_size, constants) in [
+        (1, 64, Constants::F32),
+        (3, 512, Constants::F32),
+        (6, 512, Constants::Fp8),
+        (13, 32, Constants::Dynamic),
+    ] {
+        for dtype in [DType::F32, DType::Bf16] {
+            let dtypes = [dtype, dtype, DType::F32, DType::F32, DType::F32];
+            let spec = QuantSpec::new(Codebook::Nf4, block_size).with_constants(constants.clone());
+            let case = Case { m, n: 2051, k: 512, rank: None, spec, dtypes, gap: 0, seed: 9, threads: 2 };
+            for context in Context::cpu_variants() {
+                context.set_threads(case.threads).unwrap();
+                case.check_products(&context, &case.inputs(1.0)).unwrap();
+            }
+        }
+    }
+}
+
 /// Values that are large, small or not finite: what depends on one that is not finite is not finite either, and nothing else.
 #[test]
 fn special_values() {
@@ -112,6 +133,7 @@ fn threads_change_no_bit_of(m: usize, k: usize) {
             let mut workspace = vec![0; ops::gemm_workspace_size(&context, m, n, k, r).unwrap()];
             let mut y = Matrix::zeros(DType::F32, m, n, 0);
             let (mut da, mut db) = (Matrix::zeros(DType::F32, r, k, 0), Matrix::zeros(DType::F32, n, r, 0));
+            let mut dx = Matrix::zeros(DType::F32, m, k, 0);
             ops::gemm_forward(&context, x.view(), q.view(), None, Some(lora), y.view_mut(), &mut workspace)
                 .unwrap();
             let dy = y.view();
@@ -126,7 +148,9 @@ fn threads_change_no_bit_of(m: usize, k: usize) {
                 &mut workspace,
             )
             .unwrap();
-            (y.values(), da.values(), db.values())
+            ops::gemm_backward(&context, dy, q.view(), Some(lora), dx.view_mut(), false, &mut workspace)
+                .unwrap();
+            (y.values(), da.values(), db.values(), dx.values())
         };
         context.set_threads(1).unwrap();
         let alone = run();

@@ -70,7 +70,8 @@ pub unsafe extern "C" fn qlk_gemm_forward(
 /// On a GPU, tensor cores multiply 16-bit dy: w, dequantized, s * dy * B, and A if it is of another type, are first rounded
 /// to dy's type; with up to 64 rows of bf16 w's codebook is, and dy times w's constants. In f16, w is kept inside the
 /// type's range by powers of two, and rounded to within 2^-25 of the largest constant around; but not on Hopper with
-/// more than 64 rows, where weights beyond 65504 become infinite. On a CPU as there, beside dy in bf16.
+/// more than 64 rows, where weights beyond 65504 become infinite. On a CPU as there, beside dy in bf16 of more than
+/// six rows.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn qlk_gemm_backward(
     context: *const qlk_context,

@@ -88,6 +88,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The absmax of blocks from that of element `start` on, where they lie as numbers.
+    pub fn plain_absmax_from(&self, start: usize) -> Option<&[f32]> {
+        match &self.absmax {
+            Absmax::Plain(absmax) => Some(&absmax[start / self.block_size..]),
+            Absmax::Nested(_) => None,
+        }
+    }
+
     /// The absmax of blocks from that of element `start` on.
     pub fn read_absmax(&self, start: usize, out: &mut [f32]) {
         let block = start / self.block_size;

@@ -91,7 +91,8 @@ pub fn gemm_forward<'w>(
 /// On a GPU, tensor cores multiply 16-bit dY: W, dequantized, `s·dY·B`, and A if it is of another type, are first rounded to
 /// dY's type; with up to 64 rows of bf16 W's codebook is, and dY times W's constants. In f16, W is kept inside the type's
 /// range by powers of two, and rounded to within 2⁻²⁵ of the largest constant around; but not on Hopper with more than
-/// 64 rows, where weights beyond 65504 become infinite. On a CPU as there, beside dY in bf16.
+/// 64 rows, where weights beyond 65504 become infinite. On a CPU as there, beside dY in bf16 of more than
+/// six rows.
 pub fn gemm_backward<'w>(
     context: &Context,
     dy: Tensor<'_>,

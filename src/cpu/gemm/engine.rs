@@ -6,8 +6,8 @@
 //! sum is formed in one order, whatever the number of threads or the position of the element in a block:
 //! chains of `KC` words, added up in order.
 //!
-//! Few rows with a transposed weight are multiplied by the weight's rows instead, which are never written down: [`few_rows`]. Then
-//! each lane of a vector is a chain as long as the inner dimension.
+//! Few rows are multiplied by the weight's rows instead, which are never written down: [`few_rows`] with a transposed weight, where
+//! each lane of a vector is a chain as long as the inner dimension, and [`few_rows_backward`], where each element is one.
 //!
 //! Where the processor multiplies pairs of bf16 and the left operand is of bf16, so is the right one in the scratch memory: a
 //! weight is rounded once more after it is decoded, as PyTorch's and a GPU's products have it, and sums are f32 all the same.
@@ -18,6 +18,7 @@ use super::super::dequantize::Reader;
 use super::super::simd::{Simd, Words};
 use super::super::threads::{Shared, Threads};
 use super::few_rows::{self, Few};
+use super::few_rows_backward::{self, FewBackward};
 use super::pack;
 use crate::view::{DType, Tensor, TensorMut};
 use half::bf16;
@@ -34,6 +35,7 @@ pub(super) const PAD: usize = 16;
 /// Floats of scratch memory a thread.
 const PER_THREAD: usize = MC * (KC + PAD) + KC * (NC + PAD) + MC * NC + pack::STRIP * (KC + PAD);
 const ALIGN: usize = 64;
+const _: () = assert!(few_rows_backward::OPERANDS <= MC * (KC + PAD));
 const _: () = assert!(few_rows::OPERANDS <= MC * (KC + PAD) && few_rows::SUMS <= KC * (NC + PAD));
 
 /// A stored matrix, or its transpose, as one side of a product.
@@ -111,6 +113,12 @@ impl Product<'_> {
         } else {
             Words::Numbers
         }
+    }
+
+    /// If it has few rows, of `m`, and a weight that is not transposed.
+    fn few_rows_backward(&self, simd: &'static Simd, m: usize) -> Option<FewBackward<'_>> {
+        let weight = self.right.weight().filter(|_| !self.right.transposed && !self.left.transposed)?;
+        FewBackward::new(simd, self.words(simd), m, &self.left, weight, self.inner)
     }
 
     /// If it has few rows, of `m`, and a transposed weight.
@@ -222,6 +230,11 @@ impl Block {
             // By the output's rows, not the block's, which depend on the number of threads. The weight's product comes first.
             if !started && let Some(few) = product.few_rows(simd, self.m) {
                 few.multiply(simd, [self.i0, self.j0], [self.rows, self.cols], (a, b), c);
+                started = true;
+                continue;
+            }
+            if !started && let Some(few) = product.few_rows_backward(simd, self.m) {
+                few.multiply(simd, [self.i0, self.j0], [self.rows, self.cols], a, c);
                 started = true;
                 continue;
             }

@@ -78,6 +78,7 @@ impl<'a> Few<'a> {
                 codes: w.codes_from(j0 * inner + k0),
                 row_bytes: inner / 2,
                 absmax,
+                absmax_stride: blocks,
                 block_size: w.block_size(),
                 count: cols,
                 len,
@@ -101,6 +102,6 @@ impl<'a> Few<'a> {
 }
 
 /// How many rows of X are multiplied at a time, and which is the first of them.
-fn passes(m: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn passes(m: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..m).step_by(few_rows::AT_ONCE).map(move |first| (few_rows::AT_ONCE.min(m - first), first))
 }

@@ -9,6 +9,7 @@
 
 pub mod engine;
 mod few_rows;
+mod few_rows_backward;
 mod pack;
 
 use super::Cpu;

@@ -1,6 +1,7 @@
 //! Eight f32 at a time; 16 numbers are two registers.
 
 use super::Rows;
+use super::backward::{Numbers, backward, multiply_add};
 use super::registers::{Registers, multiply, rows};
 use std::arch::x86_64::*;
 
@@ -64,6 +65,13 @@ impl Registers for Vectors {
     }
 }
 
+impl Numbers for Vectors {
+    #[inline(always)]
+    unsafe fn all(self, number: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(number) }
+    }
+}
+
 /// Of 16 numbers the even ones, then the odd ones.
 #[target_feature(enable = "avx2")]
 pub fn deal(x: &mut [f32]) {
@@ -77,3 +85,4 @@ pub fn deal(x: &mut [f32]) {
 }
 
 rows!("avx2,fma");
+backward!("avx2,fma");

@@ -1,6 +1,7 @@
 //! Sixteen f32 at a time.
 
 use super::Rows;
+use super::backward::{Numbers, backward, multiply_add};
 use super::registers::{Registers, multiply, rows};
 use std::arch::x86_64::*;
 
@@ -55,6 +56,13 @@ impl Registers for Vectors {
     }
 }
 
+impl Numbers for Vectors {
+    #[inline(always)]
+    unsafe fn all(self, number: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(number) }
+    }
+}
+
 /// Of 32 numbers the even ones, then the odd ones.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub fn deal(x: &mut [f32]) {
@@ -79,3 +87,4 @@ pub fn add_up(sums: &[f32], out: &mut [f32]) {
 }
 
 rows!("avx512f,avx512bw,avx512vl");
+backward!("avx512f,avx512bw,avx512vl");

@@ -28,7 +28,7 @@ pub unsafe fn rows<const M: usize>(w: &Rows<'_>, x: *const f32, x_stride: usize,
     for (row, out) in sums.iter_mut().enumerate() {
         let mut sum = if add { *out } else { [[0.0; LANES]; M] };
         let codes = &w.codes[row * w.row_bytes..][..w.len / 2];
-        let absmax = &w.absmax[row * blocks..][..blocks];
+        let absmax = &w.absmax[row * w.absmax_stride..][..blocks];
         for (block, (codes, absmax)) in codes.chunks_exact(w.block_size / 2).zip(absmax).enumerate() {
             let numbers = w.values.map(|value| value * absmax);
             for (group, codes) in codes.chunks_exact(GROUP / 2).enumerate() {

@@ -71,7 +71,8 @@ unsafe fn some_rows<G: Registers, const R: usize, const M: usize>(
 ) {
     unsafe {
         let blocks = w.len / w.block_size;
-        let (codes, absmax) = (w.codes.as_ptr().add(row * w.row_bytes), w.absmax.as_ptr().add(row * blocks));
+        let (codes, absmax) =
+            (w.codes.as_ptr().add(row * w.row_bytes), w.absmax.as_ptr().add(row * w.absmax_stride));
         let mut sum = [[registers.zero(); M]; R];
         let at = |r: usize, m: usize| sums.add(((row + r) * M + m) * G::LANES);
         if add {
@@ -84,7 +85,7 @@ unsafe fn some_rows<G: Registers, const R: usize, const M: usize>(
         for block in 0..blocks {
             let mut numbers = [registers.numbers(w.values.as_ptr(), *absmax.add(block)); R];
             for r in 1..R {
-                numbers[r] = registers.numbers(w.values.as_ptr(), *absmax.add(r * blocks + block));
+                numbers[r] = registers.numbers(w.values.as_ptr(), *absmax.add(r * w.absmax_stride + block));
             }
             for i in (block * w.block_size..(block + 1) * w.block_size).step_by(G::GROUP) {
                 let mut codes_of = [registers.codes(codes.add(i / 2)); R];
