@@ -29,8 +29,8 @@ const ARENA: usize = 1 << 44;
 /// A process has 65,530 mappings by default, of which an allocation takes two. What is more goes to the system's allocator.
 const MOST: usize = 30_000;
 
-/// Gives every allocation pages of its own, with one that cannot be touched before them and one behind. Every other allocation ends
-/// where its pages end, the rest start where they start.
+/// Gives every allocation pages of its own, with one that cannot be touched before them and one behind. Half of the allocations
+/// end where their pages end, half start where they start.
 struct Fences {
     /// Its address, once there is one.
     arena: AtomicUsize,
