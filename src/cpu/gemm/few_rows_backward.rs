@@ -55,8 +55,9 @@ impl<'a> FewBackward<'a> {
         sums: &mut [f32],
     ) {
         let (w, functions) = (self.w, self.functions);
-        // The longest runs of columns that each lie in one block.
-        let run = w.block_size().min(1 << (j0 | cols | NC).trailing_zeros());
+        // A block of the output has whole blocks of W's columns or lies in one: it has a power of two of them, or all.
+        let run = w.block_size().min(cols);
+        assert!(j0.is_multiple_of(run) && cols.is_multiple_of(run));
         sums.chunks_mut(NC).take(m).for_each(|sums| sums[..cols].fill(0.0));
         let (dy, absmax) = operands.split_at_mut(MOST * (AT_ONCE + PAD));
         for n0 in (0..self.inner).step_by(AT_ONCE) {
@@ -64,7 +65,7 @@ impl<'a> FewBackward<'a> {
             for (i, dy) in dy.chunks_mut(AT_ONCE + PAD).take(m).enumerate() {
                 self.dy.read_row(simd, i0 + i, n0, &mut dy[..count]);
             }
-            let (absmax, absmax_stride) = self.absmax([n0, j0], [count, cols], run, absmax);
+            let (absmax, absmax_stride) = self.absmax([n0, j0], [count, cols / run], absmax);
             let rows = Rows {
                 values: w.values(),
                 codes: w.codes_from(n0 * w.cols() + j0),
@@ -87,28 +88,19 @@ impl<'a> FewBackward<'a> {
     fn absmax<'b>(
         &self,
         [n0, j0]: [usize; 2],
-        [count, cols]: [usize; 2],
-        run: usize,
+        [count, runs]: [usize; 2],
         buffer: &'b mut [f32],
     ) -> (&'b [f32], usize)
     where
         'a: 'b,
     {
-        let (w, runs, whole) = (self.w, cols / run, run == self.w.block_size());
+        let w = self.w;
         let start = n0 * w.cols() + j0;
-        if (whole || runs == 1)
-            && let Some(absmax) = w.plain_absmax_from(start)
-        {
+        if let Some(absmax) = w.plain_absmax_from(start) {
             return (absmax, w.cols() / w.block_size());
         }
         for (row, absmax) in buffer.chunks_mut(runs).take(count).enumerate() {
-            let start = start + row * w.cols();
-            if whole {
-                w.read_absmax(start, absmax);
-            } else {
-                let each = (start..start + cols).step_by(run).zip(absmax.chunks_mut(1));
-                each.for_each(|(start, absmax)| w.read_absmax(start, absmax));
-            }
+            w.read_absmax(start + row * w.cols(), absmax);
         }
         (buffer, runs)
     }
